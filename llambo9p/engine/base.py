@@ -1,0 +1,176 @@
+"""What answers requests: the one interface between conversations and engines.
+
+A conversation hands an `Engine` a `Request` and a `Listener`; the engine calls
+the listener until the request is done or failed.  llama.cpp's batching engine,
+the simulated one and the orchestrator's balancer are all `Engine`s, so a
+conversation directory is the same files at every level of the tree.
+
+Rules that every engine keeps:
+
+- All methods are called on the event loop's thread and return at once; all
+  listener methods are called on that thread too, never from inside `submit`
+  or `cancel`.
+- After `submit` returned, the listener gets any number of `progress` and
+  `tokens` calls and then exactly one of `done` or `failed`; nothing after it.
+- `submit` raises `Busy` when the queue is full; it then calls nothing.
+- The bytes given to `tokens` are whole UTF-8 characters, and their
+  concatenation is the answer.  Stop strings are never part of it.
+- Greedy answers (temperature 0) and answers with a fixed seed depend on the
+  request only: not on other requests, on chunking, or on what is cached.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+class State(enum.Enum):
+    """Where a request is.  The values are the words of a `status` file."""
+
+    IDLE = "idle"
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat.  `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen; names and meaning are llama.cpp's.
+
+    The conversation has checked the ranges (`conversation/settings.py`).
+    """
+
+    max_tokens: int = 256
+    """cap on the completion, in tokens (>= 1)"""
+    temperature: float = 0.7
+    """0 is greedy: the most likely token, ties to the lowest id"""
+    top_p: float = 0.95
+    top_k: int = 40
+    """0 is off: the whole vocabulary"""
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    """1 is off; over the last 64 tokens of prompt and answer"""
+    seed: int | None = None
+    """None: a fresh random seed for every request"""
+    stop: tuple[str, ...] = ()
+    """the answer ends before the first occurrence of any of these"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One prompt.  Compared by identity: the object is its own key."""
+
+    prompt: tuple[Message, ...] | str
+    """messages are rendered by the model's chat template; a str is completed as it is"""
+    params: SamplingParams = field(default_factory=SamplingParams)
+    conversation: Hashable = None
+    """whose KV cells to re-use and to keep; None: a one-shot, nothing is kept"""
+    overflow: Literal["trim", "error"] = "trim"
+    """trim: a prompt that does not fit loses its oldest turns, whole turns at a time
+    (never the system prompt, never the last user turn); error: it fails"""
+
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a finished request took.  Times are milliseconds since `submit`."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """how many of the prompt's tokens were found in the KV cache"""
+    completion_tokens: int = 0
+    """tokens sampled, the end-of-generation token not counted"""
+    queue_ms: float = 0.0
+    """until the first prefill"""
+    ttft_ms: float = 0.0
+    """until the first token was sampled (0 when there was none)"""
+    total_ms: float = 0.0
+    finish_reason: FinishReason = "stop"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode rate after the first token; 0 when there is no second one."""
+        span = self.total_ms - self.ttft_ms
+        if self.completion_tokens < 2 or span <= 0:
+            return 0.0
+        return (self.completion_tokens - 1) * 1000.0 / span
+
+
+class Listener(Protocol):
+    """Told what becomes of a request, on the event loop's thread."""
+
+    def progress(self, state: State, position: int) -> None:
+        """The request is now in `state`.  `position` in the queue counts from 1;
+        0 when it is not queued.  Prefill repeats it once a chunk."""
+
+    def tokens(self, text: bytes, count: int) -> None:
+        """`count` more tokens were sampled and `text` became final (it may be
+        empty while a character or a stop string is incomplete).  Once a step."""
+
+    def done(self, usage: Usage) -> None:
+        """The answer is complete, or ended by `cancel` (finish_reason `cancelled`)."""
+
+    def failed(self, error: Exception) -> None:
+        """The request ends without a (whole) answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What `status` and `models/` tell of a model."""
+
+    name: str
+    """the file's stem, or what a simulated engine calls itself"""
+    path: str
+    size: int
+    """bytes of the weights"""
+    n_params: int
+    n_ctx_train: int
+    n_vocab: int
+    description: str
+    """llama.cpp's one-line description, e.g. `llama 135M Q4_1`"""
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """An engine's load at one moment, for `status`, metrics and balancing."""
+
+    slots: int
+    active: int
+    queued: int
+    pending_prefill: int
+    """prompt tokens not yet in the KV cache"""
+    pending_decode: int
+    """upper bound of tokens still to be sampled"""
+
+
+class Engine(Protocol):
+    """Anything that answers requests.  See the module's rules."""
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        """Queue `request`.  Raises `Busy` when the queue is full."""
+
+    def cancel(self, request: Request) -> None:
+        """Stop `request` within one step: the listener gets `done` with
+        finish_reason `cancelled`.  Nothing happens if it is over or unknown."""
+
+    def forget(self, conversation: Hashable) -> None:
+        """The conversation is gone or was reset: free what is kept for it."""
+
+    @property
+    def load(self) -> Load: ...
+
+

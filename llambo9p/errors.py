@@ -1,0 +1,159 @@
+"""Every error that can reach a 9P client, in one hierarchy and one place.
+
+An error knows two things about itself: the string that 9P2000 sends (`ename`)
+and the errno that 9P2000.u and 9P2000.L send.  A class carries the standard
+string, which Linux maps back to an errno when it is sent verbatim
+(net/9p/error.c); an instance may replace it by a sentence that names what was
+wrong.  Nothing else in the project spells an error string or picks an errno.
+
+Errors that end a connection are not here: see `llambo9p.p9.framing`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class Error(Exception):
+    """Base of all errors answered to a client; by itself an I/O error."""
+
+    ename = "Input/output error"
+    errno = errno.EIO
+
+    def __init__(self, ename: str | None = None) -> None:
+        if ename:
+            self.ename = ename
+        super().__init__(self.ename)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.ename!r})"
+
+
+class NotFound(Error):
+    ename = "file does not exist"
+    errno = errno.ENOENT
+
+
+class PermissionDenied(Error):
+    ename = "permission denied"
+    errno = errno.EACCES
+
+
+class NotDirectory(Error):
+    ename = "not a directory"
+    errno = errno.ENOTDIR
+
+
+class IsDirectory(Error):
+    ename = "Is a directory"
+    errno = errno.EISDIR
+
+
+class Exists(Error):
+    ename = "file already exists"
+    errno = errno.EEXIST
+
+
+class UnknownFid(Error):
+    ename = "fid unknown or out of range"
+    errno = errno.EBADF
+
+
+class InUse(Error):
+    """A fid that is open already, or a newfid that is taken."""
+
+    ename = "file is in use"
+    errno = errno.ETXTBSY
+
+
+class Busy(Error):
+    """A queue or a table is full; the same call may succeed later."""
+
+    ename = "Device or resource busy"
+    errno = errno.EBUSY
+
+
+class TimedOut(Error):
+    ename = "Connection timed out"
+    errno = errno.ETIMEDOUT
+
+
+class Interrupted(Error):
+    """The operation was flushed, cancelled, or its fid clunked under it."""
+
+    ename = "Interrupted system call"
+    errno = errno.EINTR
+
+
+class InvalidArgument(Error):
+    ename = "Invalid argument"
+    errno = errno.EINVAL
+
+
+class NoSpace(Error):
+    ename = "No space left on device"
+    errno = errno.ENOSPC
+
+
+class AuthenticationFailed(Error):
+    ename = "authentication failed"
+    errno = errno.EPERM
+
+
+class NotSupported(Error):
+    ename = "Operation not supported"
+    errno = errno.EOPNOTSUPP
+
+
+class WorkerLost(Error):
+    """The worker or server behind a file went away."""
+
+    ename = "worker is lost"
+    errno = errno.EIO
+
+
+class ContextOverflow(InvalidArgument):
+    """A prompt that cannot fit the context by itself."""
+
+
+class ModelError(Error):
+    """A model file that cannot be loaded or cannot do what was asked."""
+
+    errno = errno.EINVAL
+
+
+class RemoteError(Error):
+    """An Rerror of another server, passed on with its own words."""
+
+
+_BY_ENAME: dict[str, type[Error]] = {
+    cls.ename: cls
+    for cls in (
+        Error,
+        NotFound,
+        PermissionDenied,
+        NotDirectory,
+        IsDirectory,
+        Exists,
+        UnknownFid,
+        InUse,
+        Busy,
+        TimedOut,
+        Interrupted,
+        InvalidArgument,
+        NoSpace,
+        AuthenticationFailed,
+        NotSupported,
+        WorkerLost,
+    )
+}
+
+
+def from_ename(ename: str) -> Error:
+    """The error that a peer's Rerror string stands for.
+
+    A standard string gives its own class, so that `except NotFound` works
+    across a connection; any other string is kept verbatim in a `RemoteError`.
+    """
+    cls = _BY_ENAME.get(ename)
+    return cls() if cls is not None else RemoteError(ename)

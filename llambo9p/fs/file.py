@@ -1,0 +1,144 @@
+"""The File contract: what a 9P server asks of a synthetic file, and what it has
+checked before it asks.
+
+A `File` is a node of a tree; any number of fids may point at one.  Opening a
+fid gives an `OpenFile`, which belongs to that fid alone and holds whatever is
+private to the open (a snapshot, a buffer, a cursor).
+
+Every method may return its result, or an awaitable of it when it must wait.
+Results that need no waiting are returned directly: the server then answers
+without a task.  Errors are `llambo9p.errors.Error`s, raised or awaited.
+
+What the server guarantees:
+
+- All calls come on one event loop.  No method is called again for a fid while
+  its `walk`, `open`, `create` or directory read is still awaited; reads and
+  writes of one `OpenFile` may overlap.
+- `open`: mode is a known one; a directory is only opened OREAD; the fid was
+  not open.  `read` and `write`: the fid is open for it, `offset` >= 0,
+  `count` is what fits one reply.
+- An awaitable is cancelled (`asyncio.CancelledError`) when its request is
+  flushed, its fid clunked, or its connection lost.  A result that arrives in
+  spite of that is still delivered if the client may see it.
+- Each `OpenFile` ends in exactly one call of `clunk` (a Tclunk) or `drop` (the
+  connection was lost or reset, or after `remove`); each fid that was never
+  opened ends in one call of its file's `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import IsDirectory, NotDirectory, PermissionDenied
+from ..p9 import constants as c
+from ..p9.node import Maybe, Walk
+from ..p9.wire import Dir, Qid
+
+
+class OpenFile:
+    """What one open fid has.  The base refuses everything and ends quietly."""
+
+    __slots__ = ()
+
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        """At most `count` bytes; b"" is end of file.  Directories: see `readdir`."""
+        raise PermissionDenied
+
+    def readdir(self) -> Maybe[Sequence[Dir]]:
+        """All entries of a directory, as they are now; called at offset 0."""
+        raise NotDirectory
+
+    def write(self, offset: int, data: bytes) -> Maybe[int]:
+        """How many bytes were taken: all of them unless it raises."""
+        raise PermissionDenied
+
+    def clunk(self) -> Maybe[None]:
+        """The client is done with it.  The fid is free even if this raises;
+        a result that is awaited delays the reply and is never cancelled."""
+        self.drop()
+        return None
+
+    def drop(self) -> None:
+        """The client is gone without a word.  Must not raise."""
+
+
+class File:
+    """A node of a synthetic tree.
+
+    `name`, `mode` (permission and DM* bits), `qid` and the owner make its stat.
+    Length is 0 and qid.vers is 0: contents change by themselves, and Linux then
+    reads to the end and caches nothing.
+    """
+
+    __slots__ = ("gid", "mode", "mtime", "name", "qid", "uid")
+
+    def __init__(self, name: str, mode: int, qid: Qid, owner: str, mtime: int) -> None:
+        self.name = name
+        self.mode = mode
+        self.qid = qid
+        self.uid = self.gid = owner
+        self.mtime = mtime
+
+    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+        """Follow `names` (may be empty: the clone of a fid).  Names are non-empty,
+        valid UTF-8, without `/`; `.` is an ordinary name, `..` the parent."""
+        if names:
+            return Walk([], None, NotDirectory())
+        return Walk([], self)
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        """Check permission once and open; `mode` is Topen's, OTRUNC included."""
+        raise PermissionDenied
+
+    def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[File, OpenFile]]:
+        """Make a file in this directory and open it."""
+        raise PermissionDenied
+
+    def remove(self) -> Maybe[None]:
+        """Remove the file.  The fid goes in any case."""
+        raise PermissionDenied
+
+    def stat(self) -> Maybe[Dir]:
+        return Dir(
+            self.name,
+            self.qid,
+            self.mode,
+            atime=self.mtime,
+            mtime=self.mtime,
+            uid=self.uid,
+            gid=self.gid,
+            muid=self.uid,
+        )
+
+    def wstat(self, stat: Dir) -> Maybe[None]:
+        """Change what `stat` does not leave at "don't touch".
+
+        Of a synthetic file only the length may be set, to 0 (what a shell's `>`
+        asks for), and its times are accepted and ignored.
+        """
+        if stat.length not in (0, c.DONT_TOUCH_64):
+            raise PermissionDenied("the length of a synthetic file cannot be set")
+        if stat.mode != c.DONT_TOUCH_32 or stat.name or stat.uid or stat.gid or stat.muid:
+            raise PermissionDenied
+        if stat.length == 0:
+            if self.mode & c.DMDIR:
+                raise IsDirectory
+            self.truncate()
+        return None
+
+    def truncate(self) -> None:
+        """Length 0 was asked for, by wstat or OTRUNC.  Files that hold a text
+        become empty; for all others it means nothing."""
+
+    def release(self) -> None:
+        """A fid that was never opened left this file.  Must not raise."""
+
+    def allows(self, mode: int) -> bool:
+        """Whether the owner's permission bits allow opening with `mode`."""
+        wanted = (0o4, 0o2, 0o6, 0o1)[mode & 3]
+        if mode & c.OTRUNC:
+            wanted |= 0o2
+        return (self.mode >> 6) & wanted == wanted
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} qid {self.qid.path}>"

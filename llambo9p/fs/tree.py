@@ -1,0 +1,155 @@
+"""Directories, and the two static kinds of file: the tree's shape.
+
+A `Tree` numbers the files of one server: qid.path is unique in it and never used
+again.  A `Directory` holds its children by name, in the order they were added;
+listings are snapshots, so a tree may change while it is read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..errors import Exists, NotFound, PermissionDenied
+from ..p9 import constants as c
+from ..p9.node import Maybe, Walk
+from ..p9.wire import Dir, Qid
+from .file import File, OpenFile
+
+F = TypeVar("F", bound=File)
+
+
+class Tree:
+    """Numbers the files of one server and says who owns them."""
+
+    def __init__(self, owner: str | None = None) -> None:
+        self.owner = owner or getpass.getuser()
+        self._paths = itertools.count(1)
+
+    def qid(self, type: int = c.QTFILE) -> Qid:
+        return Qid(type, 0, next(self._paths))
+
+
+class SyntheticFile(File):
+    """A file of this process: its qid comes from its tree."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Tree, name: str, perm: int, qid: Qid | None = None) -> None:
+        super().__init__(name, perm, qid or tree.qid(), tree.owner, int(time.time()))
+        self.tree = tree
+
+
+class OpenDirectory(OpenFile):
+    __slots__ = ("_directory",)
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def readdir(self) -> Maybe[Sequence[Dir]]:
+        return self._directory.entries()
+
+
+class Directory(SyntheticFile):
+    """A directory of files by name.  Subclasses may override `find` and
+    `entries` to make children as they are asked for."""
+
+    __slots__ = ("_children", "parent")
+
+    def __init__(self, tree: Tree, name: str, perm: int = 0o555) -> None:
+        super().__init__(tree, name, c.DMDIR | perm, tree.qid(c.QTDIR))
+        self.parent: Directory = self
+        """the root's parent is itself"""
+        self._children: dict[str, File] = {}
+
+    def add(self, child: F) -> F:
+        """Give `child` a place here.  Raises `Exists`."""
+        if child.name in self._children:
+            raise Exists(f"{child.name} already exists")
+        self._children[child.name] = child
+        if isinstance(child, Directory):
+            child.parent = self
+        return child
+
+    def discard(self, name: str) -> None:
+        """Take a child out; fids that point at it keep it."""
+        self._children.pop(name, None)
+
+    @property
+    def children(self) -> Iterable[File]:
+        return self._children.values()
+
+    def find(self, name: str) -> File | None:
+        """The child of that name.  May raise an `errors.Error`."""
+        return self._children.get(name)
+
+    def entries(self) -> Maybe[Sequence[Dir]]:
+        """A stat of each child."""
+        return [_stat_now(child) for child in list(self._children.values())]
+
+    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+        qids: list[Qid] = []
+        here: File = self
+        for i, name in enumerate(names):
+            if not isinstance(here, Directory):
+                rest = here.walk(names[i:])
+                if isinstance(rest, Walk):
+                    return Walk([*qids, *rest.qids], rest.file, rest.error)
+                return _joined(qids, rest)
+            child = here.parent if name == ".." else here.find(name)
+            if child is None:
+                return Walk(qids, None, NotFound())
+            qids.append(child.qid)
+            here = child
+        if isinstance(here, Directory):
+            return Walk(qids, here)
+        last = here.walk(())
+        if isinstance(last, Walk):
+            return Walk(qids, last.file, last.error)
+        return _joined(qids, last)
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        if not self.allows(mode):
+            raise PermissionDenied
+        return OpenDirectory(self)
+
+
+async def _joined(qids: list[Qid], rest: Maybe[Walk]) -> Walk:
+    walk = rest if isinstance(rest, Walk) else await rest
+    return Walk([*qids, *walk.qids], walk.file, walk.error)
+
+
+def _stat_now(child: File) -> Dir:
+    """A child's entry in a listing.  A file that must ask elsewhere for its stat
+    is listed with what is known here."""
+    return File.stat(child)  # type: ignore[return-value]
+
+
+class OpenSnapshot(OpenFile):
+    """The bytes that a file had when it was opened."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        return self._data[offset : offset + count]
+
+
+class TextFile(SyntheticFile):
+    """A read-only file whose text is made when it is opened."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, tree: Tree, name: str, text: Callable[[], str], perm: int = 0o444) -> None:
+        super().__init__(tree, name, perm)
+        self._text = text
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        if not self.allows(mode):
+            raise PermissionDenied
+        return OpenSnapshot(self._text().encode())

@@ -1,0 +1,44 @@
+"""Addresses as Plan 9 writes them: `tcp!host!port` and `unix!path`.
+
+The one place that parses or prints an address.  Nothing is resolved here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens.  `str()` gives the form it was parsed from."""
+
+    net: str
+    """`tcp` or `unix`"""
+    host: str = ""
+    port: int = 0
+    """0 lets the kernel choose when listening"""
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix!{self.path}" if self.net == "unix" else f"tcp!{self.host}!{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.net == "unix" or self.host in ("localhost", "::1") or (
+            self.host.startswith("127.")
+        )
+
+
+def parse(text: str) -> Address:
+    """The address in `text`.  Raises InvalidArgument saying what is wrong."""
+    net, *rest = text.strip().split("!")
+    if net == "unix" and len(rest) == 1 and rest[0]:
+        return Address("unix", path=rest[0])
+    if net == "tcp" and len(rest) == 2 and rest[0]:
+        host, port = rest
+        if port.isascii() and port.isdigit() and int(port) <= 65535:
+            return Address("tcp", host, int(port))
+        raise InvalidArgument(f"bad address {text!r}: port {port!r} is not a number 0..65535")
+    raise InvalidArgument(f"bad address {text!r}: use tcp!HOST!PORT or unix!PATH")

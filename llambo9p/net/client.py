@@ -1,0 +1,237 @@
+"""An asyncio 9P client: many requests at once over one connection.
+
+`Client.call` sends a T-message and returns a Future of its R-message; cancelling
+the Future sends a Tflush.  Messages are sent in the order of the calls, so a
+whole transaction (walk, open, write, clunk) can be sent without waiting, and a
+server that keeps order (ours does) answers as if it had been.  Messages of one
+turn of the event loop leave in one write.
+
+Rerrors become `errors.Error`s.  When the connection is lost every outstanding
+call fails with `WorkerLost`, once and at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any, Self, TypeVar, cast
+
+from ..errors import Error, WorkerLost, from_ename
+from ..p9 import constants as c
+from ..p9 import messages as m
+from ..p9.client import ClientConn
+from ..p9.framing import ProtocolError
+from .address import Address
+
+_R = TypeVar("_R", bound=m.Message)
+
+
+class Client(asyncio.Protocol):
+    """One connection.  Make it with `connect`; fid numbers come from `new_fid`."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """done when the connection is gone"""
+        self._conn = ClientConn()
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._write_scheduled = False
+        self._fids = itertools.count(1)
+        self._free_fids: list[int] = []
+        self._why = "connection closed"
+
+    @classmethod
+    async def connect(cls, address: Address) -> Self:
+        """Connect and negotiate.  Raises `WorkerLost` naming the address."""
+        loop = asyncio.get_running_loop()
+        try:
+            if address.net == "unix":
+                _, client = await loop.create_unix_connection(lambda: cls(address), address.path)
+            else:
+                _, client = await loop.create_connection(
+                    lambda: cls(address), address.host, address.port
+                )
+        except OSError as e:
+            raise WorkerLost(f"cannot connect to {address}: {e.strerror or e}") from e
+        try:
+            reply = await client.call(
+                m.Tversion(c.NOTAG, client._conn.msize, c.VERSION_9P2000), m.Rversion
+            )
+            if reply.version != c.VERSION_9P2000:
+                raise Error(f"{address} speaks {reply.version!r}, not {c.VERSION_9P2000}")
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    @property
+    def msize(self) -> int:
+        return self._conn.msize
+
+    # -- requests ---------------------------------------------------------------
+
+    def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
+        """Send `msg`; the Future gives its reply, a `reply`, or raises its Rerror."""
+        future: asyncio.Future[_R] = self._loop.create_future()
+        if self.lost.done():
+            future.set_exception(WorkerLost(f"{self.address}: {self._why}"))
+            return future
+        tag = self._conn.send(msg)
+        self._waiting[tag] = future
+        future.add_done_callback(lambda future: self._settled(tag, future))
+        self._schedule_write()
+        return future
+
+    def _settled(self, tag: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled() and self._waiting.get(tag) is future:
+            del self._waiting[tag]
+            self._conn.flush(tag)
+            self._schedule_write()
+
+    def new_fid(self) -> int:
+        return self._free_fids.pop() if self._free_fids else next(self._fids)
+
+    def clunk(self, fid: int) -> asyncio.Future[m.Rclunk]:
+        """Send Tclunk; the number is free for use again at once, as order is kept."""
+        reply = self.call(m.Tclunk(0, fid), m.Rclunk)
+        self._free_fids.append(fid)
+        return reply
+
+    def forget(self, fid: int) -> None:
+        """Clunk `fid` without waiting for, or caring about, the reply."""
+        self.clunk(fid).add_done_callback(_ignore)
+
+    async def attach(self, uname: str, aname: str = "") -> tuple[int, m.Rattach]:
+        """Attach a new fid; returns it with the reply."""
+        fid = self.new_fid()
+        try:
+            return fid, await self.call(m.Tattach(0, fid, c.NOFID, uname, aname), m.Rattach)
+        except Error:
+            self._free_fids.append(fid)
+            raise
+
+    async def open(self, root: int, path: str, mode: int) -> RemoteOpen:
+        """Walk from fid `root` along `path` and open what is there.
+
+        Both messages are sent at once.  At most MAXWELEM names.
+        """
+        names = tuple(name for name in path.split("/") if name)
+        fid = self.new_fid()
+        walked = self.call(m.Twalk(0, root, fid, names), m.Rwalk)
+        opened = self.call(m.Topen(0, fid, mode), m.Ropen)
+        try:
+            reply = await walked
+            if len(reply.wqid) != len(names):
+                raise from_ename("file does not exist")
+        except BaseException:
+            opened.add_done_callback(_ignore)
+            self._free_fids.append(fid)
+            raise
+        try:
+            return RemoteOpen(self, fid, (await opened).iounit)
+        except BaseException:
+            self.forget(fid)
+            raise
+
+    # -- asyncio's side -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._conn.receive(data)
+        except ProtocolError as e:
+            self._why = f"broke the protocol: {e}"
+            self._transport.abort()
+            return
+        for tag, reply in replies:
+            future = self._waiting.pop(tag, None)
+            if future is None or future.done():
+                continue
+            if isinstance(reply, m.Rerror):
+                future.set_exception(from_ename(reply.ename))
+            else:
+                future.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._why = f"connection lost: {exc}"
+        if not self.lost.done():
+            self.lost.set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(WorkerLost(f"{self.address}: {self._why}"))
+
+    def close(self) -> None:
+        """Drop the connection at once; the server clunks what was open."""
+        self._transport.abort()
+
+    def _schedule_write(self) -> None:
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._write_scheduled = False
+        out = self._conn.data_to_send()
+        if out and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+
+class RemoteOpen:
+    """An open fid of a `Client`, for code that uses files rather than serves them."""
+
+    def __init__(self, client: Client, fid: int, iounit: int) -> None:
+        self._client = client
+        self.fid = fid
+        room = client.msize - c.IOHDRSZ
+        self.iounit = min(iounit or room, room)
+
+    async def read(self, offset: int, count: int | None = None) -> bytes:
+        """One Tread: what is there, b"" at the end."""
+        msg = m.Tread(0, self.fid, offset, min(count or self.iounit, self.iounit))
+        return (await self._client.call(msg, m.Rread)).data
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The file from its start to its end, each piece as it comes."""
+        offset = 0
+        while data := await self.read(offset):
+            yield data
+            offset += len(data)
+
+    async def read_all(self) -> bytes:
+        return b"".join([data async for data in self.chunks()])
+
+    async def write(self, data: bytes) -> None:
+        """All of `data`, in as many Twrites as iounit demands, without waiting
+        between them.  Raises the first error."""
+        calls = [
+            self._client.call(m.Twrite(0, self.fid, at, data[at : at + self.iounit]), m.Rwrite)
+            for at in range(0, len(data), self.iounit)
+        ]
+        for reply in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(reply, BaseException):
+                raise reply
+
+    async def clunk(self) -> None:
+        await self._client.clunk(self.fid)
+
+    def forget(self) -> None:
+        self._client.forget(self.fid)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.forget()
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """Look at a result that nobody needs, so that asyncio does not complain."""
+    if not future.cancelled():
+        future.exception()

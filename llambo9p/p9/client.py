@@ -1,0 +1,86 @@
+"""One 9P connection seen from the client, without I/O: tags and their replies.
+
+A tag belongs to its request until the reply comes, or until the Rflush of a
+Tflush for it comes: only then is it used again (flush(5)).  A reply that arrives
+before the Rflush is delivered, as the manual demands.
+"""
+
+from __future__ import annotations
+
+from . import constants as c
+from . import messages as m
+from .framing import Framer, ProtocolError
+from .wire import BadMessage
+
+
+class ClientConn:
+    """Give it T-messages with `send`, bytes with `receive`; write `data_to_send`."""
+
+    def __init__(self, msize: int = c.DEFAULT_MSIZE) -> None:
+        self.dialect = m.P9_2000
+        self.msize = msize
+        self._framer = Framer(msize)
+        self._out: list[bytes] = []
+        self._free: list[int] = []
+        self._next = 0
+        self._outstanding: dict[int, type[m.Message]] = {}
+        self._flushing: dict[int, int] = {}
+        """tag of a Tflush -> the tag it flushes"""
+
+    def send(self, msg: m.Message) -> int:
+        """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
+        when all 65,535 are in use."""
+        if isinstance(msg, m.Tversion):
+            tag = c.NOTAG
+        elif self._free:
+            tag = self._free.pop()
+        elif self._next < c.NOTAG:
+            tag = self._next
+            self._next += 1
+        else:
+            raise ProtocolError("all tags of the connection are in use")
+        msg.tag = tag
+        self._outstanding[tag] = self.dialect.table[msg.type + 1]
+        self._out.append(msg.pack())
+        return tag
+
+    def flush(self, tag: int) -> None:
+        """Ask the server to forget the request with `tag`, if it is outstanding."""
+        if tag in self._outstanding:
+            self._flushing[self.send(m.Tflush(0, tag))] = tag
+
+    def data_to_send(self) -> list[bytes]:
+        out, self._out = self._out, []
+        return out
+
+    def receive(self, data: bytes) -> list[tuple[int, m.Message]]:
+        """The replies that `data` completes, with their tags; Rflush is kept back.
+
+        Raises ProtocolError if the server breaks the protocol.
+        """
+        replies = []
+        for frame in self._framer.feed(data):
+            try:
+                msg = self.dialect.unpack(frame)
+            except BadMessage as e:
+                raise ProtocolError(e.reason) from e
+            expected = self._outstanding.pop(msg.tag, None)
+            if expected is None:
+                raise ProtocolError(f"{type(msg).__name__} for tag {msg.tag}, which is not in use")
+            if not isinstance(msg, (expected, m.Rerror)):
+                raise ProtocolError(f"{type(msg).__name__} where {expected.__name__} was expected")
+            if isinstance(msg, m.Rversion):
+                self.msize = self._framer.msize = min(self.msize, msg.msize)
+            flushed = self._flushing.pop(msg.tag, None)
+            if flushed is not None:
+                if self._outstanding.pop(flushed, None) is not None:
+                    self._free.append(flushed)
+                self._free.append(msg.tag)
+                continue
+            replies.append((msg.tag, msg))
+            # the reply of a request being flushed frees its tag only at the Rflush
+            if msg.tag in self._flushing.values():
+                self._outstanding[msg.tag] = expected
+            elif msg.tag != c.NOTAG:
+                self._free.append(msg.tag)
+        return replies

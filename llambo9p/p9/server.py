@@ -1,0 +1,659 @@
+"""One 9P connection seen from the server, without I/O: fids, tags and flush.
+
+`ServerConn` is fed bytes and calls `Node`s and `Handle`s; replies collect in
+`data_to_send`.  What a file answers at once is replied at once.  What must wait
+becomes a `Request`, which the caller takes from `take_started`, awaits, and gives
+back with `complete` or `fail`.
+
+Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
+
+- One reply for each T-message, none after its Rflush (10), none after Tversion.
+- A Tflush is answered when the flushed request is over.  If that request
+  completed in spite of it, its reply goes out first and stands; otherwise the
+  fid table is as if it had never been sent.  Tclunk and Tremove always complete.
+- A fid whose walk, attach, open or create is still awaited is *busy*: messages
+  for it wait their turn, so a client may send a whole transaction without waiting.
+- Tclunk interrupts the reads and writes pending on its fid (11) and frees the fid
+  at once, whether or not the file's clunk succeeds.
+- A tag that is in use is refused and the first request is left alone (27).
+- An exception that is not an `errors.Error` is a bug of ours: it is logged, and
+  answered as an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .. import errors
+from . import constants as c
+from . import messages as m
+from .framing import Framer
+from .node import Handle, Maybe, Node, Walk
+from .wire import BadMessage, Dir, Qid, pack_dir
+
+log = logging.getLogger(__name__)
+
+Attach = Callable[[str, str], Maybe[Node]]
+"""uname, aname -> the root that this client sees; raises errors.Error"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may hold."""
+
+    msize: int = c.DEFAULT_MSIZE
+    fids: int = 65_536
+    """Linux keeps a fid for each directory entry it has cached"""
+    requests: int = 1_024
+    """T-messages without a reply yet"""
+
+
+class Fid:
+    """A fid of this connection.  `handle` is None until it is open."""
+
+    __slots__ = ("busy", "cursor", "depth", "fid", "handle", "mode", "node", "root", "waiting")
+
+    def __init__(self, fid: int, node: Node | None) -> None:
+        self.fid = fid
+        self.node = node
+        """None while the walk or attach that makes it is awaited"""
+        self.root: Qid | None = None
+        """of the attach that it descends from"""
+        self.depth = 0
+        """names below that root, so that `..` cannot leave it"""
+        self.handle: Handle | None = None
+        self.mode = 0
+        self.busy: Request | None = None
+        """the walk, attach, open, create or directory read that is awaited"""
+        self.waiting: deque[Request] | None = None
+        self.cursor: DirCursor | None = None
+
+    def __repr__(self) -> str:
+        state = "busy" if self.busy else "open" if self.handle else "walked"
+        return f"<Fid {self.fid} {state} {self.node!r}>"
+
+
+class DirCursor:
+    """The entries of a directory as they were at offset 0, read once through."""
+
+    __slots__ = ("entries", "next", "offset")
+
+    def __init__(self, entries: Sequence[Dir]) -> None:
+        self.entries = entries
+        self.next = 0
+        self.offset = 0
+        """where the next read must begin"""
+
+    def take(self, count: int) -> bytes:
+        """As many whole entries as fit into `count` bytes."""
+        parts: list[bytes] = []
+        room = count
+        while self.next < len(self.entries):
+            entry = pack_dir(self.entries[self.next])
+            if len(entry) > room:
+                if not parts:
+                    raise errors.InvalidArgument(
+                        f"read of {count} bytes is too small for a directory entry "
+                        f"of {len(entry)}"
+                    )
+                break
+            parts.append(entry)
+            room -= len(entry)
+            self.next += 1
+        self.offset += count - room
+        return b"".join(parts)
+
+
+class Request:
+    """A T-message that has no reply yet."""
+
+    __slots__ = (
+        "awaitable",
+        "cancel",
+        "cancellable",
+        "commit",
+        "fid",
+        "flushed",
+        "flushes",
+        "msg",
+        "over",
+        "undo",
+    )
+
+    def __init__(self, msg: m.Message, fid: Fid | None) -> None:
+        self.msg = msg
+        self.fid = fid
+        self.awaitable: Awaitable[Any] | None = None
+        """what to wait for; None while it waits for a busy fid, or is a Tflush"""
+        self.commit: Callable[[Any], m.Message] | None = None
+        """turns the result into the reply and enters it into the fid table"""
+        self.undo: Callable[[Any], None] | None = None
+        """gives a result back that came too late to be entered"""
+        self.cancel: Callable[[], object] | None = None
+        """set by whoever awaits it"""
+        self.cancellable = True
+        self.flushed = False
+        self.flushes: list[Request] = []
+        """the Tflushes to answer when this is over, in order"""
+        self.over = False
+
+    def __repr__(self) -> str:
+        return f"<Request {self.msg!r}{' flushed' * self.flushed}{' over' * self.over}>"
+
+
+class ServerConn:
+    """See the module.  `attach` gives the tree; `trace` sees every message."""
+
+    def __init__(
+        self,
+        attach: Attach,
+        *,
+        limits: Limits | None = None,
+        trace: Callable[[str, m.Message], None] | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.dialect = m.P9_2000
+        self.msize = self.limits.msize
+        self.fids: dict[int, Fid] = {}
+        self.requests: dict[int, Request] = {}
+        """by tag"""
+        self._attach = attach
+        self._trace = trace
+        self._framer = Framer(self.limits.msize)
+        self._out: list[bytes] = []
+        self._started: list[Request] = []
+        self._negotiated = False
+
+    # -- the caller's side ----------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Handle the messages that `data` completes.
+
+        Raises `ProtocolError` when the stream cannot be understood any more:
+        send what there is to send, close the connection, call `lost`.
+        """
+        for frame in self._framer.feed(data):
+            try:
+                msg = self.dialect.unpack(frame)
+            except BadMessage as e:
+                self._send(self.dialect.error(e.tag, errors.InvalidArgument(e.reason)))
+                continue
+            if self._trace is not None:
+                self._trace("->", msg)
+            self._dispatch(msg)
+
+    def data_to_send(self) -> list[bytes]:
+        """The replies since the last call, in order."""
+        out = self._out
+        if out:
+            self._out = []
+        return out
+
+    def take_started(self) -> list[Request]:
+        """Requests whose `awaitable` must now be awaited; set their `cancel`."""
+        started = self._started
+        if started:
+            self._started = []
+        return started
+
+    def complete(self, request: Request, result: Any) -> None:
+        """`request.awaitable` gave `result`."""
+        if request.over:
+            if request.undo is not None:
+                request.undo(result)
+            return
+        assert request.commit is not None
+        try:
+            reply = request.commit(result)
+        except errors.Error as e:
+            reply = self.dialect.error(request.msg.tag, e)
+        self._finish(request, reply)
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """`request.awaitable` raised `error`; a cancellation means Interrupted."""
+        if request.over:
+            return
+        self._abandon_new_fid(request)
+        self._finish(request, None if request.flushed else self._error(request.msg, error))
+
+    def lost(self) -> None:
+        """The connection is gone: drop every request and every fid."""
+        requests, fids = list(self.requests.values()), list(self.fids.values())
+        self.requests.clear()
+        self.fids.clear()
+        for request in requests:
+            request.over = True
+            self._cancel(request)
+        for fid in fids:
+            if fid.handle is not None:
+                fid.handle.drop()
+            elif fid.node is not None:
+                fid.node.release()
+
+    # -- requests -------------------------------------------------------------
+
+    def _send(self, reply: m.Message) -> None:
+        if self._trace is not None:
+            self._trace("<-", reply)
+        frame = reply.pack()
+        if len(frame) > self.msize:
+            why = f"a reply of {len(frame)} bytes does not fit msize {self.msize}"
+            if isinstance(reply, m.Rerror):
+                why = reply.ename.encode()[: self.msize - 64].decode(errors="ignore")
+            frame = self.dialect.error(reply.tag, errors.Error(why)).pack()
+        self._out.append(frame)
+
+    def _error(self, msg: m.Message, error: BaseException) -> m.Message:
+        if not isinstance(error, errors.Error):
+            if isinstance(error, Exception):
+                log.error("bug: %r failed", msg, exc_info=error)
+                error = errors.Error(f"internal error: {type(error).__name__}: {error}")
+            else:
+                error = errors.Interrupted()
+        return self.dialect.error(msg.tag, error)
+
+    def _dispatch(self, msg: Any) -> None:
+        try:
+            if msg.tag in self.requests:
+                raise errors.InUse("duplicate tag")
+            on_fid = self._ON_FID.get(type(msg))
+            reply: m.Message | None
+            if on_fid is not None:
+                fid = self.fids.get(msg.fid)
+                if fid is None:
+                    raise errors.UnknownFid
+                if fid.busy is None:
+                    reply = on_fid(self, msg, fid)
+                else:
+                    reply = None
+                    self._wait(msg, fid)
+            else:
+                reply = self._CONNECTION.get(type(msg), ServerConn._unexpected)(self, msg)
+        except Exception as e:
+            reply = self._error(msg, e)
+        if reply is not None:
+            self._send(reply)
+
+    def _register(self, msg: m.Message, fid: Fid | None) -> Request:
+        if len(self.requests) >= self.limits.requests:
+            raise errors.Busy(f"more than {self.limits.requests} requests on one connection")
+        request = Request(msg, fid)
+        self.requests[msg.tag] = request
+        return request
+
+    def _wait(self, msg: m.Message, fid: Fid) -> None:
+        """`msg` is handled when `fid` is no longer busy."""
+        request = self._register(msg, fid)
+        if fid.waiting is None:
+            fid.waiting = deque()
+        fid.waiting.append(request)
+
+    def _later(
+        self,
+        msg: m.Message,
+        fid: Fid | None,
+        awaitable: Awaitable[Any],
+        commit: Callable[[Any], m.Message],
+        undo: Callable[[Any], None] | None = None,
+        cancellable: bool = True,
+        busy: bool = False,
+    ) -> None:
+        """The reply to `msg` waits; with `busy`, so does everything else on `fid`."""
+        try:
+            request = self._register(msg, fid)
+        except errors.Busy:
+            _discard(awaitable)
+            raise
+        request.awaitable = awaitable
+        request.commit = commit
+        request.undo = undo
+        request.cancellable = cancellable
+        if busy and fid is not None:
+            fid.busy = request
+        self._started.append(request)
+
+    def _settle(self, fid: Fid) -> None:
+        """`fid` is not busy any more: handle what waited for it, in order."""
+        fid.busy = None
+        while fid.waiting and fid.busy is None:
+            request = fid.waiting.popleft()
+            request.over = True
+            del self.requests[request.msg.tag]
+            self._dispatch(request.msg)
+
+    def _finish(self, request: Request, reply: m.Message | None) -> None:
+        """Answer `request` (unless it was flushed and undone), then its Tflushes."""
+        request.over = True
+        del self.requests[request.msg.tag]
+        if reply is not None:
+            self._send(reply)
+        for flush in request.flushes:
+            self._finish(flush, m.Rflush(flush.msg.tag))
+        if request.fid is not None and request.fid.busy is request:
+            self._settle(request.fid)
+
+    def _cancel(self, request: Request) -> None:
+        """Make the wait end soon; one that nobody awaits yet ends now."""
+        if not request.cancellable or request.awaitable is None:
+            return
+        if request.cancel is not None:
+            request.cancel()
+        elif request in self._started:
+            self._started.remove(request)
+            _discard(request.awaitable)
+            self.fail(request, errors.Interrupted())
+
+    def _abandon_new_fid(self, request: Request) -> None:
+        """The walk or attach that was to make this fid failed: there is no such fid."""
+        fid = request.fid
+        if fid is not None and fid.node is None:
+            self.fids.pop(fid.fid, None)
+
+    # -- messages of the connection ---------------------------------------------
+
+    def _unexpected(self, msg: m.Message) -> None:
+        raise errors.InvalidArgument(f"a server does not take {type(msg).__name__}")
+
+    def _version(self, msg: m.Tversion) -> m.Message:
+        if msg.msize < c.MIN_MSIZE:
+            raise errors.InvalidArgument(f"msize {msg.msize} is below {c.MIN_MSIZE}")
+        self.lost()
+        self._negotiated = False
+        msize = min(msg.msize, self.limits.msize)
+        version = msg.version.split(".")[0]
+        if version != self.dialect.version:
+            return m.Rversion(msg.tag, msize, c.VERSION_UNKNOWN)
+        self.msize = self._framer.msize = msize
+        self._negotiated = True
+        return m.Rversion(msg.tag, msize, version)
+
+    def _auth(self, msg: m.Tauth) -> m.Message:
+        raise errors.NotSupported("authentication not required")
+
+    def _attach_root(self, msg: m.Tattach) -> m.Message | None:
+        if not self._negotiated:
+            raise errors.InvalidArgument("Tversion must come before Tattach")
+        if msg.afid != c.NOFID:
+            raise errors.InvalidArgument("authentication not required: afid must be NOFID")
+        fid = self._new_fid(msg.fid)
+
+        def commit(node: Node) -> m.Message:
+            fid.node = node
+            fid.root = node.qid
+            return m.Rattach(msg.tag, node.qid)
+
+        try:
+            result = self._attach(msg.uname, msg.aname)
+            if not isinstance(result, Awaitable):
+                return commit(result)
+            self._later(msg, fid, result, commit, lambda node: node.release(), busy=True)
+        except Exception:
+            del self.fids[msg.fid]
+            raise
+        return None
+
+    def _flush(self, msg: m.Tflush) -> m.Message | None:
+        old = self.requests.get(msg.oldtag)
+        if old is None:
+            return m.Rflush(msg.tag)
+        # not counted against the limit: a client at the limit must be able to flush
+        flush = self.requests[msg.tag] = Request(msg, None)
+        old.flushes.append(flush)
+        if not old.flushed:
+            old.flushed = True
+            if old.fid is not None and old.fid.waiting and old in old.fid.waiting:
+                old.fid.waiting.remove(old)
+                self._finish(old, None)
+            else:
+                self._cancel(old)
+        return None
+
+    def _new_fid(self, number: int) -> Fid:
+        if number == c.NOFID:
+            raise errors.UnknownFid
+        if number in self.fids:
+            raise errors.InUse(f"fid {number} is in use")
+        if len(self.fids) >= self.limits.fids:
+            raise errors.Busy(f"more than {self.limits.fids} fids on one connection")
+        fid = self.fids[number] = Fid(number, None)
+        return fid
+
+    # -- messages on a fid ------------------------------------------------------
+
+    def _walk(self, msg: m.Twalk, fid: Fid) -> m.Message | None:
+        assert fid.node is not None
+        if any(not name or "/" in name for name in msg.wname):
+            raise errors.NotFound
+        in_place = msg.newfid == msg.fid
+        if in_place and fid.handle is not None:
+            raise errors.InUse("an open fid cannot be walked in place")
+        target = fid if in_place else self._new_fid(msg.newfid)
+
+        names, depth, at_root = _confine(msg.wname, fid.depth)
+
+        def commit(walk: Walk) -> m.Message:
+            qids = list(walk.qids)
+            for i in at_root:
+                if i <= len(qids) and fid.root is not None:
+                    qids.insert(i, fid.root)
+            if walk.file is None:
+                if not in_place:
+                    self.fids.pop(msg.newfid, None)
+                if not qids:
+                    raise walk.error or errors.NotFound()
+                return m.Rwalk(msg.tag, tuple(qids))
+            if in_place and target.node is not None and target.node is not walk.file:
+                target.node.release()
+            target.node = walk.file
+            target.root, target.depth = fid.root, depth
+            return m.Rwalk(msg.tag, tuple(qids))
+
+        def undo(walk: Walk) -> None:
+            if walk.file is not None:
+                walk.file.release()
+
+        try:
+            result = fid.node.walk(names)
+            if isinstance(result, Walk):
+                return commit(result)
+            self._later(msg, target, result, commit, undo, busy=True)
+        except Exception:
+            if not in_place:
+                self.fids.pop(msg.newfid, None)
+            raise
+        return None
+
+    def _opened(self, fid: Fid, handle: Handle, mode: int) -> tuple[Qid, int]:
+        assert fid.node is not None
+        fid.handle = handle
+        fid.mode = mode & 3
+        return fid.node.qid, self.msize - c.IOHDRSZ
+
+    def _check_openable(self, fid: Fid, mode: int) -> Node:
+        assert fid.node is not None
+        if fid.handle is not None:
+            raise errors.InUse("fid is open already")
+        if mode & ~(3 | c.OTRUNC | c.ORCLOSE | c.OAPPEND):
+            raise errors.InvalidArgument(f"open mode {mode:#x} is not known")
+        if mode & c.ORCLOSE:
+            raise errors.PermissionDenied
+        return fid.node
+
+    def _open(self, msg: m.Topen, fid: Fid) -> m.Message | None:
+        node = self._check_openable(fid, msg.mode)
+        if node.qid.type & c.QTDIR and msg.mode & (3 | c.OTRUNC) != c.OREAD:
+            raise errors.IsDirectory
+
+        def commit(handle: Handle) -> m.Message:
+            return m.Ropen(msg.tag, *self._opened(fid, handle, msg.mode))
+
+        result = node.open(msg.mode)
+        if not isinstance(result, Awaitable):
+            return commit(result)
+        self._later(msg, fid, result, commit, lambda handle: handle.drop(), busy=True)
+        return None
+
+    def _create(self, msg: m.Tcreate, fid: Fid) -> m.Message | None:
+        node = self._check_openable(fid, msg.mode)
+        if not node.qid.type & c.QTDIR:
+            raise errors.NotDirectory
+        if msg.name in ("", ".", "..") or "/" in msg.name:
+            raise errors.InvalidArgument(f"bad file name {msg.name!r}")
+
+        def commit(made: tuple[Node, Handle]) -> m.Message:
+            if fid.node is not made[0]:
+                node.release()
+            fid.node = made[0]
+            return m.Rcreate(msg.tag, *self._opened(fid, made[1], msg.mode))
+
+        result = node.create(msg.name, msg.perm, msg.mode)
+        if isinstance(result, tuple):
+            return commit(result)
+        self._later(msg, fid, result, commit, lambda made: made[1].drop(), busy=True)
+        return None
+
+    def _read(self, msg: m.Tread, fid: Fid) -> m.Message | None:
+        handle = fid.handle
+        if handle is None or fid.mode == c.OWRITE:
+            raise errors.PermissionDenied("fid is not open for reading")
+        count = min(msg.count, self.msize - c.READHDRSZ)
+        if count == 0:
+            return m.Rread(msg.tag, b"")
+        assert fid.node is not None
+        if fid.node.qid.type & c.QTDIR:
+            return self._read_dir(msg, fid, handle, count)
+        result = handle.read(msg.offset, count)
+        if isinstance(result, bytes):
+            return m.Rread(msg.tag, result)
+        self._later(msg, fid, result, lambda data: m.Rread(msg.tag, data))
+        return None
+
+    def _read_dir(self, msg: m.Tread, fid: Fid, handle: Handle, count: int) -> m.Message | None:
+        if msg.offset != 0:
+            if fid.cursor is None or fid.cursor.offset != msg.offset:
+                raise errors.InvalidArgument("bad offset in directory read")
+            return m.Rread(msg.tag, fid.cursor.take(count))
+
+        def commit(entries: Sequence[Dir]) -> m.Message:
+            fid.cursor = DirCursor(entries)
+            return m.Rread(msg.tag, fid.cursor.take(count))
+
+        result = handle.readdir()
+        if not isinstance(result, Awaitable):
+            return commit(result)
+        self._later(msg, fid, result, commit, busy=True)
+        return None
+
+    def _write(self, msg: m.Twrite, fid: Fid) -> m.Message | None:
+        if fid.handle is None or fid.mode not in (c.OWRITE, c.ORDWR):
+            raise errors.PermissionDenied("fid is not open for writing")
+        result = fid.handle.write(msg.offset, msg.data)
+        if isinstance(result, int):
+            return m.Rwrite(msg.tag, result)
+        self._later(msg, fid, result, lambda count: m.Rwrite(msg.tag, count))
+        return None
+
+    def _end_fid(self, fid: Fid) -> None:
+        """Free the fid and interrupt what is pending on it."""
+        del self.fids[fid.fid]
+        for request in [r for r in self.requests.values() if r.fid is fid]:
+            if request.awaitable is not None and request.cancellable:
+                self._cancel(request)
+                self.fail(request, errors.Interrupted())
+
+    def _clunk(self, msg: m.Tclunk, fid: Fid) -> m.Message | None:
+        self._end_fid(fid)
+        if fid.handle is None:
+            if fid.node is not None:
+                fid.node.release()
+            return m.Rclunk(msg.tag)
+        result = fid.handle.clunk()
+        if result is None:
+            return m.Rclunk(msg.tag)
+        self._later(msg, None, result, lambda _: m.Rclunk(msg.tag), cancellable=False)
+        return None
+
+    def _remove(self, msg: m.Tremove, fid: Fid) -> m.Message | None:
+        assert fid.node is not None
+        self._end_fid(fid)
+        try:
+            result = fid.node.remove()
+        finally:
+            if fid.handle is not None:
+                fid.handle.drop()
+            else:
+                fid.node.release()
+        if result is None:
+            return m.Rremove(msg.tag)
+        self._later(msg, None, result, lambda _: m.Rremove(msg.tag), cancellable=False)
+        return None
+
+    def _stat(self, msg: m.Tstat, fid: Fid) -> m.Message | None:
+        assert fid.node is not None
+
+        def commit(stat: Dir) -> m.Message:
+            return m.Rstat(msg.tag, stat)
+
+        result = fid.node.stat()
+        if isinstance(result, Dir):
+            return commit(result)
+        self._later(msg, fid, result, commit)
+        return None
+
+    def _wstat(self, msg: m.Twstat, fid: Fid) -> m.Message | None:
+        assert fid.node is not None
+        result = fid.node.wstat(msg.stat)
+        if result is None:
+            return m.Rwstat(msg.tag)
+        self._later(msg, fid, result, lambda _: m.Rwstat(msg.tag))
+        return None
+
+    _CONNECTION: ClassVar[dict[type, Callable[[ServerConn, Any], m.Message | None]]] = {
+        m.Tversion: _version,
+        m.Tauth: _auth,
+        m.Tattach: _attach_root,
+        m.Tflush: _flush,
+    }
+    _ON_FID: ClassVar[dict[type, Callable[[ServerConn, Any, Fid], m.Message | None]]] = {
+        m.Twalk: _walk,
+        m.Topen: _open,
+        m.Tcreate: _create,
+        m.Tread: _read,
+        m.Twrite: _write,
+        m.Tclunk: _clunk,
+        m.Tremove: _remove,
+        m.Tstat: _stat,
+        m.Twstat: _wstat,
+    }
+
+
+def _confine(wname: tuple[str, ...], depth: int) -> tuple[tuple[str, ...], int, list[int]]:
+    """Take out of a walk each `..` that would leave the attach's root.
+
+    Returns the names left, the depth they lead to from `depth`, and the places
+    in `wname` that were taken out: there the walk stood at the root.
+    """
+    if ".." not in wname:
+        return wname, depth + len(wname), []
+    names, at_root = [], []
+    for i, name in enumerate(wname):
+        if name != "..":
+            depth += 1
+        elif depth > 0:
+            depth -= 1
+        else:
+            at_root.append(i)
+            continue
+        names.append(name)
+    return tuple(names), depth, at_root
+
+
+def _discard(awaitable: Awaitable[Any]) -> None:
+    """Get rid of an awaitable that nobody will await."""
+    close = getattr(awaitable, "close", None) or getattr(awaitable, "cancel", None)
+    if close is not None:
+        close()

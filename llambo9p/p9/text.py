@@ -1,0 +1,165 @@
+"""One line of text for each message, and back: what `--trace` prints and
+transcript tests are written in.
+
+    Tread tag 3 fid 1 offset 0 count 512
+    Twalk tag 1 fid 0 newfid 2 wname ["worker-0000" "out"]
+    Rread tag 3 data "half a caf\\xc3"
+    Ropen tag 4 qid (d 0 17) iounit 8168
+
+Integers are decimal, modes octal, NOTAG and NOFID by name; strings are JSON's;
+data is a string with \\x escapes for what is not ASCII; a Qid is
+(type vers path), its type `-` or the letters of `_QID_LETTERS`; a stat is its
+fields in braces, those left at their defaults left out.  `parse(format(m)) == m`
+for every message.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+from typing import Any
+
+from . import constants as c
+from .messages import P9_2000, Dialect, Message
+from .wire import Dir, Qid, field_kinds
+
+_QID_LETTERS = {
+    "d": c.QTDIR,
+    "a": c.QTAPPEND,
+    "l": c.QTEXCL,
+    "A": c.QTAUTH,
+    "t": c.QTTMP,
+    "m": 0x10,
+    "2": 0x02,
+    "1": 0x01,
+}
+_NAMED = {"NOTAG": c.NOTAG, "NOFID": c.NOFID}
+_OCTAL = {"mode", "perm"}
+_DIR_KINDS = {
+    "name": "Str",
+    "qid": "QidField",
+    "uid": "Str",
+    "gid": "Str",
+    "muid": "Str",
+}
+_TOKEN = re.compile(r'\s*(?:([][(){}])|("(?:[^"\\]|\\.)*")|([^\s][^][\s(){}"]*))')
+
+
+def format(msg: Message) -> str:
+    """The message as one line."""
+    words = [type(msg).__name__, "tag", _integer("tag", msg.tag)]
+    for name, kind in field_kinds(type(msg)).items():
+        words += [name, _format_field(name, kind, getattr(msg, name))]
+    return " ".join(words)
+
+
+def _integer(name: str, value: int) -> str:
+    if name in _OCTAL:
+        return f"0o{value:o}"
+    if name.endswith("tag") and value == c.NOTAG:
+        return "NOTAG"
+    if name.endswith("fid") and value == c.NOFID:
+        return "NOFID"
+    return str(value)
+
+
+def _format_field(name: str, kind: str, value: Any) -> str:
+    match kind:
+        case "Str":
+            return json.dumps(value, ensure_ascii=False)
+        case "Data":
+            body: str = value.decode("latin-1").encode("unicode_escape").decode()
+            return '"' + body.replace('"', '\\"') + '"'
+        case "QidField":
+            letters = "".join(k for k, bit in _QID_LETTERS.items() if value.type & bit)
+            return f"({letters or '-'} {value.vers} {value.path})"
+        case "Names":
+            return "[" + " ".join(_format_field(name, "Str", v) for v in value) + "]"
+        case "Qids":
+            return "[" + " ".join(_format_field(name, "QidField", v) for v in value) + "]"
+        case "Stat":
+            words = []
+            for f in dataclasses.fields(value):
+                v = getattr(value, f.name)
+                if f.default is dataclasses.MISSING or v != f.default:
+                    words += [f.name, _format_field(f.name, _DIR_KINDS.get(f.name, "U32"), v)]
+            return "{" + " ".join(words) + "}"
+        case _:
+            return _integer(name, value)
+
+
+class _Words:
+    """The tokens of a line, consumed from the left."""
+
+    def __init__(self, line: str) -> None:
+        self.tokens: list[str] = []
+        at = 0
+        line = line.rstrip()
+        while at < len(line):
+            m = _TOKEN.match(line, at)
+            if m is None:
+                raise ValueError(f"cannot read {line[at:]!r}")
+            self.tokens.append(m[1] or m[2] or m[3])
+            at = m.end()
+
+    def next(self, expect: str = "") -> str:
+        token = self.tokens.pop(0) if self.tokens else "end of line"
+        if expect and token != expect:
+            raise ValueError(f"expected {expect}, found {token}")
+        return token
+
+    def many(self, end: str, kind: str) -> list[Any]:
+        values = []
+        while self.tokens and self.tokens[0] != end:
+            values.append(_parse_field(self, kind))
+        self.next(end)
+        return values
+
+
+def parse(line: str, dialect: Dialect = P9_2000) -> Message:
+    """The message that a line stands for.  Raises ValueError."""
+    words = _Words(line)
+    name = words.next()
+    cls = dialect.by_name.get(name)
+    if cls is None:
+        raise ValueError(f"no message {name} in {dialect.version}")
+    words.next("tag")
+    values = {"tag": _parse_field(words, "U16")}
+    for field, kind in field_kinds(cls).items():
+        words.next(field)
+        values[field] = _parse_field(words, kind)
+    if words.tokens:
+        raise ValueError(f"{words.tokens[0]!r} after the fields of {name}")
+    return cls(**values)
+
+
+def _parse_field(words: _Words, kind: str) -> Any:
+    match kind:
+        case "Str":
+            return json.loads(words.next())
+        case "Data":
+            return ast.literal_eval("b" + words.next())
+        case "QidField":
+            words.next("(")
+            letters = words.next()
+            qtype = sum(_QID_LETTERS[k] for k in letters if k != "-")
+            qid = Qid(qtype, _parse_field(words, "U32"), _parse_field(words, "U64"))
+            words.next(")")
+            return qid
+        case "Names":
+            words.next("[")
+            return tuple(words.many("]", "Str"))
+        case "Qids":
+            words.next("[")
+            return tuple(words.many("]", "QidField"))
+        case "Stat":
+            words.next("{")
+            fields = {}
+            while (name := words.next()) != "}":
+                fields[name] = _parse_field(words, _DIR_KINDS.get(name, "U32"))
+            return Dir(**fields)
+        case _:
+            word = words.next()
+            return _NAMED[word] if word in _NAMED else int(word, 0)
