@@ -10,7 +10,7 @@ Offsets are ignored: every write is a fresh set of lines (9p.md).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import InvalidArgument, PermissionDenied
@@ -32,6 +32,21 @@ class Command(NamedTuple):
     n_min: int
     n_max: int
     validate: Callable[[Sequence[str]], Action]
+
+
+def split_lines(text: str) -> Iterator[str]:
+    """The lines of a write.  A newline inside quotes belongs to its word, so that
+    any word can be written as it is read."""
+    pieces: list[str] = []
+    quoted = False
+    for piece in text.split("\n"):
+        pieces.append(piece)
+        quoted ^= piece.count("'") % 2 == 1
+        if not quoted:
+            yield "\n".join(pieces)
+            pieces = []
+    if pieces:
+        yield "\n".join(pieces)
 
 
 def split_words(line: str) -> list[str]:
@@ -59,7 +74,9 @@ def split_words(line: str) -> list[str]:
                 words.append("".join(word))
             word = None
         else:
-            word = [ch] if word is None else [*word, ch]
+            if word is None:
+                word = []
+            word.append(ch)
     if quoted:
         raise InvalidArgument(f"quote is not closed: {line.strip()}")
     if word is not None:
@@ -83,7 +100,7 @@ class Commands:
     def parse(self, text: str) -> list[Action]:
         """The actions of all lines.  Raises InvalidArgument for the first bad one."""
         actions = []
-        for line in text.splitlines():
+        for line in split_lines(text):
             words = split_words(line)
             if not words:
                 continue

@@ -11,9 +11,10 @@ without a task.  Errors are `llambo9p.errors.Error`s, raised or awaited.
 
 What the server guarantees:
 
-- All calls come on one event loop.  No method is called again for a fid while
-  its `walk`, `open`, `create` or directory read is still awaited; reads and
-  writes of one `OpenFile` may overlap.
+- All calls come on one event loop.  Nothing is called for a fid while its `open`,
+  `create`, directory read or walk in place is still awaited, nor for the newfid of
+  a walk; the fid walked from stays free.  Reads and writes of one `OpenFile` may
+  overlap.
 - `open`: mode is a known one; a directory is only opened OREAD; the fid was
   not open.  `read` and `write`: the fid is open for it, `offset` >= 0,
   `count` is what fits one reply.
@@ -21,8 +22,9 @@ What the server guarantees:
   flushed, its fid clunked, or its connection lost.  A result that arrives in
   spite of that is still delivered if the client may see it.
 - Each `OpenFile` ends in exactly one call of `clunk` (a Tclunk) or `drop` (the
-  connection was lost or reset, or after `remove`); each fid that was never
-  opened ends in one call of its file's `release`.
+  connection was lost or reset, or after `remove`).  Each file that a `walk`,
+  `create` or attach gave ends, after that, in exactly one call of `release`; the
+  same file given twice (a clone, even one in place) is released twice.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ class File:
         valid UTF-8, without `/`; `.` is an ordinary name, `..` the parent."""
         if names:
             return Walk([], None, NotDirectory())
+        self.retain()
         return Walk([], self)
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -130,8 +133,11 @@ class File:
         """Length 0 was asked for, by wstat or OTRUNC.  Files that hold a text
         become empty; for all others it means nothing."""
 
+    def retain(self) -> None:
+        """One more fid is about to point here; called by `walk` implementations."""
+
     def release(self) -> None:
-        """A fid that was never opened left this file.  Must not raise."""
+        """A fid does not point here any more.  Must not raise."""
 
     def allows(self, mode: int) -> bool:
         """Whether the owner's permission bits allow opening with `mode`."""

@@ -19,7 +19,8 @@ class Stream:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        """in the order in which they came"""
         self._error: Exception | None = None
         self.finished = False
 
@@ -57,20 +58,27 @@ class Stream:
         if not self.finished:
             return self._read_later(offset, count)
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # or each raise would lengthen it
         return b""
 
-    async def _read_later(self, offset: int, count: int) -> bytes:
+    async def wait(self, offset: int) -> None:
+        """Until there is something at `offset`, or the end."""
         while offset >= len(self._data) and not self.finished:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            self._waiters[waiter] = None
+            try:
+                await waiter
+            finally:
+                self._waiters.pop(waiter, None)
+
+    async def _read_later(self, offset: int, count: int) -> bytes:
+        await self.wait(offset)
         result = self.read(offset, count)
         assert isinstance(result, bytes)
         return result
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)

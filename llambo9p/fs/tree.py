@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ..errors import Exists, NotFound, PermissionDenied
+from ..errors import Error, Exists, NotFound, PermissionDenied
 from ..p9 import constants as c
 from ..p9.node import Maybe, Walk
 from ..p9.wire import Dir, Qid
@@ -28,19 +28,60 @@ class Tree:
     def __init__(self, owner: str | None = None) -> None:
         self.owner = owner or getpass.getuser()
         self._paths = itertools.count(1)
+        self._mounts = itertools.count(1)
 
     def qid(self, type: int = c.QTFILE) -> Qid:
         return Qid(type, 0, next(self._paths))
 
+    def mount_prefix(self, bits: int) -> int:
+        """Upper bits for the qid paths of one mounted server, above `bits` of its own.
+
+        2**(64 - bits) - 1 mounts can be made in a tree's life; our own paths stay
+        below 2**bits.
+        """
+        return next(self._mounts) << bits
+
+
+class FidCount:
+    """How many fids point at a group of files; `unused` is called when none does
+    any more."""
+
+    __slots__ = ("_count", "_unused")
+
+    def __init__(self, unused: Callable[[], None]) -> None:
+        self._count = 0
+        self._unused = unused
+
+    def retain(self) -> None:
+        self._count += 1
+
+    def release(self) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._unused()
+
 
 class SyntheticFile(File):
-    """A file of this process: its qid comes from its tree."""
+    """A file of this process: its qid comes from its tree.
 
-    __slots__ = ("tree",)
+    `fids` counts the fids of a group that this file belongs to; children of a
+    `Directory` belong to their parent's group.
+    """
+
+    __slots__ = ("fids", "tree")
 
     def __init__(self, tree: Tree, name: str, perm: int, qid: Qid | None = None) -> None:
         super().__init__(name, perm, qid or tree.qid(), tree.owner, int(time.time()))
         self.tree = tree
+        self.fids: FidCount | None = None
+
+    def retain(self) -> None:
+        if self.fids is not None:
+            self.fids.retain()
+
+    def release(self) -> None:
+        if self.fids is not None:
+            self.fids.release()
 
 
 class OpenDirectory(OpenFile):
@@ -70,6 +111,8 @@ class Directory(SyntheticFile):
         if child.name in self._children:
             raise Exists(f"{child.name} already exists")
         self._children[child.name] = child
+        if isinstance(child, SyntheticFile) and child.fids is None:
+            child.fids = self.fids
         if isinstance(child, Directory):
             child.parent = self
         return child
@@ -99,12 +142,16 @@ class Directory(SyntheticFile):
                 if isinstance(rest, Walk):
                     return Walk([*qids, *rest.qids], rest.file, rest.error)
                 return _joined(qids, rest)
-            child = here.parent if name == ".." else here.find(name)
+            try:
+                child = here.parent if name == ".." else here.find(name)
+            except Error as e:
+                return Walk(qids, None, e)
             if child is None:
                 return Walk(qids, None, NotFound())
             qids.append(child.qid)
             here = child
         if isinstance(here, Directory):
+            here.retain()
             return Walk(qids, here)
         last = here.walk(())
         if isinstance(last, Walk):

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Error, WorkerLost, from_ename
+from ..errors import Error, NotFound, WorkerLost, from_ename
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.client import ClientConn
@@ -95,9 +95,20 @@ class Client(asyncio.Protocol):
         return self._free_fids.pop() if self._free_fids else next(self._fids)
 
     def clunk(self, fid: int) -> asyncio.Future[m.Rclunk]:
-        """Send Tclunk; the number is free for use again at once, as order is kept."""
+        """Send Tclunk.  The number is used again when the reply has come: a clunk
+        behind a request that still makes or opens the fid is answered late."""
         reply = self.call(m.Tclunk(0, fid), m.Rclunk)
-        self._free_fids.append(fid)
+        reply.add_done_callback(lambda reply: self._fid_ended(fid, reply))
+        return reply
+
+    def _fid_ended(self, fid: int, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled():
+            self._free_fids.append(fid)
+
+    def remove(self, fid: int) -> asyncio.Future[m.Rremove]:
+        """Send Tremove, which clunks `fid` too, whether it succeeds or not."""
+        reply = self.call(m.Tremove(0, fid), m.Rremove)
+        reply.add_done_callback(lambda reply: self._fid_ended(fid, reply))
         return reply
 
     def forget(self, fid: int) -> None:
@@ -112,6 +123,9 @@ class Client(asyncio.Protocol):
         except Error:
             self._free_fids.append(fid)
             raise
+        except BaseException:  # cancelled: the server may have made the fid or not
+            self.forget(fid)
+            raise
 
     async def open(self, root: int, path: str, mode: int) -> RemoteOpen:
         """Walk from fid `root` along `path` and open what is there.
@@ -125,10 +139,14 @@ class Client(asyncio.Protocol):
         try:
             reply = await walked
             if len(reply.wqid) != len(names):
-                raise from_ename("file does not exist")
-        except BaseException:
+                raise NotFound
+        except Error:
             opened.add_done_callback(_ignore)
-            self._free_fids.append(fid)
+            opened.add_done_callback(lambda _: self._free_fids.append(fid))
+            raise
+        except BaseException:  # cancelled: the server may have made the fid or not
+            opened.cancel()
+            self.forget(fid)
             raise
         try:
             return RemoteOpen(self, fid, (await opened).iounit)
@@ -194,7 +212,8 @@ class RemoteOpen:
 
     async def read(self, offset: int, count: int | None = None) -> bytes:
         """One Tread: what is there, b"" at the end."""
-        msg = m.Tread(0, self.fid, offset, min(count or self.iounit, self.iounit))
+        count = self.iounit if count is None else min(count, self.iounit)
+        msg = m.Tread(0, self.fid, offset, count)
         return (await self._client.call(msg, m.Rread)).data
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -3,8 +3,9 @@
 One `asyncio.Protocol` a connection.  Requests that files answer at once are
 answered inside `data_received`; a request that must wait gets a task, or just a
 callback when what it waits for is a Future already.  All replies of one wake-up
-leave in one write.  A client that does not read its replies is not read from, so
-the memory it can hold is bounded by its requests.
+leave in one write.  A client that does not read its replies is not read from, and
+its messages that came already wait, so the memory it can hold is bounded by its
+requests.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._write_scheduled = False
+        self._paused = False
+        """the client does not read its replies"""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,16 +56,33 @@ class Connection(asyncio.Protocol):
             log.warning("closing %s: %s", self, e)
             self._write()
             self._transport.close()
+            self._conn.lost()
             return
-        for request in self._conn.take_started():
-            self._await(request)
-        self._write()
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Await what was started and write what was answered, as far as the client reads."""
+        while True:
+            for request in self._conn.take_started():
+                self._await(request)
+            self._write()
+            if self._paused or not self._conn.stalled:
+                return
+            self._conn.resume()
 
     def pause_writing(self) -> None:
+        self._paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        self._paused = False
+        if self._transport.is_closing():
+            return
+        if self._conn.stalled:
+            self._conn.resume()
+            self._proceed()
+        if not self._paused:
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -186,9 +206,12 @@ def _remove_stale_socket(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a live server's queue may be full
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
-        else:
-            raise OSError(errno.EADDRINUSE, "in use")
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, "in use")

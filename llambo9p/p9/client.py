@@ -45,8 +45,8 @@ class ClientConn:
         return tag
 
     def flush(self, tag: int) -> None:
-        """Ask the server to forget the request with `tag`, if it is outstanding."""
-        if tag in self._outstanding:
+        """Ask the server, once, to forget the request with `tag`, if it is outstanding."""
+        if tag in self._outstanding and tag not in self._flushing.values():
             self._flushing[self.send(m.Tflush(0, tag))] = tag
 
     def data_to_send(self) -> list[bytes]:

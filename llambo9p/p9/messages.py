@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from ..errors import Error
-from .constants import NOTAG, VERSION_9P2000
+from .constants import HEADER, NOTAG, VERSION_9P2000
 from .wire import (
     U8,
     U16,
@@ -234,8 +234,14 @@ class Dialect:
             raise BadMessage(frame_tag(frame), f"unknown message type {frame[4]}")
         return unpack(frame)
 
-    def error(self, tag: int, error: Error) -> Message:
-        return Rerror(tag, error.ename)
+    def error(self, tag: int, error: Error, msize: int) -> Message:
+        """`error` as a reply of at most `msize` bytes.
+
+        Enames quote what clients wrote: what is no 9P string in them is replaced.
+        """
+        room = min(msize - HEADER - 2, 0xFFFF)
+        ename = error.ename.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return Rerror(tag, ename.encode(errors="replace")[:room].decode(errors="ignore"))
 
     def __repr__(self) -> str:
         return f"<Dialect {self.version}>"

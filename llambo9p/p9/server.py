@@ -16,6 +16,7 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
 - Tclunk interrupts the reads and writes pending on its fid (11) and frees the fid
   at once, whether or not the file's clunk succeeds.
 - A tag that is in use is refused and the first request is left alone (27).
+- Replies that nobody takes stop the handling of further messages (30): see `stalled`.
 - An exception that is not an `errors.Error` is a bug of ours: it is logged, and
   answered as an error.
 """
@@ -38,7 +39,8 @@ from .wire import BadMessage, Dir, Qid, pack_dir
 log = logging.getLogger(__name__)
 
 Attach = Callable[[str, str], Maybe[Node]]
-"""uname, aname -> the root that this client sees; raises errors.Error"""
+"""uname, aname -> the root that this client sees, given as a walk gives a file;
+raises errors.Error"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ class Limits:
     fids: int = 65_536
     """Linux keeps a fid for each directory entry it has cached"""
     requests: int = 1_024
-    """T-messages without a reply yet"""
+    """T-messages without a reply yet; beyond it only Tflush, Tclunk, Tremove and
+    Tversion are taken, which make room"""
+    unsent: int = 1 << 20
+    """bytes of replies not taken with `data_to_send`; beyond it messages wait"""
 
 
 class Fid:
@@ -112,6 +117,7 @@ class Request:
     """A T-message that has no reply yet."""
 
     __slots__ = (
+        "abandon",
         "awaitable",
         "cancel",
         "cancellable",
@@ -133,6 +139,8 @@ class Request:
         """turns the result into the reply and enters it into the fid table"""
         self.undo: Callable[[Any], None] | None = None
         """gives a result back that came too late to be entered"""
+        self.abandon: Callable[[], None] | None = None
+        """releases the file of an open that is over only after the connection is gone"""
         self.cancel: Callable[[], object] | None = None
         """set by whoever awaits it"""
         self.cancellable = True
@@ -164,23 +172,41 @@ class ServerConn:
         self._attach = attach
         self._trace = trace
         self._framer = Framer(self.limits.msize)
+        self._frames: deque[bytes] = deque()
         self._out: list[bytes] = []
+        self._unsent = 0
         self._started: list[Request] = []
         self._negotiated = False
 
     # -- the caller's side ----------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Handle the messages that `data` completes.
+        """Handle the messages that `data` completes, as far as `resume` does.
 
         Raises `ProtocolError` when the stream cannot be understood any more:
         send what there is to send, close the connection, call `lost`.
         """
-        for frame in self._framer.feed(data):
+        self._frames.extend(self._framer.feed(data))
+        self.resume()
+
+    @property
+    def stalled(self) -> bool:
+        """Messages wait for their replies to be taken: take them with
+        `data_to_send`, and when they have left, `resume`; receive no more before."""
+        return bool(self._frames)
+
+    def resume(self) -> None:
+        """Handle messages that were received, until the replies are `unsent` bytes.
+
+        So a client that asks and asks but does not read its replies holds that
+        much memory, not what all its questions would be answered with.
+        """
+        frames = self._frames
+        while frames and self._unsent < self.limits.unsent:
             try:
-                msg = self.dialect.unpack(frame)
+                msg = self.dialect.unpack(frames.popleft())
             except BadMessage as e:
-                self._send(self.dialect.error(e.tag, errors.InvalidArgument(e.reason)))
+                self._send(self._rerror(e.tag, errors.InvalidArgument(e.reason)))
                 continue
             if self._trace is not None:
                 self._trace("->", msg)
@@ -191,6 +217,7 @@ class ServerConn:
         out = self._out
         if out:
             self._out = []
+            self._unsent = 0
         return out
 
     def take_started(self) -> list[Request]:
@@ -205,20 +232,27 @@ class ServerConn:
         if request.over:
             if request.undo is not None:
                 request.undo(result)
+            if request.abandon is not None:
+                request.abandon()
             return
         assert request.commit is not None
         try:
             reply = request.commit(result)
-        except errors.Error as e:
-            reply = self.dialect.error(request.msg.tag, e)
+        except Exception as e:
+            self._abandon_new_fid(request)
+            reply = self._error(request.msg, e)
         self._finish(request, reply)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """`request.awaitable` raised `error`; a cancellation means Interrupted."""
         if request.over:
+            if request.abandon is not None:
+                request.abandon()
             return
         self._abandon_new_fid(request)
-        self._finish(request, None if request.flushed else self._error(request.msg, error))
+        # a clunk or remove has freed its fid, so the client must see it answered
+        unseen = request.flushed and request.cancellable
+        self._finish(request, None if unseen else self._error(request.msg, error))
 
     def lost(self) -> None:
         """The connection is gone: drop every request and every fid."""
@@ -227,11 +261,13 @@ class ServerConn:
         self.fids.clear()
         for request in requests:
             request.over = True
+            if request.abandon is not None and request.fid is not None:
+                request.fid.node = None
             self._cancel(request)
         for fid in fids:
             if fid.handle is not None:
                 fid.handle.drop()
-            elif fid.node is not None:
+            if fid.node is not None:
                 fid.node.release()
 
     # -- requests -------------------------------------------------------------
@@ -239,27 +275,49 @@ class ServerConn:
     def _send(self, reply: m.Message) -> None:
         if self._trace is not None:
             self._trace("<-", reply)
-        frame = reply.pack()
+        try:
+            frame = reply.pack()
+        except Exception as e:  # a file gave a number or a name that no field can hold
+            frame = self._error(reply, e).pack()
         if len(frame) > self.msize:
             why = f"a reply of {len(frame)} bytes does not fit msize {self.msize}"
-            if isinstance(reply, m.Rerror):
-                why = reply.ename.encode()[: self.msize - 64].decode(errors="ignore")
-            frame = self.dialect.error(reply.tag, errors.Error(why)).pack()
+            frame = self._rerror(reply.tag, errors.Error(why)).pack()
         self._out.append(frame)
+        self._unsent += len(frame)
+
+    def _rerror(self, tag: int, error: errors.Error) -> m.Message:
+        return self.dialect.error(tag, error, self.msize)
 
     def _error(self, msg: m.Message, error: BaseException) -> m.Message:
+        """The Rerror for what went wrong with `msg`."""
         if not isinstance(error, errors.Error):
             if isinstance(error, Exception):
                 log.error("bug: %r failed", msg, exc_info=error)
                 error = errors.Error(f"internal error: {type(error).__name__}: {error}")
             else:
                 error = errors.Interrupted()
-        return self.dialect.error(msg.tag, error)
+        return self._rerror(msg.tag, error)
 
-    def _dispatch(self, msg: Any) -> None:
+    def _dispatch(self, msg: m.Message) -> None:
+        if self.requests and (refusal := self._refusal(msg)) is not None:
+            self._send(self._rerror(msg.tag, refusal))
+        else:
+            self._handle(msg)
+
+    def _refusal(self, msg: m.Message) -> errors.Error | None:
+        """Why `msg` must not even begin while other requests are outstanding."""
+        if isinstance(msg, m.Tversion):
+            return None
+        if msg.tag in self.requests:
+            return errors.InUse("duplicate tag")
+        if len(self.requests) >= self.limits.requests and not isinstance(
+            msg, (m.Tflush, m.Tclunk, m.Tremove)
+        ):
+            return errors.Busy(f"more than {self.limits.requests} requests on one connection")
+        return None
+
+    def _handle(self, msg: Any) -> None:
         try:
-            if msg.tag in self.requests:
-                raise errors.InUse("duplicate tag")
             on_fid = self._ON_FID.get(type(msg))
             reply: m.Message | None
             if on_fid is not None:
@@ -279,8 +337,6 @@ class ServerConn:
             self._send(reply)
 
     def _register(self, msg: m.Message, fid: Fid | None) -> Request:
-        if len(self.requests) >= self.limits.requests:
-            raise errors.Busy(f"more than {self.limits.requests} requests on one connection")
         request = Request(msg, fid)
         self.requests[msg.tag] = request
         return request
@@ -299,18 +355,16 @@ class ServerConn:
         awaitable: Awaitable[Any],
         commit: Callable[[Any], m.Message],
         undo: Callable[[Any], None] | None = None,
+        abandon: Callable[[], None] | None = None,
         cancellable: bool = True,
         busy: bool = False,
     ) -> None:
         """The reply to `msg` waits; with `busy`, so does everything else on `fid`."""
-        try:
-            request = self._register(msg, fid)
-        except errors.Busy:
-            _discard(awaitable)
-            raise
+        request = self._register(msg, fid)
         request.awaitable = awaitable
         request.commit = commit
         request.undo = undo
+        request.abandon = abandon
         request.cancellable = cancellable
         if busy and fid is not None:
             fid.busy = request
@@ -323,7 +377,7 @@ class ServerConn:
             request = fid.waiting.popleft()
             request.over = True
             del self.requests[request.msg.tag]
-            self._dispatch(request.msg)
+            self._handle(request.msg)
 
     def _finish(self, request: Request, reply: m.Message | None) -> None:
         """Answer `request` (unless it was flushed and undone), then its Tflushes."""
@@ -332,7 +386,10 @@ class ServerConn:
         if reply is not None:
             self._send(reply)
         for flush in request.flushes:
-            self._finish(flush, m.Rflush(flush.msg.tag))
+            flush.over = True
+            del self.requests[flush.msg.tag]
+            self._send(m.Rflush(flush.msg.tag))
+            request.flushes += flush.flushes  # it was flushed itself; this loop goes on
         if request.fid is not None and request.fid.busy is request:
             self._settle(request.fid)
 
@@ -400,8 +457,7 @@ class ServerConn:
         old = self.requests.get(msg.oldtag)
         if old is None:
             return m.Rflush(msg.tag)
-        # not counted against the limit: a client at the limit must be able to flush
-        flush = self.requests[msg.tag] = Request(msg, None)
+        flush = self._register(msg, None)
         old.flushes.append(flush)
         if not old.flushed:
             old.flushed = True
@@ -443,10 +499,10 @@ class ServerConn:
             if walk.file is None:
                 if not in_place:
                     self.fids.pop(msg.newfid, None)
-                if not qids:
+                if not qids or len(qids) == len(msg.wname):
                     raise walk.error or errors.NotFound()
                 return m.Rwalk(msg.tag, tuple(qids))
-            if in_place and target.node is not None and target.node is not walk.file:
+            if target.node is not None:  # in place: the file walked from is left
                 target.node.release()
             target.node = walk.file
             target.root, target.depth = fid.root, depth
@@ -494,7 +550,7 @@ class ServerConn:
         result = node.open(msg.mode)
         if not isinstance(result, Awaitable):
             return commit(result)
-        self._later(msg, fid, result, commit, lambda handle: handle.drop(), busy=True)
+        self._later(msg, fid, result, commit, _drop, abandon=node.release, busy=True)
         return None
 
     def _create(self, msg: m.Tcreate, fid: Fid) -> m.Message | None:
@@ -504,16 +560,19 @@ class ServerConn:
         if msg.name in ("", ".", "..") or "/" in msg.name:
             raise errors.InvalidArgument(f"bad file name {msg.name!r}")
 
+        def undo(made: tuple[Node, Handle]) -> None:
+            made[1].drop()
+            made[0].release()
+
         def commit(made: tuple[Node, Handle]) -> m.Message:
-            if fid.node is not made[0]:
-                node.release()
+            node.release()
             fid.node = made[0]
             return m.Rcreate(msg.tag, *self._opened(fid, made[1], msg.mode))
 
         result = node.create(msg.name, msg.perm, msg.mode)
         if isinstance(result, tuple):
             return commit(result)
-        self._later(msg, fid, result, commit, lambda made: made[1].drop(), busy=True)
+        self._later(msg, fid, result, commit, undo, busy=True)
         return None
 
     def _read(self, msg: m.Tread, fid: Fid) -> m.Message | None:
@@ -566,30 +625,43 @@ class ServerConn:
                 self.fail(request, errors.Interrupted())
 
     def _clunk(self, msg: m.Tclunk, fid: Fid) -> m.Message | None:
+        assert fid.node is not None
         self._end_fid(fid)
         if fid.handle is None:
-            if fid.node is not None:
-                fid.node.release()
+            fid.node.release()
             return m.Rclunk(msg.tag)
-        result = fid.handle.clunk()
+        try:
+            result = fid.handle.clunk()
+        except BaseException:
+            fid.node.release()
+            raise
         if result is None:
+            fid.node.release()
             return m.Rclunk(msg.tag)
-        self._later(msg, None, result, lambda _: m.Rclunk(msg.tag), cancellable=False)
+        clunked = _and_then(result, fid.node.release)
+        self._later(msg, None, clunked, lambda _: m.Rclunk(msg.tag), cancellable=False)
         return None
 
     def _remove(self, msg: m.Tremove, fid: Fid) -> m.Message | None:
         assert fid.node is not None
         self._end_fid(fid)
+        node, handle = fid.node, fid.handle
+
+        def end() -> None:
+            if handle is not None:
+                handle.drop()
+            node.release()
+
         try:
-            result = fid.node.remove()
-        finally:
-            if fid.handle is not None:
-                fid.handle.drop()
-            else:
-                fid.node.release()
+            result = node.remove()
+        except BaseException:
+            end()
+            raise
         if result is None:
+            end()
             return m.Rremove(msg.tag)
-        self._later(msg, None, result, lambda _: m.Rremove(msg.tag), cancellable=False)
+        removed = _and_then(result, end)
+        self._later(msg, None, removed, lambda _: m.Rremove(msg.tag), cancellable=False)
         return None
 
     def _stat(self, msg: m.Tstat, fid: Fid) -> m.Message | None:
@@ -650,6 +722,17 @@ def _confine(wname: tuple[str, ...], depth: int) -> tuple[tuple[str, ...], int, 
             continue
         names.append(name)
     return tuple(names), depth, at_root
+
+
+def _drop(handle: Handle) -> None:
+    handle.drop()
+
+
+async def _and_then(waiting: Awaitable[None], end: Callable[[], None]) -> None:
+    try:
+        await waiting
+    finally:
+        end()
 
 
 def _discard(awaitable: Awaitable[Any]) -> None:

@@ -120,7 +120,13 @@ class _Words:
 
 def parse(line: str, dialect: Dialect = P9_2000) -> Message:
     """The message that a line stands for.  Raises ValueError."""
-    words = _Words(line)
+    try:
+        return _parse(_Words(line), dialect)
+    except (KeyError, TypeError, SyntaxError) as e:
+        raise ValueError(f"cannot read {line!r}: {e}") from e
+
+
+def _parse(words: _Words, dialect: Dialect) -> Message:
     name = words.next()
     cls = dialect.by_name.get(name)
     if cls is None:

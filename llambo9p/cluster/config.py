@@ -1,0 +1,188 @@
+"""cluster-config.yaml: its keys, units and defaults, and errors that name the line.
+
+The models below are the one description of the file; an unknown key, a value of the
+wrong kind or out of range is refused with `FILE:LINE: key: what is allowed`.  Units:
+`"0.1 core"`, `"128MB"` (powers of 1024), and times in milliseconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..errors import InvalidArgument
+
+_UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+
+
+def _parse_memory(value: Any) -> Any:
+    if isinstance(value, str):
+        m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", value, re.IGNORECASE)
+        if m is None:
+            raise ValueError('must be a size like "128MB" (B, KB, MB, GB, TB)')
+        return int(float(m[1]) * _UNITS[m[2].upper()])
+    return value
+
+
+def _parse_cores(value: Any) -> Any:
+    if isinstance(value, str):
+        m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:cores?)?\s*", value)
+        if m is None:
+            raise ValueError('must be a number of cores like "0.1 core"')
+        return float(m[1])
+    return value
+
+
+Memory = Annotated[int, BeforeValidator(_parse_memory), Field(ge=2**20)]
+"""bytes"""
+Cores = Annotated[float, BeforeValidator(_parse_cores), Field(gt=0, le=4096)]
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resources(_Section):
+    """What one worker of a type may use."""
+
+    cpu: Cores = 1.0
+    memory: Memory = 128 * 2**20
+    """bounds its KV cache; weights and runtime are charged once a host"""
+    model: str = "default"
+    """`default` is the bundled SmolLM2; otherwise the path of a GGUF file"""
+    context_size: Annotated[int, Field(ge=64, le=2**20)] = 512
+    """tokens"""
+    threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    """of the host's decode thread; default: the cores this process may use"""
+    slots: Annotated[int, Field(ge=1, le=256)] = 16
+    """sequences decoded at once by a host, if the workers' memory allows as many"""
+
+
+class NodeType(_Section):
+    count: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """how many `spawn` starts when it is not told"""
+    resources: Resources = Resources()
+
+
+class LoadBalancer(_Section):
+    strategy: Literal["round-robin", "least-loaded"] = "least-loaded"
+    health_check_interval: Milliseconds = 1000
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """how often a request is sent again when its worker is lost before the first token"""
+
+
+class Orchestrator(_Section):
+    auto_scale: Literal[False] = False
+    max_nodes: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    """workers that `spawn` will start in all"""
+
+
+class Network(_Section):
+    listen: str = "tcp!127.0.0.1!5640"
+
+
+class State(_Section):
+    path: Path = Path("/tmp/llambo-cluster.state")
+
+
+class Limits(_Section):
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """requests waiting in one host's engine, and in the orchestrator"""
+
+
+class Cluster(_Section):
+    nodes: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")], NodeType] = {
+        "tiny": NodeType()
+    }
+    load_balancer: LoadBalancer = LoadBalancer()
+    orchestrator: Orchestrator = Orchestrator()
+    network: Network = Network()
+    state: State = State()
+    limits: Limits = Limits()
+
+    def node_type(self, name: str) -> NodeType:
+        """Raises InvalidArgument naming the types there are."""
+        if name not in self.nodes:
+            raise InvalidArgument(f"no node type {name!r}; types are {' '.join(self.nodes)}")
+        return self.nodes[name]
+
+
+class _File(_Section):
+    cluster: Cluster = Cluster()
+
+
+def load(path: Path) -> Cluster:
+    """The configuration in `path`.
+
+    Raises InvalidArgument with one `FILE:LINE: ...` line for each problem.
+    """
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise InvalidArgument(f"{path}: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise InvalidArgument(f"{path}: not UTF-8 at byte {e.start}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Cluster:
+    """As `load`, of a text; `name` stands for the file in errors."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark is not None else ""
+        raise InvalidArgument(f"{name}{where}: {getattr(e, 'problem', None) or e}") from None
+    try:
+        return _File.model_validate({} if data is None else data).cluster
+    except ValidationError as e:
+        problems = []
+        for error in e.errors():
+            loc = [str(part) for part in error["loc"] if part != "[key]"]
+            line = _line_of(root, loc)
+            key = ".".join(loc) or "file"
+            problems.append(f"{name}:{line}: {key}: {_explain(error, loc)}")
+        raise InvalidArgument("\n".join(problems)) from None
+
+
+def _line_of(node: yaml.Node | None, loc: list[str]) -> int:
+    """The line of the deepest key of `loc` that is in the file."""
+    line = 1
+    for part in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                line, node = key.start_mark.line + 1, value
+                break
+        else:
+            break
+    return line
+
+
+def _explain(error: Any, loc: list[str]) -> str:
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, 1)
+        hint = f", did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}"
+        return "unknown key" + hint
+    message: str = error["msg"].removeprefix("Value error, ")
+    return f"{message}, not {error['input']!r}"
+
+
+def _known_keys(loc: list[str]) -> list[str]:
+    model: Any = _File
+    for part in loc:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:  # a name of cluster.nodes
+            model = NodeType
+        else:
+            model = field.annotation
+    return list(getattr(model, "model_fields", {}))

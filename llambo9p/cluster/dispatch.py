@@ -1,0 +1,270 @@
+"""The orchestrator's engine: a request is answered by writing a worker's files.
+
+For each conversation of the orchestrator that keeps history there is one
+conversation on a worker, made by opening that worker's `clone`: the next turn goes
+to the worker that holds its KV cache.  A one-shot gets a conversation of its own,
+which ends with it.  Nothing is buffered: each Rread of the worker's `out` is passed
+to the listener as it comes.
+
+A request whose worker is lost before its first token is sent to another, at most
+`max_retries` times; after the first token it fails, saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from ..conversation import settings, texts
+from ..conversation.settings import Settings
+from ..engine.base import Listener, Load, Message, Request, State, Usage
+from ..errors import Busy, Error, WorkerLost
+from ..net.client import RemoteOpen
+from ..p9 import constants as c
+from .balancer import Balancer
+from .members import Members, Worker
+
+_BYTES_PER_TOKEN = 4
+"""rough, and only to compare loads"""
+
+
+@dataclass(slots=True)
+class Remote:
+    """A conversation on a worker.  It ends when its `ctl`, the clone fid, is clunked."""
+
+    worker: Worker
+    ctl: RemoteOpen
+    number: str
+    said: tuple[Message, ...] = ()
+    """system prompt and history as the worker has them"""
+
+    def path(self, file: str) -> str:
+        return f"{self.number}/{file}"
+
+    async def put(self, file: str, data: bytes) -> None:
+        """Write one of its files whole and submit it by Tclunk."""
+        mount = self.worker.mount
+        opened = await mount.client.open(mount.fid, self.path(file), c.OWRITE | c.OTRUNC)
+        try:
+            await opened.write(data)
+        except BaseException:
+            opened.forget()
+            raise
+        await opened.clunk()
+
+
+class ClusterEngine:
+    """An `Engine` over the healthy workers of `members`."""
+
+    def __init__(
+        self, members: Members, balancer: Balancer, *, max_retries: int, queue: int
+    ) -> None:
+        self._members = members
+        self._balancer = balancer
+        self._max_retries = max_retries
+        self._queue = queue
+        self._tasks: dict[Request, asyncio.Task[Usage]] = {}
+        self._remotes: dict[Hashable, Remote] = {}
+
+    # -- Engine -------------------------------------------------------------------
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        if not len(self._balancer):
+            raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
+        if len(self._tasks) >= self._queue:
+            raise Busy
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        task = loop.create_task(self._answer(request, _Passed(listener)))
+        self._tasks[request] = task
+
+        def over(task: asyncio.Task[Usage]) -> None:
+            del self._tasks[request]
+            if task.cancelled():
+                self.forget(request.conversation)
+                total = (loop.time() - started) * 1000
+                listener.done(Usage(total_ms=total, finish_reason="cancelled"))
+            elif (error := task.exception()) is not None:
+                self.forget(request.conversation)
+                listener.failed(error if isinstance(error, Exception) else Error(repr(error)))
+            else:
+                listener.done(task.result())
+
+        task.add_done_callback(over)
+
+    def cancel(self, request: Request) -> None:
+        task = self._tasks.get(request)
+        if task is not None:
+            task.cancel()
+
+    def forget(self, conversation: Hashable) -> None:
+        remote = self._remotes.pop(conversation, None)
+        if remote is not None:
+            remote.ctl.forget()
+
+    @property
+    def load(self) -> Load:
+        workers = self._members.workers.values()
+        return Load(
+            slots=sum(w.capacity for w in workers),
+            active=len(self._tasks),
+            queued=0,
+            pending_prefill=0,
+            pending_decode=sum(self._balancer.pending(w.name) for w in workers),
+        )
+
+    # -- a request ----------------------------------------------------------------
+
+    async def _answer(self, request: Request, passed: _Passed) -> Usage:
+        cost = _cost(request)
+        tried: set[str] = set()
+        while True:
+            remote = await self._remote_for(request, tried)
+            name = remote.worker.name
+            self._balancer.started(name, cost)
+            try:
+                return await self._ask(remote, request, passed)
+            except WorkerLost as e:
+                self.forget(request.conversation)
+                tried.add(name)
+                if passed.any:
+                    raise WorkerLost(f"{name} was lost in the middle of the answer: {e}") from e
+                if len(tried) > self._max_retries:
+                    raise
+            finally:
+                self._balancer.finished(name, cost)
+                if request.conversation is None:
+                    remote.ctl.forget()
+
+    async def _remote_for(self, request: Request, tried: set[str]) -> Remote:
+        """The conversation's own remote if its worker is healthy, else a new one on
+        the worker that the balancer chooses."""
+        remote = self._remotes.get(request.conversation)
+        if remote is not None:
+            if remote.worker.state not in ("lost", "draining"):
+                return remote
+            self.forget(request.conversation)
+        while True:
+            name = self._balancer.choose(frozenset(tried))
+            if name is None:
+                raise WorkerLost("no healthy worker is left")
+            worker = self._members.workers[name]
+            try:
+                remote = await _clone(worker)
+            except WorkerLost:
+                tried.add(name)
+                if len(tried) > self._max_retries:
+                    raise
+                continue
+            if request.conversation is not None:
+                self._remotes[request.conversation] = remote
+            return remote
+
+    async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
+        await remote.ctl.write(_ctl_text(request).encode())
+        if isinstance(request.prompt, str):
+            prompt = request.prompt.encode()
+        else:
+            *before, last = request.prompt
+            await self._bring_up_to(remote, tuple(before))
+            prompt = last.content.encode() + b"\n"  # chat mode drops one newline
+        await remote.put("prompt", prompt)
+        mount = remote.worker.mount
+        answer = bytearray()
+        async with await mount.client.open(mount.fid, remote.path("out"), c.OREAD) as out:
+            async for data in out.chunks():
+                answer += data
+                passed.bytes(data)
+        passed.end()
+        async with await mount.client.open(mount.fid, remote.path("usage"), c.OREAD) as file:
+            usage = texts.parse_usage((await file.read_all()).decode())
+        if not isinstance(request.prompt, str) and answer:
+            remote.said = (*request.prompt, Message("assistant", answer.decode()))
+        return usage
+
+    async def _bring_up_to(self, remote: Remote, before: tuple[Message, ...]) -> None:
+        """Make the worker's conversation know exactly `before`."""
+        if remote.said == before:
+            return
+        system, history = _split(before)
+        if remote.said:
+            await remote.ctl.write(b"reset\n")
+        known_system, _ = _split(remote.said)
+        if system != known_system:
+            await remote.put("system", system.encode() + b"\n")
+        if history:
+            await remote.put("history", texts.show_history(history).encode())
+        remote.said = before
+
+
+async def _clone(worker: Worker) -> Remote:
+    """A new conversation on the worker."""
+    ctl = await worker.mount.client.open(worker.mount.fid, "clone", c.ORDWR)
+    try:
+        return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
+    except BaseException:
+        ctl.forget()
+        raise
+
+
+class _Passed:
+    """Passes bytes on as whole characters; an Rread may end inside one."""
+
+    __slots__ = ("_half", "_listener", "any")
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._half = b""
+        self.any = False
+
+    def bytes(self, data: bytes) -> None:
+        if not self.any:
+            self.any = True
+            self._listener.progress(State.DECODE, 0)
+        data = self._half + data
+        whole = len(data) - _incomplete(data)
+        self._half = data[whole:]
+        self._listener.tokens(data[:whole], 0)
+
+    def end(self) -> None:
+        if self._half:
+            raise Error("the worker's answer ends inside a UTF-8 character")
+
+
+def _incomplete(data: bytes) -> int:
+    """How many bytes at the end begin a character that is not complete."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        length = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4
+        return back if byte >= 0xC0 and length > back else 0
+    return 0
+
+
+def _cost(request: Request) -> int:
+    """About how many tokens a request is."""
+    if isinstance(request.prompt, str):
+        size = len(request.prompt)
+    else:
+        size = sum(len(message.content) for message in request.prompt)
+    return size // _BYTES_PER_TOKEN + request.params.max_tokens
+
+
+def _ctl_text(request: Request) -> str:
+    """The request's settings as `ctl` takes them."""
+    return settings.show(
+        Settings(
+            request.params,
+            mode="complete" if isinstance(request.prompt, str) else "chat",
+            overflow=request.overflow,
+        )
+    )
+
+
+def _split(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:
+    """The system prompt ("" for none) and the turns after it."""
+    if messages and messages[0].role == "system":
+        return messages[0].content, messages[1:]
+    return "", messages

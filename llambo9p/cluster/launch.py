@@ -1,0 +1,103 @@
+"""Starts hosts as subprocesses of this one, and says where they listen.
+
+A host tells its progress on stdout, a line each: `loading PERCENT` while the model
+loads, then `listening ADDR`.  Its log is on stderr; the last line of it is the
+reason when it ends before it listens.  A host dies with its orchestrator: its stdin
+is a pipe that nobody else holds, and end of file there is its order to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from ..errors import Error
+from ..net.address import Address, parse
+from .config import NodeType
+
+_STOP_S = 5.0
+"""how long a host may take to stop by itself"""
+
+
+class LocalHost:
+    """A host process.  Make it with `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._log: deque[str] = deque(maxlen=50)
+        self._log_task = asyncio.get_running_loop().create_task(self._read_log())
+
+    @classmethod
+    async def start(
+        cls, type_name: str, node: NodeType, count: int, first: int, queue: int,
+        progress: Callable[[int], None],
+    ) -> tuple[LocalHost, Address]:
+        """Start a host with `count` workers and wait until it listens.
+
+        `progress` is told percents of the model's loading.  Raises Error with the
+        host's own words when it ends before.
+        """
+        r = node.resources
+        options = {
+            "--listen": "tcp!127.0.0.1!0",
+            "--model": r.model,
+            "--count": count,
+            "--first": first,
+            "--type": type_name,
+            "--context": r.context_size,
+            "--slots": r.slots,
+            "--memory": r.memory,
+            "--queue": queue,
+        }
+        if r.threads is not None:
+            options["--threads"] = r.threads
+        words = [str(word) for option in options.items() for word in option]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "llambo9p_nodes.worker", "--exit-with-stdin", *words,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        host = cls(process)
+        try:
+            return host, await host._wait_listening(progress)
+        except BaseException:
+            await host.stop()
+            raise
+
+    async def _wait_listening(self, progress: Callable[[int], None]) -> Address:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            words = line.decode(errors="replace").split()
+            if words[:1] == ["loading"]:
+                progress(int(words[1]))
+            elif words[:1] == ["listening"]:
+                return parse(words[1])
+        await self.process.wait()
+        await self._log_task
+        raise Error(self._log[-1] if self._log else f"host ended with {self.process.returncode}")
+
+    async def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            self._log.append(text)
+            print(f"host {self.pid}: {text}", file=sys.stderr, flush=True)
+
+    async def stop(self) -> None:
+        """Ask it to stop, and kill it when it does not."""
+        if self.process.returncode is None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            try:
+                await asyncio.wait_for(self.process.wait(), _STOP_S)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+                await self.process.wait()
+        await self._log_task

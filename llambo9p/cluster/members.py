@@ -1,0 +1,257 @@
+"""The table of what is mounted: hosts, their workers, and what became of them.
+
+It owns connections: it mounts a host's workers below the root, notices when a host
+is lost (its connection ends, or it misses heartbeats), and tells the balancer who
+may be chosen.  A lost worker stays in the table, and its directory in the tree, so
+that one sees what was lost; operations on it fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+from ..errors import Error, Exists, InvalidArgument, NotFound
+from ..fs.tree import Directory, TextFile, Tree
+from ..net.address import Address
+from ..net.client import Client
+from ..p9 import constants as c
+from ..p9.wire import unpack_dirs
+from .balancer import Balancer
+from .launch import LocalHost
+from .remote import Mount, QidMap
+
+log = logging.getLogger(__name__)
+
+_WORKER_FILES = {"ctl", "prompt", "out", "clone", "usage"}
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A mounted worker, or a mounted tree that is none (`capacity` 0)."""
+
+    name: str
+    host: Host
+    mount: Mount
+    state: str = "idle"
+    """as its host said last; `lost` when the host is"""
+    active: int = 0
+    queued: int = 0
+    requests: int = 0
+    tokens: int = 0
+    errors: int = 0
+    capacity: int = 0
+    """requests it can decode at once: its host's slots"""
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """One connection and what is mounted over it."""
+
+    address: Address
+    client: Client
+    type: str = "-"
+    model: str = "-"
+    epoch: int = 0
+    process: LocalHost | None = None
+    """when we started it"""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    heartbeat: float = 0.0
+    """time.time() of the last one"""
+    watcher: asyncio.Task[None] | None = None
+    root: int = 0
+    """the attached fid of its own root"""
+    has_workers_file: bool = False
+    lost: bool = False
+
+
+class Members:
+    """`root` gets the mounts, `nodes` a file for each worker."""
+
+    def __init__(
+        self, tree: Tree, root: Directory, nodes: Directory, balancer: Balancer, interval: float
+    ) -> None:
+        self.hosts: list[Host] = []
+        self.workers: dict[str, Worker] = {}
+        self._tree = tree
+        self._root = root
+        self._nodes = nodes
+        self._balancer = balancer
+        self._interval = interval
+        """seconds between heartbeats; a host that misses one is lost after another"""
+        self._epoch = 0
+
+    # -- joining ------------------------------------------------------------------
+
+    async def add_host(self, address: Address, process: LocalHost | None = None) -> Host:
+        """Connect to a host of ours and mount all its workers."""
+        host = await self._connect(address)
+        host.process = process
+        try:
+            names = [w.split()[0] for w in (await self._read(host, "workers")).splitlines()]
+            host.has_workers_file = True
+            await self.mount_workers(host, names)
+        except BaseException:
+            await self.remove_host(host)
+            raise
+        return host
+
+    async def mount_workers(self, host: Host, names: list[str]) -> None:
+        """Mount workers that a host has, under their own names."""
+        status = dict(
+            line.split(" ", 1) for line in (await self._read(host, "status")).splitlines()
+        )
+        host.type, host.model = status.get("type", "-"), status.get("model", "-")
+        for name in names:
+            if name not in host.workers:
+                await self._mount(host, name, name, int(status.get("slots", 1)))
+
+    async def mount(self, address: Address, name: str | None) -> None:
+        """`mount ADDR [NAME]`: a host's workers, or with NAME the whole tree there,
+        which is balanced over if it has a worker's files.  Raises Error."""
+        if name is None:
+            try:
+                await self.add_host(address)
+            except NotFound:
+                raise InvalidArgument(f"{address} is no host: mount it with a name") from None
+            return
+        if not name or "/" in name or name in (".", ".."):
+            raise InvalidArgument(f"bad name {name!r}")
+        host = await self._connect(address)
+        try:
+            entries = await self._entries(host)
+            await self._mount(host, name, "", 1 if _WORKER_FILES <= entries else 0)
+        except BaseException:
+            await self.remove_host(host)
+            raise
+
+    async def unmount(self, name: str) -> None:
+        worker = self.workers.get(name)
+        if worker is None:
+            raise NotFound(f"nothing is mounted as {name}")
+        self._drop_worker(worker)
+        if not worker.host.workers:
+            await self.remove_host(worker.host)
+
+    async def _connect(self, address: Address) -> Host:
+        client = await asyncio.wait_for(Client.connect(address), 10)
+        self._epoch += 1
+        host = Host(address, client, epoch=self._epoch, heartbeat=time.time())
+        try:
+            host.root, _ = await client.attach(self._tree.owner)
+        except BaseException:
+            client.close()
+            raise
+        self.hosts.append(host)
+        host.watcher = asyncio.get_running_loop().create_task(self._watch(host))
+        return host
+
+    async def _mount(self, host: Host, name: str, aname: str, capacity: int) -> None:
+        if self._root.find(name) is not None:
+            raise Exists(f"{name} exists already")
+        fid, reply = await host.client.attach(self._tree.owner, aname)
+        mount = Mount(self._tree, name, host.client, fid, reply.qid, QidMap(self._tree))
+        mount.parent = self._root
+        worker = Worker(name, host, mount, capacity=capacity)
+        self._root.add(mount)
+        self._nodes.add(TextFile(self._tree, name, lambda: self._node_text(worker)))
+        host.workers[name] = self.workers[name] = worker
+        if capacity:
+            self._balancer.add(name)
+
+    # -- leaving ------------------------------------------------------------------
+
+    def _drop_worker(self, worker: Worker) -> None:
+        self._balancer.remove(worker.name)
+        self._root.discard(worker.name)
+        self._nodes.discard(worker.name)
+        self.workers.pop(worker.name, None)
+        worker.host.workers.pop(worker.name, None)
+        worker.mount.unmount()
+
+    async def remove_host(self, host: Host) -> None:
+        """Unmount all of a host, and stop it if we started it."""
+        for worker in list(host.workers.values()):
+            self._drop_worker(worker)
+        if host in self.hosts:
+            self.hosts.remove(host)
+        if host.watcher is not None:
+            host.watcher.cancel()
+        host.client.close()
+        if host.process is not None:
+            await host.process.stop()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.remove_host(host) for host in list(self.hosts)))
+
+    def _host_lost(self, host: Host) -> None:
+        host.lost = True
+        host.client.close()
+        for worker in host.workers.values():
+            worker.state = "lost"
+            self._balancer.remove(worker.name)
+        log.warning("host %s is lost with %d workers", host.address, len(host.workers))
+
+    # -- watching -----------------------------------------------------------------
+
+    async def _watch(self, host: Host) -> None:
+        """Heartbeats until the connection ends or one is not answered in time."""
+        with contextlib.suppress(Error, TimeoutError):
+            while not host.client.lost.done():
+                await asyncio.wait((host.client.lost,), timeout=self._interval)
+                if not host.client.lost.done():
+                    await asyncio.wait_for(self._heartbeat(host), max(self._interval, 1.0))
+        self._host_lost(host)
+        if host.process is not None:
+            await host.process.stop()
+
+    async def _heartbeat(self, host: Host) -> None:
+        if not host.has_workers_file:
+            await self._entries(host)
+            host.heartbeat = time.time()
+            return
+        text = await self._read(host, "workers")
+        host.heartbeat = time.time()
+        said = {words[0]: words[1:] for words in map(str.split, text.splitlines())}
+        for worker in list(host.workers.values()):
+            if worker.name not in said:  # `shutdown` was written to its ctl
+                self._drop_worker(worker)
+                continue
+            state, active, queued, requests, tokens, errors = said[worker.name]
+            worker.state = state
+            worker.active, worker.queued, worker.requests = int(active), int(queued), int(requests)
+            worker.tokens, worker.errors = int(tokens), int(errors)
+            if state == "draining":
+                self._balancer.remove(worker.name)
+            else:
+                self._balancer.add(worker.name)
+
+    async def _read(self, host: Host, path: str) -> str:
+        async with await host.client.open(host.root, path, c.OREAD) as file:
+            return (await file.read_all()).decode()
+
+    async def _entries(self, host: Host) -> set[str]:
+        async with await host.client.open(host.root, "", c.OREAD) as file:
+            return {entry.name for entry in unpack_dirs(await file.read_all())}
+
+    def _node_text(self, worker: Worker) -> str:
+        host = worker.host
+        attrs = {
+            "id": worker.name,
+            "addr": host.address,
+            "type": host.type,
+            "state": worker.state,
+            "model": host.model,
+            "capacity": worker.capacity,
+            "load": worker.active,
+            "queued": worker.queued,
+            "requests": worker.requests,
+            "tokens": worker.tokens,
+            "errors": worker.errors,
+            "heartbeat": f"{host.heartbeat:.3f}",
+            "epoch": host.epoch,
+        }
+        return "".join(f"{name} {value}\n" for name, value in attrs.items())

@@ -1,0 +1,267 @@
+"""Another server's tree inside ours: a mount, and files that pass everything on.
+
+Fids are mapped one to one, tags by the client, and qid paths by putting the mount's
+number into their upper bits, so that equal paths of two servers stay different
+files here (9p.md, 16).  Payloads are passed on untouched and never collected.
+When the server is lost every pending and later operation fails at once with
+`WorkerLost` (17); nothing here waits for a server that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..errors import NotFound
+from ..fs.file import OpenFile
+from ..fs.tree import Directory, SyntheticFile, Tree
+from ..net.client import Client
+from ..p9 import constants as c
+from ..p9 import messages as m
+from ..p9.node import Maybe, Node, Walk
+from ..p9.wire import Dir, Qid, unpack_dirs
+
+_T = TypeVar("_T")
+_REMOTE_BITS = 40
+"""of a qid.path are the remote server's; those above number the mount"""
+
+
+def then(reply: asyncio.Future[Any], result: Callable[[Any], _T]) -> asyncio.Future[_T]:
+    """A Future of `result(reply)`; cancelling it cancels `reply`."""
+    future: asyncio.Future[_T] = reply.get_loop().create_future()
+
+    def replied(reply: asyncio.Future[Any]) -> None:
+        if future.done():
+            if not reply.cancelled():
+                reply.exception()
+        elif reply.cancelled():
+            future.cancel()
+        elif (error := reply.exception()) is not None:
+            future.set_exception(error)
+        else:
+            try:
+                future.set_result(result(reply.result()))
+            except Exception as e:
+                future.set_exception(e)
+
+    def ended(future: asyncio.Future[_T]) -> None:
+        if future.cancelled():
+            reply.cancel()
+
+    reply.add_done_callback(replied)
+    future.add_done_callback(ended)
+    return future
+
+
+class QidMap:
+    """The qids of one remote server as ours."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._prefix = tree.mount_prefix(_REMOTE_BITS)
+        self._large: dict[int, int] = {}
+        """paths that do not fit beside the prefix, numbered by our tree"""
+
+    def __call__(self, qid: Qid) -> Qid:
+        if qid.path < 1 << _REMOTE_BITS:
+            return Qid(qid.type, qid.vers, self._prefix | qid.path)
+        path = self._large.get(qid.path)
+        if path is None:
+            path = self._large[qid.path] = self._tree.qid().path
+        return Qid(qid.type, qid.vers, path)
+
+
+class Mount(SyntheticFile):
+    """The root of a mounted tree, a child of one of our directories.
+
+    `client` and the attached `fid` belong to it; `unmount` clunks the fid and leaves
+    the connection, which other mounts may share.
+    """
+
+    def __init__(
+        self, tree: Tree, name: str, client: Client, fid: int, qid: Qid, qids: QidMap
+    ) -> None:
+        super().__init__(tree, name, c.DMDIR | 0o555, qids(qid))
+        self.client = client
+        self.fid = fid
+        self.qids = qids
+        self.parent: Directory | None = None
+
+    def _root(self) -> RemoteFile:
+        return RemoteFile(self, self.fid, self.qid, 0)
+
+    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+        return self._root().walk(names)
+
+    def stat(self) -> Maybe[Dir]:
+        return self._root().stat()
+
+    def unmount(self) -> None:
+        self.client.forget(self.fid)
+
+
+class RemoteFile:
+    """A fid on a remote server.  One for each fid of ours; see `fs.file.File`.
+
+    `depth` is the number of names below the mount's root, by which `..` knows when
+    it leaves the mount.
+    """
+
+    __slots__ = ("_depth", "_fid", "_gone", "_mount", "qid")
+
+    def __init__(self, mount: Mount, fid: int, qid: Qid, depth: int) -> None:
+        self._mount = mount
+        self._fid = fid
+        self._depth = depth
+        self._gone = False
+        """the remote fid was clunked or removed"""
+        self.qid = qid
+
+    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+        depth = self._depth
+        for i, name in enumerate(names):
+            depth += 1 if name != ".." else -1
+            if depth < 0:
+                return self._walk_out(names[:i], names[i + 1 :])
+        return self._walk_within(names, depth)
+
+    def _walk_within(self, names: Sequence[str], depth: int) -> asyncio.Future[Walk]:
+        client = self._mount.client
+        newfid = client.new_fid()
+
+        def walked(reply: m.Rwalk) -> Walk:
+            qids = [self._mount.qids(qid) for qid in reply.wqid]
+            if len(qids) < len(names):
+                return Walk(qids, None, NotFound())
+            last = qids[-1] if qids else self.qid
+            return Walk(qids, RemoteFile(self._mount, newfid, last, depth))
+
+        def ended(future: asyncio.Future[Walk]) -> None:
+            # whatever became of the walk, a newfid that nobody got is given back
+            if future.cancelled() or future.exception() is not None or (
+                future.result().file is None
+            ):
+                client.forget(newfid)
+
+        reply = client.call(m.Twalk(0, self._fid, newfid, tuple(names)), m.Rwalk)
+        future = then(reply, walked)
+        future.add_done_callback(ended)
+        return future
+
+    async def _walk_out(self, inside: Sequence[str], outside: Sequence[str]) -> Walk:
+        """A walk that leaves the mount: `inside` comes back to its root, the next
+        name is `..`, and `outside` goes on from our directory."""
+        assert self._mount.parent is not None
+        within = await self._walk_within(inside, 0)
+        if within.file is None:
+            return within
+        within.file.release()
+        rest = self._mount.parent.walk(outside)
+        walk = rest if isinstance(rest, Walk) else await rest
+        qids = [*within.qids, self._mount.parent.qid, *walk.qids]
+        return Walk(qids, walk.file, walk.error)
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        reply = self._mount.client.call(m.Topen(0, self._fid, mode), m.Ropen)
+        return then(reply, lambda reply: self._opened(reply.qid, reply.iounit))
+
+    def _opened(self, qid: Qid, iounit: int) -> OpenFile:
+        self.qid = self._mount.qids(qid)
+        room = self._mount.client.msize - c.IOHDRSZ
+        return OpenRemote(self, min(iounit or room, room))
+
+    def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[Node, OpenFile]]:
+        reply = self._mount.client.call(m.Tcreate(0, self._fid, name, perm, mode), m.Rcreate)
+
+        def created(reply: m.Rcreate) -> tuple[Node, OpenFile]:
+            self._depth += 1
+            return self, self._opened(reply.qid, reply.iounit)
+
+        return then(reply, created)
+
+    def remove(self) -> Maybe[None]:
+        reply = self._mount.client.remove(self._fid)
+        self._gone = True
+        return then(reply, lambda _: None)
+
+    def stat(self) -> Maybe[Dir]:
+        reply = self._mount.client.call(m.Tstat(0, self._fid), m.Rstat)
+        return then(reply, lambda reply: self._mapped(reply.stat))
+
+    def _mapped(self, stat: Dir) -> Dir:
+        name = self._mount.name if self._depth == 0 else stat.name
+        return replace(stat, name=name, qid=self._mount.qids(stat.qid))
+
+    def wstat(self, stat: Dir) -> Maybe[None]:
+        reply = self._mount.client.call(m.Twstat(0, self._fid, stat), m.Rwstat)
+        return then(reply, lambda _: None)
+
+    def release(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._mount.client.forget(self._fid)
+
+    # -- open ---------------------------------------------------------------------
+
+    def read(self, offset: int, count: int) -> asyncio.Future[bytes]:
+        reply = self._mount.client.call(m.Tread(0, self._fid, offset, count), m.Rread)
+        return then(reply, lambda reply: reply.data)
+
+    async def readdir(self, count: int) -> list[Dir]:
+        entries: list[Dir] = []
+        offset = 0
+        while data := await self.read(offset, count):
+            entries += unpack_dirs(data)
+            offset += len(data)
+        return [replace(e, qid=self._mount.qids(e.qid)) for e in entries]
+
+    def write(self, offset: int, data: bytes) -> asyncio.Future[int]:
+        reply = self._mount.client.call(m.Twrite(0, self._fid, offset, data), m.Rwrite)
+        return then(reply, lambda reply: reply.count)
+
+    def clunk(self) -> asyncio.Future[None]:
+        self._gone = True
+        return then(self._mount.client.clunk(self._fid), lambda _: None)
+
+    def __repr__(self) -> str:
+        return f"<RemoteFile fid {self._fid} of {self._mount.name}>"
+
+
+class OpenRemote(OpenFile):
+    """An open remote fid.  `iounit` is what the remote takes in one message."""
+
+    __slots__ = ("_file", "_iounit")
+
+    def __init__(self, file: RemoteFile, iounit: int) -> None:
+        self._file = file
+        self._iounit = iounit
+
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        return self._file.read(offset, min(count, self._iounit))
+
+    def readdir(self) -> Maybe[Sequence[Dir]]:
+        return self._file.readdir(self._iounit)
+
+    def write(self, offset: int, data: bytes) -> Maybe[int]:
+        if len(data) <= self._iounit:
+            return self._file.write(offset, data)
+        return self._write_pieces(offset, data)
+
+    async def _write_pieces(self, offset: int, data: bytes) -> int:
+        """A remote with a smaller msize than ours gets the data in its own pieces."""
+        done = 0
+        while done < len(data):
+            piece = data[done : done + self._iounit]
+            count = await self._file.write(offset + done, piece)
+            done += count
+            if count < len(piece):
+                break
+        return done
+
+    def clunk(self) -> Maybe[None]:
+        return self._file.clunk()
+
+    def drop(self) -> None:
+        self._file.release()

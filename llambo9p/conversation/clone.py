@@ -1,0 +1,62 @@
+"""`clone`: opening it makes a conversation, which lives as long as fids point at it.
+
+The fid becomes the new conversation's `ctl` for writing and gives its number N when
+read, as in Plan 9's /net; the directory `N/` appears beside `clone`.  A `cat clone`
+makes exactly one.  When the last fid on the conversation is gone, or `close` is
+written to its ctl, it is closed and `N/` disappears.  Numbers are never used again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from ..fs.ctl import Command, Commands, OpenCtl
+from ..fs.file import OpenFile
+from ..fs.tree import Directory, FidCount, SyntheticFile
+from ..p9.node import Maybe
+from .conversation import Conversation
+from .files import add_conversation_files, ctl_commands
+
+
+class OpenClone(OpenCtl):
+    """Keeps the conversation alive, in addition to the fids on its directory."""
+
+    __slots__ = ("_fids",)
+
+    def __init__(self, number: str, commands: Commands, fids: FidCount) -> None:
+        super().__init__(f"{number}\n".encode(), commands)
+        self._fids = fids
+        fids.retain()
+
+    def drop(self) -> None:
+        self._fids.release()
+
+
+class CloneFile(SyntheticFile):
+    """Makes conversations in `directory`, with `make`."""
+
+    __slots__ = ("_directory", "_make", "_numbers")
+
+    def __init__(self, directory: Directory, make: Callable[[], Conversation]) -> None:
+        super().__init__(directory.tree, "clone", 0o666)
+        self._directory = directory
+        self._make = make
+        self._numbers = itertools.count()
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        conversation = self._make()
+        number = str(next(self._numbers))
+
+        def close() -> None:
+            self._directory.discard(number)
+            conversation.close()
+
+        directory = Directory(self.tree, number)
+        directory.fids = FidCount(close)
+        commands = Commands(
+            [*ctl_commands(conversation), Command("close", "", 0, 0, lambda words: close)]
+        )
+        add_conversation_files(directory, conversation, commands)
+        self._directory.add(directory)
+        return OpenClone(number, commands, directory.fids)

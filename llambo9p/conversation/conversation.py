@@ -1,0 +1,245 @@
+"""A conversation: its settings, history, and the turns asked of it.
+
+It owns the order of things: prompts run one after the other, the history grows by
+a turn when its answer is complete, and the newest turn is the one that `out`
+shows.  What answers is an `Engine`; nothing here knows which kind.  There are no
+files here either: `files.py` shows a conversation as a directory.
+
+A turn's answer is a `Stream`: readers come and go, early or late, and none of
+them holds up the engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..engine.base import Engine, Message, Request, State, Usage
+from ..errors import Busy, Error, Interrupted, InvalidArgument
+from ..fs.ctl import decode
+from ..fs.stream import Stream
+from . import texts
+from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one conversation may hold."""
+
+    prompt_bytes: int = 8 * 1024 * 1024
+    """of one prompt, system prompt or history that is being written"""
+    queued_prompts: int = 64
+    """behind the running one"""
+
+
+class Turn:
+    """One prompt and its answer, from submit to the end.  An engine `Listener`."""
+
+    __slots__ = ("_ended", "error", "position", "prompt", "request", "state", "stream", "usage")
+
+    def __init__(self, prompt: str, ended: Callable[[Turn], None]) -> None:
+        self.prompt = prompt
+        self.stream = Stream()
+        self.state = State.QUEUED
+        self.position = 0
+        self.usage: Usage | None = None
+        """when it is done"""
+        self.request: Request | None = None
+        """when it was given to the engine"""
+        self.error: Exception | None = None
+        self._ended = ended
+
+    def progress(self, state: State, position: int) -> None:
+        self.state = state
+        self.position = position
+
+    def tokens(self, text: bytes, count: int) -> None:
+        self.state = State.DECODE
+        if text:
+            self.stream.append(text)
+
+    def done(self, usage: Usage) -> None:
+        self.state = State.IDLE
+        self.usage = usage
+        self._ended(self)
+        self.stream.finish()
+
+    def failed(self, error: Exception) -> None:
+        self.state = State.IDLE
+        self.error = error
+        self._ended(self)
+        self.stream.fail(error)
+
+
+class Conversation:
+    """See the module.  All methods are called on the event loop's thread."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings | None = None, limits: Limits | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.limits = limits or Limits()
+        self.system = ""
+        self.history: list[Message] = []
+        self.newest: Turn | None = None
+        """the turn submitted last, which `out` shows"""
+        self.running: Turn | None = None
+        self.last_usage: Usage | None = None
+        self.last_error = ""
+        """the full text of the last failure"""
+        self.closed = False
+        self._engine = engine
+        self._queue: deque[Turn] = deque()
+        self._one_shots: set[Turn] = set()
+
+    # -- prompts ------------------------------------------------------------------
+
+    def submit(self, data: bytes) -> None:
+        """A prompt was written: run it after those before it.
+
+        Never raises: a prompt that is refused becomes a turn that failed, so that
+        `out` tells why and `status` keeps the text.
+        """
+        turn = Turn("", self._turn_over)
+        self.newest = turn
+        try:
+            self._check_open()
+            turn.prompt = self._prompt_text(data)
+            if len(self._queue) >= self.limits.queued_prompts:
+                raise Busy
+        except Error as e:
+            turn.failed(e)
+            return
+        self._queue.append(turn)
+        self._start_next()
+
+    def ask(self, data: bytes) -> Turn:
+        """A one-shot query with this conversation's settings and system prompt;
+        history is neither used nor changed.  Raises what makes it impossible."""
+        self._check_open()
+        turn = Turn(self._prompt_text(data), self._one_shot_over)
+        self._give_to_engine(turn, history=False)
+        self._one_shots.add(turn)
+        return turn
+
+    def cancel(self) -> None:
+        """Stop the running turn; those queued behind it go on."""
+        if self.running is not None:
+            self.stop(self.running)
+
+    def stop(self, turn: Turn) -> None:
+        """Stop a turn of this conversation that the engine has."""
+        if turn.request is not None:
+            self._engine.cancel(turn.request)
+
+    def reset(self) -> None:
+        """Forget history and every turn; settings and system prompt stay."""
+        running, self.running = self.running, None
+        if running is not None:
+            self.stop(running)
+        queued, self._queue = self._queue, deque()
+        for turn in queued:
+            turn.failed(Interrupted("the conversation was reset"))
+        self.history.clear()
+        self.newest = None
+        self.last_usage = None
+        self.last_error = ""
+        self._engine.forget(self)
+
+    def close(self) -> None:
+        """The conversation is gone: stop everything asked of it."""
+        if not self.closed:
+            self.reset()
+            self.closed = True
+            for turn in list(self._one_shots):
+                self.stop(turn)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InvalidArgument("the conversation is closed")
+
+    def _prompt_text(self, data: bytes) -> str:
+        if self.settings.mode == "chat":
+            data = data.removesuffix(b"\n")
+        return decode(data)
+
+    def _start_next(self) -> None:
+        while self.running is None and self._queue:
+            turn = self.running = self._queue.popleft()
+            try:
+                self._give_to_engine(turn, history=True)
+            except Error as e:
+                turn.failed(e)
+
+    def _give_to_engine(self, turn: Turn, history: bool) -> None:
+        turn.request = Request(
+            self._render(turn.prompt, history),
+            self.settings.params,
+            conversation=self if history else None,
+            overflow=self.settings.overflow,
+        )
+        self._engine.submit(turn.request, turn)
+
+    def _render(self, prompt: str, history: bool) -> tuple[Message, ...] | str:
+        if self.settings.mode == "complete":
+            return prompt
+        system = [Message("system", self.system)] if self.system else []
+        before = self.history if history else []
+        return (*system, *before, Message("user", prompt))
+
+    def _turn_over(self, turn: Turn) -> None:
+        if turn.error is not None:
+            self.last_error = str(turn.error)
+        if turn is not self.running:
+            return  # refused at submit, or reset meanwhile
+        self.running = None
+        if turn.usage is not None:
+            self.last_usage = turn.usage
+            assert turn.request is not None
+            answer = turn.stream.data.decode()
+            if not isinstance(turn.request.prompt, str) and answer:
+                # a cancelled answer stays as far as it was seen
+                self.history += [Message("user", turn.prompt), Message("assistant", answer)]
+        self._start_next()
+
+    def _one_shot_over(self, turn: Turn) -> None:
+        self._one_shots.discard(turn)
+        if turn.usage is not None:
+            self.last_usage = turn.usage
+        if turn.error is not None:
+            self.last_error = str(turn.error)
+
+    # -- texts --------------------------------------------------------------------
+
+    def append_history(self, data: bytes) -> None:
+        """Append the messages of `texts.parse_history`; all or nothing."""
+        self.history += texts.parse_history(decode(data))
+
+    def history_text(self) -> str:
+        return texts.show_history(self.history)
+
+    def set_system(self, data: bytes) -> None:
+        """Replace the system prompt.  One trailing newline is dropped."""
+        self.system = decode(data.removesuffix(b"\n"))
+
+    def usage_text(self) -> str:
+        """The last request that ended; empty before."""
+        return texts.show_usage(self.last_usage) if self.last_usage is not None else ""
+
+    @property
+    def state(self) -> State:
+        return self.running.state if self.running is not None else State.IDLE
+
+    def status_text(self) -> str:
+        """`attr value` lines: state, position in the engine's queue, prompts
+        queued here, turns so far, last error."""
+        lines = [
+            f"state {self.state.value}",
+            f"position {self.running.position if self.running is not None else 0}",
+            f"queued {len(self._queue)}",
+            f"turns {len(self.history) // 2}",
+        ]
+        if self.last_error:
+            lines.append(f"error {self.last_error}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,130 @@
+"""The settings of a conversation: their names, ranges and words on `ctl`.
+
+One table, `SETTINGS`, says for each setting how its words are read, what is
+allowed and how it is shown; `ctl` prints it in that order, and what is read can
+be written back.  Adding a setting is adding a line there and a field below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
+
+from ..engine.base import SamplingParams
+from ..errors import InvalidArgument
+from ..fs.ctl import quote
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a conversation's requests are made."""
+
+    params: SamplingParams = field(default_factory=SamplingParams)
+    mode: Literal["chat", "complete"] = "chat"
+    """chat: the prompt is a user's turn; complete: it is continued as it is"""
+    overflow: Literal["trim", "error"] = "trim"
+
+
+class Setting(NamedTuple):
+    """`read` turns words into a value or raises InvalidArgument; `show` is its inverse."""
+
+    name: str
+    usage: str
+    n_min: int
+    n_max: int
+    read: Callable[[Sequence[str]], Any]
+    show: Callable[[Any], str]
+
+
+def _integer(name: str, low: int, high: int) -> Setting:
+    def read(words: Sequence[str]) -> int:
+        try:
+            value = int(words[0])
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise InvalidArgument(f"{name} must be a whole number {low}..{high}, not {words[0]}")
+        return value
+
+    return Setting(name, f"{low}..{high}", 1, 1, read, str)
+
+
+def _number(name: str, low: float, high: float) -> Setting:
+    def read(words: Sequence[str]) -> float:
+        try:
+            value = float(words[0])
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise InvalidArgument(f"{name} must be a number {low:g}..{high:g}, not {words[0]}")
+        return value
+
+    return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:g}")
+
+
+def _word(name: str, *allowed: str) -> Setting:
+    usage = "|".join(allowed)
+
+    def read(words: Sequence[str]) -> str:
+        if words[0] not in allowed:
+            raise InvalidArgument(f"{name} must be {usage}, not {quote(words[0])}")
+        return words[0]
+
+    return Setting(name, usage, 1, 1, read, str)
+
+
+MAX_STOPS = 16
+MAX_SEED = 2**32 - 2
+"""llama.cpp's LLAMA_DEFAULT_SEED, 2**32 - 1, means random there"""
+
+
+def _read_seed(words: Sequence[str]) -> int | None:
+    if words[0] == "random":
+        return None
+    if words[0].isascii() and words[0].isdigit() and int(words[0]) <= MAX_SEED:
+        return int(words[0])
+    raise InvalidArgument(f"seed must be random or 0..{MAX_SEED}, not {words[0]}")
+
+
+def _show_seed(value: int | None) -> str:
+    return "random" if value is None else str(value)
+
+
+def _read_stop(words: Sequence[str]) -> tuple[str, ...]:
+    if not all(words):
+        raise InvalidArgument("stop must not be an empty string; stop alone clears the list")
+    return tuple(words)
+
+
+SETTINGS = (
+    _word("mode", "chat", "complete"),
+    _integer("max_tokens", 1, 2**20),
+    _number("temperature", 0, 5),
+    _number("top_p", 0, 1),
+    _integer("top_k", 0, 2**20),
+    _number("min_p", 0, 1),
+    _number("repeat_penalty", 0.1, 10),
+    Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
+    Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
+    _word("overflow", "trim", "error"),
+)
+
+_IN_PARAMS = {f.name for f in fields(SamplingParams)}
+
+
+def show(settings: Settings) -> str:
+    """All settings, one `name value` line each, as `ctl` reads and takes them."""
+    lines = []
+    for setting in SETTINGS:
+        where = settings.params if setting.name in _IN_PARAMS else settings
+        lines.append(f"{setting.name} {setting.show(getattr(where, setting.name))}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def change(settings: Settings, name: str, value: Any) -> Settings:
+    """`settings` with one of them changed to an allowed value."""
+    if name in _IN_PARAMS:
+        return replace(settings, params=replace(settings.params, **{name: value}))
+    return replace(settings, **{name: value})

@@ -1,0 +1,89 @@
+"""Making a prompt fit the context: which turns of a chat are dropped.
+
+Rules it keeps:
+- A turn begins with a user's message and ends before the next one.  Turns are
+  dropped whole, oldest first; never what comes before the first user's message when
+  it is the system prompt, never the last turn.
+- `trim` leaves room for an answer (a quarter of the context, or `max_tokens` if that
+  is less) as long as there are turns to drop; a prompt that fits without room is
+  still answered.
+- Turns go in blocks, so that the next prompt of a growing chat begins like this one
+  and finds its prefix in the KV cache; dropping turn by turn would prefill the whole
+  context anew for every prompt of a full chat.
+- What cannot fit fails with `ContextOverflow`, which names both numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llambo9p import errors
+from llambo9p.engine.base import Message, Request
+from llambo9p.engine.runner import Prompt
+
+LONG = 16
+"""bytes a token: a longer chat is not worth tokenizing whole"""
+
+
+def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -> list[int]:
+    """The tokens of the request's prompt, at most `n_ctx`.  Raises `ContextOverflow`."""
+    prompt = request.prompt
+    if request.overflow == "error" or isinstance(prompt, str):
+        return _checked(tokenize(prompt), n_ctx)
+    limit = n_ctx - min(request.params.max_tokens, n_ctx // 4)
+    if sum(len(message.content) for message in prompt) <= n_ctx * LONG:
+        tokens = tokenize(prompt)
+        if len(tokens) <= limit:
+            return tokens
+    return _trim(prompt, n_ctx, limit, tokenize)
+
+
+def _trim(
+    prompt: tuple[Message, ...], n_ctx: int, limit: int, tokenize: Callable[[Prompt], list[int]]
+) -> list[int]:
+    head, turns = split_turns(prompt)
+    if not turns:
+        return _checked(tokenize(prompt), n_ctx)
+
+    def tokens_of(kept: int) -> list[int]:
+        newest = turns[len(turns) - kept :]
+        return tokenize((*head, *(message for turn in newest for message in turn)))
+
+    # The most turns that fit: gallop, then bisect, so that the work is bounded by the
+    # context and not by the length of the history.
+    fits, fails = 1, 2
+    while fails <= len(turns) and len(tokens_of(fails)) <= limit:
+        fits, fails = fails, 2 * fails
+    fails = min(fails, len(turns) + 1)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if len(tokens_of(middle)) <= limit:
+            fits = middle
+        else:
+            fails = middle
+    dropped = len(turns) - fits
+    block = 1 << max(0, (fits // 4).bit_length() - 1)
+    dropped = min(-(-dropped // block) * block, len(turns) - 1)
+    return _checked(tokens_of(len(turns) - dropped), n_ctx)
+
+
+def split_turns(messages: tuple[Message, ...]) -> tuple[list[Message], list[list[Message]]]:
+    """The system prompt, and the turns after it."""
+    head: list[Message] = []
+    turns: list[list[Message]] = []
+    for message in messages:
+        if message.role == "system" and not turns:
+            head.append(message)
+        elif message.role == "user" or not turns:
+            turns.append([message])
+        else:
+            turns[-1].append(message)
+    return head, turns
+
+
+def _checked(tokens: list[int], n_ctx: int) -> list[int]:
+    if len(tokens) > n_ctx:
+        raise errors.ContextOverflow(
+            f"the prompt has {len(tokens)} tokens, the context holds {n_ctx}"
+        )
+    return tokens

@@ -1,0 +1,118 @@
+"""What the decode thread needs of a model: one step in, sampled tokens out.
+
+`Runner` is implemented by `llama.LlamaRunner` and `simulated.SimulatedRunner`;
+the scheduler and the thread are written against it and know no llama.cpp.
+
+Rules that every runner keeps:
+- After the constructor, every method is called on the decode thread only.
+- `run` carries out `Step.ops` in order, decodes the rows in one call, and only then
+  samples; when it raises `DecodeError` nothing was sampled and no sampler changed.
+- What was decoded depends on a sequence's own cells only, never on its neighbours.
+- Nothing a request can say reaches an assertion of the library: `run` checks every
+  token, position and sequence itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llambo9p import errors
+from llambo9p.engine.base import Message, ModelInfo, SamplingParams
+
+Prompt = tuple[Message, ...] | str
+"""what `Request.prompt` is: a chat to render, or text to complete"""
+
+
+class DecodeError(errors.Error):
+    """A step could not be decoded; the sequences in it are suspect, no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Replace the cells of sequence `dst` by those of sequence `src`, all of them.
+
+    Never a part: between separate streams llama.cpp copies whole buffers only.
+    """
+
+    src: int
+    dst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the cells of sequence `seq_id` from position `start` to the end."""
+
+    seq_id: int
+    start: int
+
+
+Op = Copy | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A row whose logits are wanted, and the sampler that picks the next token."""
+
+    row: int
+    sampler: object
+
+
+@dataclass(slots=True)
+class Step:
+    """One call of llama_decode: `ops`, then the rows, then a token for each output.
+
+    `token`, `pos` and `seq_id` are parallel, one entry a row, sorted by seq_id and
+    then by pos; `outputs` is in row order, at most one a sequence.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    token: list[int] = field(default_factory=list)
+    pos: list[int] = field(default_factory=list)
+    seq_id: list[int] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+
+
+class Model(Protocol):
+    """The vocabulary's half of a runner: all that the scheduler needs."""
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens, never none.  Raises `ModelError` for a chat without
+        a template, `InvalidArgument` for one that the template refuses."""
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; empty for a special token."""
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends the generation."""
+
+    def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> object:
+        """A fresh sampler for one answer to `prompt`.  Raises `InvalidArgument`."""
+
+
+class Runner(Model, Protocol):
+    """A model and its KV cache, `n_seq` sequences of `n_ctx` cells each."""
+
+    n_ctx: int
+    n_seq: int
+    prefill_chunk: int
+    """prompt tokens that a step may hold beside one token a sequence; >= n_seq, so
+    that every prefilling sequence gets on in every step"""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Known once `load` returned."""
+
+    def load(self, progress: Callable[[float], bool]) -> None:
+        """Load the weights and make the context; `progress` is told 0 to 1 and
+        answers whether to go on.  Raises `ModelError`."""
+
+    def kv_bytes(self, n_ctx: int) -> int:
+        """Bytes of the KV cache of one sequence of `n_ctx` cells, after `load`."""
+
+    def close(self) -> None:
+        """Free everything.  Also called after a failed `load`."""
+
+    def run(self, step: Step) -> list[int]:
+        """Decode; a token for each of `step.outputs`.  Raises `DecodeError`."""

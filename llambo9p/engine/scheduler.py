@@ -1,0 +1,375 @@
+"""Continuous batching: which rows the next llama_decode has, for which requests.
+
+Owns the queue, the running requests and the book of the KV cache.  The decode thread
+alternates `plan` and `commit` (or `abort`); `submit`, `cancel` and `forget` come
+between a commit and the next plan.  What became of the requests is collected as events.
+
+Rules it keeps:
+- Requests are admitted in the order of arrival, into at most `slots` at once.
+- A step holds one token of every decoding sequence and at most `prefill_chunk` tokens
+  of prompts, shared evenly between the sequences that prefill: nobody starves.
+- Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
+- A request whose prompt begins like that of an earlier one which is still prefilling
+  waits for those cells and copies them, and prefills only what differs.
+- A sequence never grows past `n_ctx` cells; an answer that reaches it ends with
+  `length`.  A cancelled request has no row in the next step.
+- Every request ends with exactly one `Finished` or `Failed`.
+- After an answer its sequence keeps prompt and answer, without the last token sampled:
+  that one was never decoded.
+
+It must never read a clock (it is given `now`, seconds), do I/O, or know llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from llambo9p import errors
+from llambo9p.engine.base import FinishReason, Load, Request, State, Usage
+from llambo9p.engine.cache import MIN_SHARE, Cache, CachedSequence, common_prefix
+from llambo9p.engine.fit import fit
+from llambo9p.engine.runner import Model, Op, Output, Remove, Step
+from llambo9p.engine.text import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    request: Request
+    state: State
+    position: int
+    """in the queue, from 1; 0 when not queued"""
+    pending_prefill: int
+    """prompt tokens not yet in the KV cache; -1 while queued: not tokenized yet"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    request: Request
+    text: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    request: Request
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    request: Request
+    error: Exception
+
+
+Event = Progress | Tokens | Finished | Failed
+
+
+@dataclass(slots=True, eq=False)
+class Queued:
+    request: Request
+    since: float
+    position: int = 0
+    """as last told to the listener"""
+
+
+class Slot:
+    """One running request: its sequence, its prompt and its answer so far."""
+
+    def __init__(
+        self,
+        queued: Queued,
+        prompt: list[int],
+        sampler: object,
+        sequence: CachedSequence,
+        now: float,
+    ) -> None:
+        self.request = queued.request
+        self.prompt = prompt
+        self.sampler = sampler
+        self.sequence = sequence
+        self.answer = Answer(queued.request.params.stop)
+        self.submitted = queued.since
+        self.started = now
+        self.first_token: float | None = None
+        self.cached = 0
+        self.sampled = 0
+        self.next_token: int | None = None
+        """sampled and not yet decoded; None while prefilling"""
+        self.ahead: Slot | None = None
+        """an earlier request that is prefilling a prefix of this prompt"""
+
+    @property
+    def prefill_left(self) -> int:
+        return max(0, len(self.prompt) - len(self.sequence.tokens))
+
+
+@dataclass(slots=True)
+class Plan:
+    """A step, and whose rows are in it: (slot, number of rows, row of its output)."""
+
+    step: Step
+    parts: list[tuple[Slot, int, bool]]
+
+    def apart(self) -> list[Plan]:
+        """The same rows, each sequence's in a step of its own; the first step's
+        operations are taken as done, and half-decoded cells are removed."""
+        plans = []
+        row = 0
+        step = self.step
+        for slot, rows, wanted in self.parts:
+            end = row + rows
+            alone = Step(
+                [Remove(slot.sequence.seq_id, step.pos[row])],
+                step.token[row:end],
+                step.pos[row:end],
+                step.seq_id[row:end],
+                [Output(rows - 1, slot.sampler)] if wanted else [],
+            )
+            plans.append(Plan(alone, [(slot, rows, wanted)]))
+            row = end
+        return plans
+
+
+class Scheduler:
+    """Plans steps for `n_seq` sequences of `n_ctx` cells.  See the module's rules."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_seq: int,
+        n_ctx: int,
+        prefill_chunk: int,
+        slots: int | None = None,
+        max_queue: int = 64,
+    ) -> None:
+        self.slots = n_seq if slots is None else slots
+        if not 1 <= self.slots <= n_seq:
+            raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
+        if prefill_chunk < self.slots:
+            raise ValueError(f"prefill_chunk must be at least {self.slots}, not {prefill_chunk}")
+        self._model = model
+        self._n_ctx = n_ctx
+        self._prefill_chunk = prefill_chunk
+        self._max_queue = max_queue
+        self._cache = Cache(n_seq)
+        self._queue: deque[Queued] = deque()
+        self._active: list[Slot] = []
+        self._events: list[Event] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue and not self._active
+
+    @property
+    def load(self) -> Load:
+        """Queued requests are not tokenized yet: their prompts are not counted."""
+        return Load(
+            slots=self.slots,
+            active=len(self._active),
+            queued=len(self._queue),
+            pending_prefill=sum(slot.prefill_left for slot in self._active),
+            pending_decode=sum(
+                slot.request.params.max_tokens - slot.sampled for slot in self._active
+            )
+            + sum(queued.request.params.max_tokens for queued in self._queue),
+        )
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue `request`.  Raises `Busy` when no slot is free and the queue is full."""
+        if len(self._queue) + len(self._active) >= self.slots + self._max_queue:
+            raise errors.Busy()
+        self._queue.append(Queued(request, now))
+
+    def cancel(self, request: Request, now: float) -> None:
+        """End `request` with finish_reason `cancelled`; nothing if it is over."""
+        for queued in self._queue:
+            if queued.request is request:
+                self._queue.remove(queued)
+                ms = (now - queued.since) * 1000
+                usage = Usage(queue_ms=ms, total_ms=ms, finish_reason="cancelled")
+                self._events.append(Finished(request, usage))
+                return
+        for slot in self._active:
+            if slot.request is request:
+                self._finish(slot, "cancelled", now)
+                return
+
+    def forget(self, conversation: Hashable) -> None:
+        self._cache.forget(conversation)
+
+    def plan(self, now: float) -> Plan | None:
+        """The next step, or None when there is nothing to decode."""
+        ops: list[Op] = []
+        while self._queue and len(self._active) < self.slots:
+            ops += self._admit(self._queue.popleft(), now)
+        self._tell_positions()
+        if not self._active:
+            return None
+        for slot in self._active:
+            if slot.ahead is not None and not self._must_wait(slot, slot.ahead):
+                slot.ahead = None
+                ops += self._seed(slot)
+        ops += self._cache.compact()
+        self._active.sort(key=lambda slot: slot.sequence.seq_id)
+        return self._rows(ops)
+
+    def commit(self, plan: Plan, sampled: Sequence[int], now: float) -> None:
+        """The step was decoded; `sampled` has a token for each of its outputs."""
+        tokens = iter(sampled)
+        row = 0
+        for slot, rows, wanted in plan.parts:
+            slot.sequence.tokens += plan.step.token[row : row + rows]
+            row += rows
+            if wanted:
+                self._take(slot, next(tokens), now)
+            else:
+                self._tell_prefill(slot)
+
+    def abort(self, plan: Plan, error: Exception) -> None:
+        """The step could not be decoded: fail its requests, trust none of their cells."""
+        for slot, _, _ in plan.parts:
+            slot.sequence.tokens = []
+            slot.sequence.owner = None
+            self._fail(slot, error)
+
+    def _admit(self, queued: Queued, now: float) -> list[Op]:
+        request = queued.request
+        try:
+            prompt = fit(request, self._n_ctx, self._model.tokenize)
+            sampler = self._model.sampler(request.params, prompt)
+        except errors.Error as error:
+            self._events.append(Failed(request, error))
+            return []
+        sequence = self._cache.acquire(request.conversation)
+        slot = Slot(queued, prompt, sampler, sequence, now)
+        ops = self._seed(slot)
+        slot.ahead = self._find_ahead(slot)
+        self._active.append(slot)
+        self._tell_prefill(slot)
+        return ops
+
+    def _seed(self, slot: Slot) -> list[Op]:
+        ops = self._cache.seed(slot.sequence, slot.prompt)
+        slot.cached = len(slot.sequence.tokens)
+        return ops
+
+    def _find_ahead(self, slot: Slot) -> Slot | None:
+        """The earlier request whose prefill will hold the most of this prompt."""
+        waited = [other for other in self._active if self._must_wait(slot, other)]
+        return max(waited, key=lambda other: _shared(slot, other), default=None)
+
+    def _must_wait(self, slot: Slot, other: Slot) -> bool:
+        """Whether cells that `other` has yet to prefill would save `slot` its own."""
+        if other not in self._active or other.next_token is not None:
+            return False
+        shared = _shared(slot, other)
+        held = len(slot.sequence.tokens)
+        return shared >= held + MIN_SHARE and len(other.sequence.tokens) < shared
+
+    def _rows(self, ops: list[Op]) -> Plan:
+        step = Step(ops)
+        parts: list[tuple[Slot, int, bool]] = []
+        shares = self._shares()
+        for slot in self._active:
+            start = len(slot.sequence.tokens)
+            if slot.next_token is not None:
+                rows, wanted = 1, True
+                step.token.append(slot.next_token)
+            else:
+                rows = shares.get(slot, 0)
+                if not rows:
+                    continue
+                wanted = start + rows == len(slot.prompt)
+                step.token += slot.prompt[start : start + rows]
+            step.pos += range(start, start + rows)
+            step.seq_id += [slot.sequence.seq_id] * rows
+            if wanted:
+                step.outputs.append(Output(len(step.token) - 1, slot.sampler))
+            parts.append((slot, rows, wanted))
+        return Plan(step, parts)
+
+    def _shares(self) -> dict[Slot, int]:
+        """How many prompt tokens each prefilling slot gets in the next step: equal
+        shares of the chunk, and what the short ones leave goes to the others."""
+        waiting = [s for s in self._active if s.next_token is None and s.ahead is None]
+        waiting.sort(key=lambda slot: slot.prefill_left)
+        budget = self._prefill_chunk
+        shares = {}
+        for done, slot in enumerate(waiting):
+            share = min(slot.prefill_left, budget // (len(waiting) - done))
+            shares[slot] = share
+            budget -= share
+        return shares
+
+    def _take(self, slot: Slot, token: int, now: float) -> None:
+        """The next token of the answer was sampled."""
+        if slot.next_token is None:
+            self._events.append(Progress(slot.request, State.DECODE, 0, 0))
+        slot.next_token = token
+        if slot.first_token is None:
+            slot.first_token = now
+        if self._model.is_eog(token):
+            self._finish(slot, "stop", now)
+            return
+        slot.sampled += 1
+        text = slot.answer.push(self._model.piece(token))
+        if slot.answer.stopped:
+            self._finish(slot, "stop", now, text, 1)
+        elif slot.sampled >= slot.request.params.max_tokens:
+            self._finish(slot, "length", now, text, 1)
+        elif len(slot.sequence.tokens) >= self._n_ctx:
+            self._finish(slot, "length", now, text, 1)
+        else:
+            self._events.append(Tokens(slot.request, text, 1))
+
+    def _finish(
+        self, slot: Slot, reason: FinishReason, now: float, text: bytes = b"", count: int = 0
+    ) -> None:
+        """End the answer with `text`, of `count` tokens, and what was held back."""
+        text += slot.answer.flush()
+        if text or count:
+            self._events.append(Tokens(slot.request, text, count))
+        if slot.answer.stopped and reason == "length":
+            reason = "stop"
+        self._release(slot)
+        first = slot.first_token
+        usage = Usage(
+            prompt_tokens=len(slot.prompt),
+            cached_tokens=slot.cached,
+            completion_tokens=slot.sampled,
+            queue_ms=(slot.started - slot.submitted) * 1000,
+            ttft_ms=0.0 if first is None else (first - slot.submitted) * 1000,
+            total_ms=(now - slot.submitted) * 1000,
+            finish_reason=reason,
+        )
+        self._events.append(Finished(slot.request, usage))
+
+    def _fail(self, slot: Slot, error: Exception) -> None:
+        self._release(slot)
+        self._events.append(Failed(slot.request, error))
+
+    def _release(self, slot: Slot) -> None:
+        self._active.remove(slot)
+        self._cache.release(slot.sequence)
+
+    def _tell_prefill(self, slot: Slot) -> None:
+        self._events.append(Progress(slot.request, State.PREFILL, 0, slot.prefill_left))
+
+    def _tell_positions(self) -> None:
+        for position, queued in enumerate(self._queue, 1):
+            if queued.position != position:
+                queued.position = position
+                self._events.append(Progress(queued.request, State.QUEUED, position, -1))
+
+
+def _shared(slot: Slot, other: Slot) -> int:
+    """Tokens of the slot's prompt that the other's prompt begins with as well."""
+    return common_prefix(slot.prompt[:-1], other.prompt)

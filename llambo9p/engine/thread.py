@@ -1,0 +1,327 @@
+"""The engine of a host: one decode thread, and its door on the event loop.
+
+Owns the thread, the scheduler and the runner behind it.  Tokenizing, templates,
+decoding and sampling happen on the thread; listeners are called on the event loop.
+
+Rules it keeps (besides those of `base.Engine`):
+- The loop's side never waits for the thread: it puts messages into a mailbox.  The
+  thread reads it once a step, so a cancel acts within one step; when there is nothing
+  to decode the thread blocks on it.
+- All that a step brought reaches the loop in one `call_soon_threadsafe`.
+- The bound of the queue and the load are kept on the loop's side, so that they are
+  right at once: ten submits in one tick see each other.
+- A step that cannot be decoded is decoded again, each sequence alone, and only those
+  that fail again are failed.  If the thread itself dies, every request fails with the
+  reason and so does every later `submit`.
+
+It must never call a listener from the thread, nor the runner from the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from llambo9p import errors
+from llambo9p.engine.base import Listener, Load, ModelInfo, Request, State
+from llambo9p.engine.runner import Runner
+from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
+
+log = logging.getLogger(__name__)
+
+STOPPED = "the engine was stopped"
+
+BYTES_A_TOKEN = 4
+"""to guess the length of a prompt before it is tokenized"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    request: Request
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Forget:
+    conversation: Hashable
+
+
+class _Stop:
+    pass
+
+
+_Message = _Submit | _Cancel | _Forget | _Stop
+
+
+@dataclass(slots=True)
+class _Live:
+    """What the loop knows of a request that is not over."""
+
+    listener: Listener
+    active: bool
+    prefill: int
+    decode: int
+
+
+class DecodeThread:
+    """`base.Engine` over a `Runner`.
+
+    `start` and `stop` once each, on the event loop that listeners are to be called on;
+    `submit` in between.  `max_queue` requests wait beyond the `slots` that run.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        slots: int | None = None,
+        max_queue: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._scheduler = Scheduler(
+            runner,
+            n_seq=runner.n_seq,
+            n_ctx=runner.n_ctx,
+            prefill_chunk=runner.prefill_chunk,
+            slots=slots,
+            max_queue=max_queue,
+        )
+        self.slots = self._scheduler.slots
+        self._limit = self.slots + max_queue
+        self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+        self._ended: asyncio.Event | None = None
+        self._refusal = "the engine is not started"
+        """why `submit` fails; empty while the engine runs"""
+        self._live: dict[Request, _Live] = {}
+        self._active = 0
+        self._prefill = 0
+        self._decode = 0
+        self.steps = 0
+        """calls of llama_decode so far"""
+
+    # On the event loop.
+
+    async def start(self, progress: Callable[[float], None] | None = None) -> None:
+        """Load the model on the decode thread; `progress` is told 0.0 to 1.0.
+
+        Raises `ModelError`.  When the caller is cancelled the load is given up.
+        """
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._ended = asyncio.Event()
+        loaded: asyncio.Future[None] = loop.create_future()
+        self._thread = threading.Thread(
+            target=self._main, args=(loaded, progress), name="decode", daemon=True
+        )
+        self._thread.start()
+        try:
+            await loaded
+        except asyncio.CancelledError:
+            self._stopping = True
+            self._mailbox.put(_Stop())
+            raise
+        self._refusal = ""
+
+    async def stop(self) -> None:
+        """End the thread and free the model; pending requests fail."""
+        if self._thread is None or self._ended is None:
+            return
+        self._stopping = True
+        self._refusal = STOPPED
+        self._mailbox.put(_Stop())
+        await self._ended.wait()
+        self._thread.join()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model; known once `start` returned."""
+        return self._runner.info
+
+    @property
+    def load(self) -> Load:
+        return Load(
+            slots=self.slots,
+            active=self._active,
+            queued=len(self._live) - self._active,
+            pending_prefill=self._prefill,
+            pending_decode=self._decode,
+        )
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        if self._refusal:
+            raise errors.WorkerLost(self._refusal)
+        if len(self._live) >= self._limit:
+            raise errors.Busy()
+        live = _Live(listener, False, 0, 0)
+        self._live[request] = live
+        self._account(live, _guess_tokens(request), request.params.max_tokens)
+        self._mailbox.put(_Submit(request, self._clock()))
+
+    def cancel(self, request: Request) -> None:
+        if request in self._live:
+            self._mailbox.put(_Cancel(request))
+
+    def forget(self, conversation: Hashable) -> None:
+        self._mailbox.put(_Forget(conversation))
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            live = self._live.get(event.request)
+            if live is None:
+                continue
+            try:
+                self._tell(event, live)
+            except Exception:
+                log.exception("a listener failed")
+
+    def _tell(self, event: Event, live: _Live) -> None:
+        listener = live.listener
+        match event:
+            case Tokens(_, text, count):
+                self._account(live, live.prefill, live.decode - count)
+                listener.tokens(text, count)
+            case Progress(_, state, position, pending):
+                if state is not State.QUEUED:
+                    self._active += not live.active
+                    live.active = True
+                    self._account(live, pending, live.decode)
+                listener.progress(state, position)
+            case Finished(request, usage):
+                self._remove(request, live)
+                listener.done(usage)
+            case Failed(request, error):
+                self._remove(request, live)
+                listener.failed(error)
+
+    def _account(self, live: _Live, prefill: int, decode: int) -> None:
+        self._prefill += prefill - live.prefill
+        self._decode += decode - live.decode
+        live.prefill, live.decode = prefill, decode
+
+    def _remove(self, request: Request, live: _Live) -> None:
+        self._account(live, 0, 0)
+        self._active -= live.active
+        del self._live[request]
+
+    def _thread_ended(self, why: str) -> None:
+        """The last thing the thread asks for; the mailbox is read by nobody now."""
+        self._refusal = why
+        self._deliver([Failed(request, errors.WorkerLost(why)) for request in self._live])
+        assert self._ended is not None
+        self._ended.set()
+
+    # On the decode thread.
+
+    def _main(self, loaded: asyncio.Future[None], progress: Callable[[float], None] | None) -> None:
+        end = STOPPED
+        try:
+            self._load(loaded, progress)
+            while self._read_mailbox():
+                plan = self._scheduler.plan(self._clock())
+                if plan is not None:
+                    self._execute(plan)
+                self._publish()
+        except Exception as error:
+            if not isinstance(error, errors.ModelError):
+                log.exception("the decode thread died")
+            end = f"the decode thread died: {error}"
+            self._post(_settle, loaded, error)
+        finally:
+            self._publish()
+            try:
+                self._runner.close()
+            finally:
+                self._post(self._thread_ended, end)
+
+    def _load(self, loaded: asyncio.Future[None], progress: Callable[[float], None] | None) -> None:
+        told = -1
+
+        def on_progress(fraction: float) -> bool:
+            nonlocal told
+            percent = int(fraction * 100)
+            if progress is not None and percent > told:
+                told = percent
+                self._post(progress, fraction)
+            return not self._stopping
+
+        self._runner.load(on_progress)
+        self._post(_settle, loaded, None)
+
+    def _read_mailbox(self) -> bool:
+        """Take in all messages, waiting for one when idle; False when told to stop."""
+        block = self._scheduler.idle
+        while True:
+            try:
+                message = self._mailbox.get(block)
+            except queue.Empty:
+                return True
+            block = False
+            match message:
+                case _Submit(request, since):
+                    self._scheduler.submit(request, since)
+                case _Cancel(request):
+                    self._scheduler.cancel(request, self._clock())
+                case _Forget(conversation):
+                    self._scheduler.forget(conversation)
+                case _Stop():
+                    return False
+
+    def _execute(self, plan: Plan) -> None:
+        try:
+            self._decode_once(plan)
+        except errors.Error as error:
+            log.warning("a step of %d sequences failed: %s", len(plan.parts), error)
+            for alone in plan.apart():
+                try:
+                    self._decode_once(alone)
+                except errors.Error as reason:
+                    self._scheduler.abort(alone, reason)
+
+    def _decode_once(self, plan: Plan) -> None:
+        self.steps += 1
+        sampled = self._runner.run(plan.step)
+        self._scheduler.commit(plan, sampled, self._clock())
+
+    def _publish(self) -> None:
+        events = self._scheduler.events()
+        if events:
+            self._post(self._deliver, events)
+
+    def _post(self, call: Callable[..., object], *args: object) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            # The loop was closed without `stop`: nobody is left to tell.
+            self._stopping = True
+            self._mailbox.put(_Stop())
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _guess_tokens(request: Request) -> int:
+    prompt = request.prompt
+    size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
+    return size // BYTES_A_TOKEN + 1

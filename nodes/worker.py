@@ -1,0 +1,164 @@
+"""`llambo-worker`: a host, the process that serves workers of one model.
+
+Composition only: options, the engine, the host's tree, the server.  On stdout it
+says `loading PERCENT` while the model loads and `listening ADDR` when its workers
+answer; everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+import click
+from llambo9p_nodes import process
+
+from llambo9p.engine import gguf
+from llambo9p.engine.runner import Runner
+from llambo9p.engine.thread import DecodeThread
+from llambo9p.errors import Busy, ModelError
+from llambo9p.fs.file import File
+from llambo9p.net.server import Server
+from llambo9p.worker.host import Host
+
+
+@click.command()
+@click.option("--listen", default="tcp!127.0.0.1!9000", show_default=True, metavar="ADDR")
+@click.option(
+    "--model",
+    default="default",
+    show_default=True,
+    metavar="PATH|default|simulated",
+    help="A GGUF file; the bundled SmolLM2; or scripted answers without a model.",
+)
+@click.option("--count", default=4, show_default=True, help="Workers to serve.")
+@click.option("--first", default=0, show_default=True, help="Number of the first worker.")
+@click.option("--type", "node_type", default="tiny", show_default=True, help="Node type to show.")
+@click.option("--slots", default=16, show_default=True, help="Sequences decoded at once.")
+@click.option("--context", default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
+@click.option("--memory", type=int, help="Bytes that one worker's KV cache may use.")
+@click.option("--queue", default=1024, show_default=True, help="Requests that may wait.")
+@click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
+@click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
+@click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
+def main(
+    listen: str,
+    model: str,
+    count: int,
+    first: int,
+    node_type: str,
+    slots: int,
+    context: int,
+    threads: int | None,
+    memory: int | None,
+    queue: int,
+    insecure: bool,
+    trace: bool,
+    exit_with_stdin: bool,
+) -> None:
+    """Serve COUNT workers of one model over 9P."""
+
+    async def serve(stop: asyncio.Event) -> None:
+        address = process.listen_address(listen, insecure)
+        if exit_with_stdin:
+            _stop_at_eof(stop)
+        runner = _runner(model, context, slots, threads)
+        engine = DecodeThread(runner, max_queue=queue)
+        host: Host | None = None
+
+        def attach(uname: str, aname: str) -> File:
+            if host is None:
+                raise Busy("the model is loading")
+            return host.attach(uname, aname)
+
+        server = Server(attach, trace=process.print_message if trace else None)
+        address = await server.listen(address)
+        try:
+            await _until(stop, engine.start(_Progress()))
+            if stop.is_set():
+                return
+            _check_memory(runner, memory)
+            host = Host(
+                engine,
+                engine.info,
+                node_type=node_type,
+                context_size=context,
+                shutdown=stop.set,
+            )
+            host.grow(count, first)
+            print(f"listening {address}", flush=True)
+            await stop.wait()
+        finally:
+            await server.close()
+            await engine.stop()
+
+    process.run("llambo-worker", serve)
+
+
+def _runner(model: str, context: int, slots: int, threads: int | None) -> Runner:
+    if model == "simulated":
+        from llambo9p.engine.simulated import SimulatedRunner
+
+        return SimulatedRunner(n_ctx=context, n_seq=slots)
+    path = gguf.default_model() if model == "default" else Path(model)
+    gguf.check(path)
+    from llambo9p.engine.llama import LlamaRunner  # loads llama.cpp
+
+    return LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
+
+
+def _check_memory(runner: Runner, memory: int | None) -> None:
+    if memory is None:
+        return
+    kv = runner.kv_bytes(runner.n_ctx)
+    if kv > memory:
+        raise ModelError(
+            f"{runner.info.name}: the KV cache of a worker with {runner.n_ctx} tokens takes "
+            f"{kv / 2**20:.1f} MB, its memory is {memory / 2**20:.1f} MB"
+        )
+
+
+class _Progress:
+    """Prints `loading PERCENT`, each percent once."""
+
+    def __init__(self) -> None:
+        self._said = -1
+
+    def __call__(self, fraction: float) -> None:
+        percent = int(fraction * 100)
+        if percent > self._said:
+            self._said = percent
+            print(f"loading {percent}", flush=True)
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Wait for `work`; when `stop` comes first, cancel it."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not task.done():
+        task.cancel()
+        return
+    task.result()
+
+
+def _stop_at_eof(stop: asyncio.Event) -> None:
+    """Set `stop` when whoever started this process is gone."""
+    fd = sys.stdin.fileno()
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(fd, 4096):
+            loop.remove_reader(fd)
+            stop.set()
+
+    loop.add_reader(fd, readable)
+
+
+if __name__ == "__main__":
+    main()
