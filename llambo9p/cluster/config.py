@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import InvalidArgument
+from ..net import address
 
 _UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
@@ -36,6 +37,13 @@ def _parse_cores(value: Any) -> Any:
             raise ValueError('must be a number of cores like "0.1 core"')
         return float(m[1])
     return value
+
+
+def _parse_address(value: str) -> str:
+    try:
+        return str(address.parse(value))
+    except InvalidArgument as e:
+        raise ValueError(str(e)) from None
 
 
 Memory = Annotated[int, BeforeValidator(_parse_memory), Field(ge=2**20)]
@@ -84,7 +92,7 @@ class Orchestrator(_Section):
 
 
 class Network(_Section):
-    listen: str = "tcp!127.0.0.1!5640"
+    listen: Annotated[str, AfterValidator(_parse_address)] = "tcp!127.0.0.1!5640"
 
 
 class State(_Section):

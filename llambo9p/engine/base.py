@@ -155,6 +155,8 @@ class Load:
     """prompt tokens not yet in the KV cache"""
     pending_decode: int
     """upper bound of tokens still to be sampled"""
+    steps: int = 0
+    """batches decoded since the start: calls of llama_decode"""
 
 
 class Engine(Protocol):

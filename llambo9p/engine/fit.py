@@ -31,40 +31,49 @@ def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -
     if request.overflow == "error" or isinstance(prompt, str):
         return _checked(tokenize(prompt), n_ctx)
     limit = n_ctx - min(request.params.max_tokens, n_ctx // 4)
+
+    def attempt(prompt: Prompt) -> list[int] | None:
+        """Its tokens, if they leave room for an answer."""
+        try:
+            tokens = tokenize(prompt)
+        except errors.ContextOverflow:
+            return None
+        return tokens if len(tokens) <= limit else None
+
     if sum(len(message.content) for message in prompt) <= n_ctx * LONG:
-        tokens = tokenize(prompt)
-        if len(tokens) <= limit:
+        tokens = attempt(prompt)
+        if tokens is not None:
             return tokens
-    return _trim(prompt, n_ctx, limit, tokenize)
+    return _checked(tokenize(_trimmed(prompt, attempt)), n_ctx)
 
 
-def _trim(
-    prompt: tuple[Message, ...], n_ctx: int, limit: int, tokenize: Callable[[Prompt], list[int]]
-) -> list[int]:
+def _trimmed(
+    prompt: tuple[Message, ...], attempt: Callable[[Prompt], list[int] | None]
+) -> tuple[Message, ...]:
+    """The prompt without its oldest turns: as few blocks as make the attempt succeed."""
     head, turns = split_turns(prompt)
-    if not turns:
-        return _checked(tokenize(prompt), n_ctx)
+    if len(turns) < 2:
+        return prompt
 
-    def tokens_of(kept: int) -> list[int]:
-        newest = turns[len(turns) - kept :]
-        return tokenize((*head, *(message for turn in newest for message in turn)))
+    def newest(kept: int) -> tuple[Message, ...]:
+        return (*head, *(message for turn in turns[len(turns) - kept :] for message in turn))
 
     # The most turns that fit: gallop, then bisect, so that the work is bounded by the
     # context and not by the length of the history.
     fits, fails = 1, 2
-    while fails <= len(turns) and len(tokens_of(fails)) <= limit:
+    while fails <= len(turns) and attempt(newest(fails)) is not None:
         fits, fails = fails, 2 * fails
     fails = min(fails, len(turns) + 1)
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if len(tokens_of(middle)) <= limit:
+        if attempt(newest(middle)) is not None:
             fits = middle
         else:
             fails = middle
     dropped = len(turns) - fits
     block = 1 << max(0, (fits // 4).bit_length() - 1)
     dropped = min(-(-dropped // block) * block, len(turns) - 1)
-    return _checked(tokens_of(len(turns) - dropped), n_ctx)
+    return newest(len(turns) - dropped)
 
 
 def split_turns(messages: tuple[Message, ...]) -> tuple[list[Message], list[list[Message]]]:

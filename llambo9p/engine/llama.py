@@ -246,6 +246,7 @@ class LlamaRunner:
         self._special: re.Pattern[str] | None = chat.spelling(
             self._text_of(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
         )
+        self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
         self._bos = lib.llama_vocab_bos(vocab)
         self._formatter: Jinja2ChatFormatter | None = None
 
@@ -317,6 +318,11 @@ class LlamaRunner:
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode(errors="replace")
+        if len(data) > self.n_ctx * self._longest_piece:
+            # Not worth the time: some texts take llama.cpp seconds a megabyte.
+            raise errors.ContextOverflow(
+                f"the prompt has {len(data)} bytes, too many for a context of {self.n_ctx} tokens"
+            )
         tokens = np.empty(len(data) + 8, np.int32)
         at = tokens.ctypes.data_as(lib.llama_token_p)
         n = lib.llama_tokenize(
@@ -324,7 +330,8 @@ class LlamaRunner:
         )
         if n < 0:
             raise errors.InvalidArgument(f"a prompt of {len(data)} bytes could not be tokenized")
-        return list(map(int, tokens[:n]))
+        ids: list[int] = tokens[:n].tolist()
+        return ids
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self._template is None:

@@ -79,7 +79,9 @@ class Model(Protocol):
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens, never none.  Raises `ModelError` for a chat without
-        a template, `InvalidArgument` for one that the template refuses."""
+        a template, `InvalidArgument` for one that the template refuses, and
+        `ContextOverflow` for a text that is certainly longer than the context:
+        tokenizing megabytes would stop everybody's decoding."""
 
     def piece(self, token: int) -> bytes:
         """The token's bytes; empty for a special token."""

@@ -160,6 +160,7 @@ class DecodeThread:
             queued=len(self._live) - self._active,
             pending_prefill=self._prefill,
             pending_decode=self._decode,
+            steps=self.steps,
         )
 
     def submit(self, request: Request, listener: Listener) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 from typing import Any, Self, TypeVar, cast
 
@@ -55,7 +56,7 @@ class Client(asyncio.Protocol):
                     lambda: cls(address), address.host, address.port
                 )
         except OSError as e:
-            raise WorkerLost(f"cannot connect to {address}: {e.strerror or e}") from e
+            raise WorkerLost(f"cannot connect to {address}: {os.strerror(e.errno) if e.errno else e}") from e
         try:
             reply = await client.call(
                 m.Tversion(c.NOTAG, client._conn.msize, c.VERSION_9P2000), m.Rversion

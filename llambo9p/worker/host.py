@@ -114,6 +114,7 @@ class Host:
             f"queued {load.queued}\n"
             f"pending_prefill {load.pending_prefill}\n"
             f"pending_decode {load.pending_decode}\n"
+            f"steps {load.steps}\n"
         )
 
     def workers_text(self) -> str:

@@ -1,0 +1,25 @@
+"""What all tests need: a limit of 20 s for each test that is not marked slow (QEMU,
+Ray, long fuzzing), and hypothesis without deadlines, as the machines are shared.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+TIMEOUT_S = 20
+SLOW_TIMEOUT_S = 600
+
+settings.register_profile("llambo", deadline=None, print_blob=True)
+settings.load_profile("llambo")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: may take minutes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            slow = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S if slow else TIMEOUT_S))

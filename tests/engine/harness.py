@@ -1,0 +1,71 @@
+"""What the engine's tests share: a listener that records, and an engine that runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
+from llambo9p.engine.runner import Runner
+from llambo9p.engine.thread import DecodeThread
+
+GREEDY = SamplingParams(temperature=0, max_tokens=32)
+
+
+class Recorder:
+    """A listener that keeps everything, and whose `usage()` awaits the end."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[State, int]] = []
+        self.pieces: list[bytes] = []
+        self.count = 0
+        self.ends = 0
+        self._end: asyncio.Future[Usage] = asyncio.get_running_loop().create_future()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.pieces).decode()
+
+    def progress(self, state: State, position: int) -> None:
+        assert self.ends == 0
+        self.states.append((state, position))
+
+    def tokens(self, text: bytes, count: int) -> None:
+        assert self.ends == 0
+        text.decode()  # whole characters only
+        self.pieces.append(text)
+        self.count += count
+
+    def done(self, usage: Usage) -> None:
+        self.ends += 1
+        self._end.set_result(usage)
+
+    def failed(self, error: Exception) -> None:
+        self.ends += 1
+        self._end.set_exception(error)
+
+    async def usage(self) -> Usage:
+        return await self._end
+
+
+@asynccontextmanager
+async def running(runner: Runner, **options: Any) -> AsyncIterator[DecodeThread]:
+    engine = DecodeThread(runner, **options)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def user(text: str, system: str = "") -> tuple[Message, ...]:
+    head = (Message("system", system),) if system else ()
+    return (*head, Message("user", text))
+
+
+def ask(engine: DecodeThread, request: Request) -> Recorder:
+    recorder = Recorder()
+    engine.submit(request, recorder)
+    return recorder

@@ -1,0 +1,247 @@
+"""Continuous batching against a model of the KV cache.
+
+The simulated runner holds real cells and asserts that every row continues its
+sequence and that each token is sampled from exactly the prompt and the answer so far.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llambo9p import errors
+from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
+from llambo9p.engine.scheduler import Failed, Finished, Progress, Scheduler, Tokens
+from llambo9p.engine.simulated import SimulatedRunner
+
+SHARED = "a prefix that is shared by many prompts"
+
+
+def letters(prompt: str) -> bytes:
+    """An answer whose length and text depend on the prompt."""
+    n = sum(prompt.encode()) % 31
+    return bytes(97 + (n + i) % 26 for i in range(n))
+
+
+class World:
+    """A scheduler, its runner and a clock that goes one second a step."""
+
+    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, **options):
+        self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
+        self.chunk = self.runner.prefill_chunk
+        self.scheduler = Scheduler(
+            self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=self.chunk, **options
+        )
+        self.now = 0.0
+        self.text = {}
+        self.ended = {}
+        self.states = {}
+
+    def submit(self, prompt, **options):
+        params = SamplingParams(
+            max_tokens=options.pop("max_tokens", 1000), stop=options.pop("stop", ())
+        )
+        request = Request(prompt, params, **options)
+        self.scheduler.submit(request, self.now)
+        self.text[request] = b""
+        self.states[request] = []
+        return request
+
+    def step(self):
+        plan = self.scheduler.plan(self.now)
+        self.now += 1
+        if plan is not None:
+            self.check(plan)
+            sampled = self.runner.run(plan.step)
+            self.scheduler.commit(plan, sampled, self.now)
+            for s in self.scheduler._cache.sequences:
+                assert self.runner.cells[s.seq_id][: len(s.tokens)] == s.tokens
+        self.collect()
+        return plan
+
+    def check(self, plan):
+        step = plan.step
+        busy = [slot.sequence.seq_id for slot in self.scheduler._active]
+        assert sorted(busy) == list(range(len(busy)))
+        assert len(busy) <= self.scheduler.slots
+        prefill = sum(rows for slot, rows, _ in plan.parts if slot.next_token is None)
+        assert prefill <= self.chunk
+        assert len(step.token) - prefill <= self.scheduler.slots
+        planned = {slot for slot, _, _ in plan.parts}
+        for slot in self.scheduler._active:
+            assert slot in planned or slot.ahead is not None
+
+    def collect(self):
+        for event in self.scheduler.events():
+            request = event.request
+            assert request not in self.ended
+            match event:
+                case Progress(_, state, position, _):
+                    self.states[request].append((state, position))
+                case Tokens(_, text, count):
+                    assert count <= 1
+                    self.text[request] += text
+                case Finished(_, usage):
+                    self.ended[request] = usage
+                case Failed(_, error):
+                    self.ended[request] = error
+
+    def run(self, limit=5000):
+        for _ in range(limit):
+            if self.scheduler.idle:
+                break
+            self.step()
+        self.collect()
+        assert self.scheduler.idle, "starved"
+
+
+def expected(request, n_ctx):
+    """Text and finish_reason of a text request, by the rules of `base`."""
+    answer = letters(request.prompt)
+    cap = min(request.params.max_tokens, n_ctx - len(request.prompt) + 1)
+    for s in request.params.stop:
+        at = answer.find(s.encode())
+        if 0 <= at and at + len(s) <= cap:
+            return answer[:at], "stop"
+    if len(answer) >= cap:
+        return answer[:cap], "length"
+    return answer, "stop"
+
+
+submits = st.fixed_dictionaries(
+    {
+        "prompt": st.builds(
+            lambda head, tail: SHARED[:head] + tail,
+            st.sampled_from([0, 5, 20, 39]),
+            st.text("xyz", min_size=1, max_size=60),
+        ),
+        "conversation": st.sampled_from([None, None, "a", "b", "c", "d", "e"]),
+        "max_tokens": st.integers(1, 40),
+        "stop": st.sampled_from([(), ("klm",), ("q",)]),
+    }
+)
+actions = st.lists(
+    st.one_of(
+        submits,
+        st.sampled_from(["step", "step", "step", "forget"]),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+    ),
+    max_size=60,
+)
+
+
+@given(actions, st.integers(1, 5), st.integers(1, 5), st.integers(1, 20))
+def test_every_request_ends_once_with_its_own_answer(actions, n_seq, slots, chunk):
+    world = World(n_seq=n_seq, chunk=chunk, slots=min(slots, n_seq), max_queue=100)
+    requests = []
+    cancelled = set()
+    for action in actions:
+        match action:
+            case "step":
+                world.step()
+            case "forget":
+                world.scheduler.forget("a")
+            case "cancel", i:
+                if i < len(requests) and requests[i] not in world.ended:
+                    world.scheduler.cancel(requests[i], world.now)
+                    world.collect()
+                    cancelled.add(requests[i])
+                    assert requests[i] in world.ended
+            case dict():
+                requests.append(world.submit(**action))
+    world.run()
+    for request in requests:
+        usage = world.ended[request]
+        if len(request.prompt) > 96:
+            assert isinstance(usage, errors.ContextOverflow) or request in cancelled
+            continue
+        assert isinstance(usage, Usage)
+        text, reason = expected(request, 96)
+        if request in cancelled:
+            assert usage.finish_reason == "cancelled"
+            assert letters(request.prompt).startswith(world.text[request])
+        else:
+            assert (world.text[request], usage.finish_reason) == (text, reason)
+            assert usage.prompt_tokens == len(request.prompt) > usage.cached_tokens
+        assert world.states[request] == sorted(world.states[request], key=order)
+    assert world.scheduler.load == type(world.scheduler.load)(min(slots, n_seq), 0, 0, 0, 0)
+
+
+def order(state_position):
+    """QUEUED with falling positions, then PREFILL, then DECODE."""
+    state, position = state_position
+    return [State.QUEUED, State.PREFILL, State.DECODE].index(state), -position
+
+
+def test_admission_is_first_come_first_served():
+    world = World(slots=1, answer=lambda _: b"1")
+    requests = [world.submit(f"prompt {i}") for i in range(4)]
+    world.step()
+    assert world.states[requests[3]] == [(State.QUEUED, 3)]
+    world.run()
+    assert list(world.ended) == requests
+    assert world.states[requests[3]][:3] == [(State.QUEUED, n) for n in (3, 2, 1)]
+
+
+def test_the_queue_is_bounded():
+    world = World(slots=2, max_queue=1)
+    for _ in range(3):
+        world.submit("x")
+    with pytest.raises(errors.Busy):
+        world.submit("x")
+
+
+def test_prefills_share_the_chunk_and_decoding_goes_on():
+    world = World(n_ctx=400, chunk=20, answer=lambda _: b"z" * 99)
+    first = world.submit("first")
+    world.step()
+    for letter in "pqr":
+        world.submit(letter * (4 if letter == "p" else 100))
+    plan = world.step()
+    assert sorted(rows for _, rows, _ in plan.parts) == [1, 4, 8, 8]
+    assert world.text[first] == b"zz"
+
+
+def test_equal_prompts_are_prefilled_once():
+    world = World(n_ctx=400, n_seq=4, chunk=16)
+    prompt = "p" * 200
+    for i in range(4):
+        world.submit(prompt + str(i))
+    world.run()
+    rows = sum(len(step.token) - len(step.outputs) for step in world.runner.steps)
+    assert rows <= 200 + 8
+    assert sorted(u.cached_tokens for u in world.ended.values()) == [0, 200, 200, 200]
+
+
+def test_a_second_turn_finds_the_first_in_the_cache():
+    world = World(n_ctx=400)
+    first = (Message("user", "hello, who are you?"),)
+    world.submit(first, conversation="c")
+    world.run()
+    (request,) = world.text
+    answer = Message("assistant", world.text[request].decode())
+    second = world.submit((*first, answer, Message("user", "and now?")), conversation="c")
+    world.run()
+    usage = world.ended[second]
+    # Everything but the end of the last turn, which was sampled and never decoded.
+    assert usage.cached_tokens == len(world.runner.tokenize((*first, answer))) - 2
+
+
+def test_times_are_measured_from_submit():
+    world = World(slots=1, answer=lambda _: b"12345")
+    world.submit("x")
+    late = world.submit("y")
+    world.run()
+    usage = world.ended[late]
+    assert (usage.queue_ms, usage.ttft_ms, usage.total_ms) == (6000, 7000, 12000)
+    assert usage.tokens_per_second == pytest.approx(4 / 5)
+
+
+def test_a_prompt_that_fails_to_render_fails_alone():
+    world = World()
+    bad = world.submit("")
+    good = world.submit("good")
+    world.run()
+    assert isinstance(world.ended[bad], errors.InvalidArgument)
+    assert isinstance(world.ended[good], Usage)

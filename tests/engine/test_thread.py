@@ -1,0 +1,250 @@
+"""The decode thread and its door on the event loop, over the simulated runner."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llambo9p import errors
+from llambo9p.engine.base import Load, Request, SamplingParams, State
+from llambo9p.engine.simulated import Gate, SimulatedRunner
+from llambo9p.engine.thread import DecodeThread
+from tests.engine.harness import Recorder, ask, running, user
+
+
+def long_answer(_: str) -> bytes:
+    return b"x" * 1000
+
+
+def test_an_answer_arrives_and_is_accounted():
+    async def main():
+        async with running(SimulatedRunner()) as engine:
+            recorder = ask(engine, Request(user("hello")))
+            assert engine.load == Load(16, 0, 1, 2, 256)
+            usage = await recorder.usage()
+            assert recorder.text == "simulated: hello"
+            assert usage.completion_tokens == recorder.count == len(recorder.text)
+            assert usage.finish_reason == "stop"
+            assert recorder.states == [(State.PREFILL, 0), (State.DECODE, 0)]
+            assert engine.load == Load(16, 0, 0, 0, 0)
+            assert engine.info.name == "simulated"
+
+    asyncio.run(main())
+
+
+def test_characters_of_several_tokens_arrive_whole():
+    async def main():
+        runner = SimulatedRunner(answer=lambda _: "h\u00e9\U0001f600".encode() + b"\xff!")
+        async with running(runner) as engine:
+            recorder = ask(engine, Request("x"))
+            await recorder.usage()
+            assert recorder.text == "h\u00e9\U0001f600\ufffd!"
+            assert recorder.pieces[1:3] == [b"", "\u00e9".encode()]
+
+    asyncio.run(main())
+
+
+def test_events_of_a_step_reach_the_loop_in_one_call():
+    async def main():
+        gate = Gate()
+        async with running(SimulatedRunner(gate=gate, answer=long_answer)) as engine:
+            loop = asyncio.get_running_loop()
+            calls = 0
+            threadsafe = loop.call_soon_threadsafe
+
+            def counting(*args, **kwargs):
+                nonlocal calls
+                calls += 1
+                return threadsafe(*args, **kwargs)
+
+            loop.call_soon_threadsafe = counting
+            asked = SamplingParams(max_tokens=10)
+            recorders = [ask(engine, Request(str(i), asked)) for i in range(8)]
+            gate.open()
+            for recorder in recorders:
+                await recorder.usage()
+            assert calls <= engine.steps
+            assert engine.steps <= 12
+
+    asyncio.run(main())
+
+
+def test_cancel_ends_a_decoding_request_within_one_step():
+    async def main():
+        gate = Gate()
+        runner = SimulatedRunner(gate=gate, answer=long_answer)
+        async with running(runner) as engine:
+            request = Request("x")
+            recorder = ask(engine, request)
+            for _ in range(3):
+                await asyncio.to_thread(gate.entered)
+                gate.allow()
+            await asyncio.to_thread(gate.entered)
+            engine.cancel(request)
+            gate.open()
+            usage = await recorder.usage()
+            assert usage.finish_reason == "cancelled"
+            assert recorder.count == engine.steps == 4
+            engine.cancel(request)
+
+    asyncio.run(main())
+
+
+def test_cancel_ends_a_long_prefill_within_one_chunk():
+    async def main():
+        gate = Gate()
+        runner = SimulatedRunner(gate=gate, prefill_chunk=16)
+        async with running(runner) as engine:
+            request = Request("x" * 1000)
+            recorder = ask(engine, request)
+            await asyncio.to_thread(gate.entered)
+            engine.cancel(request)
+            gate.open()
+            assert (await recorder.usage()).finish_reason == "cancelled"
+            assert len(runner.steps[0].token) == 16
+            assert engine.steps == 1
+
+    asyncio.run(main())
+
+
+def test_cancel_of_a_queued_request_and_at_once():
+    async def main():
+        async with running(SimulatedRunner()) as engine:
+            request = Request("x")
+            recorder = ask(engine, request)
+            engine.cancel(request)
+            assert recorder.ends == 0
+            assert (await recorder.usage()).finish_reason == "cancelled"
+            assert engine.steps == 0
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_is_busy_and_the_load_is_right_at_once():
+    async def main():
+        gate = Gate()
+        async with running(SimulatedRunner(gate=gate), slots=2, max_queue=3) as engine:
+            recorders = [ask(engine, Request(str(i))) for i in range(5)]
+            assert engine.load.queued == 5
+            with pytest.raises(errors.Busy):
+                ask(engine, Request("one too many"))
+            gate.open()
+            for recorder in recorders:
+                await recorder.usage()
+            assert recorders[4].states[0] == (State.QUEUED, 3)
+            await ask(engine, Request("again")).usage()
+
+    asyncio.run(main())
+
+
+def test_a_failing_decode_fails_only_what_it_must():
+    async def main():
+        runner = SimulatedRunner(poison=b"bad")
+        async with running(runner) as engine:
+            good = [ask(engine, Request(f"good {i}")) for i in range(3)]
+            bad = ask(engine, Request("bad"))
+            for recorder in good:
+                await recorder.usage()
+            assert [recorder.text for recorder in good] == [
+                f"simulated: good {i}" for i in range(3)
+            ]
+            with pytest.raises(errors.Error, match="poisoned"):
+                await bad.usage()
+
+    asyncio.run(main())
+
+
+def test_a_listener_that_raises_harms_no_other():
+    class Broken(Recorder):
+        def tokens(self, text: bytes, count: int) -> None:
+            raise RuntimeError("broken")
+
+    async def main():
+        async with running(SimulatedRunner()) as engine:
+            broken = Broken()
+            engine.submit(Request("a"), broken)
+            other = ask(engine, Request("b"))
+            await other.usage()
+            await broken.usage()
+            assert other.text == "simulated: b"
+
+    asyncio.run(main())
+
+
+def test_the_death_of_the_thread_fails_everything_and_later_submits():
+    async def main():
+        gate = Gate()
+        runner = SimulatedRunner(gate=gate, answer=long_answer)
+        async with running(runner, slots=1) as engine:
+            recorders = [ask(engine, Request(str(i))) for i in range(2)]
+            await asyncio.to_thread(gate.entered)
+            gate.allow()
+            await asyncio.to_thread(gate.entered)
+            runner.cells[0].append(0)  # what no scheduler does: the runner asserts
+            gate.open()
+            for recorder in recorders:
+                with pytest.raises(errors.WorkerLost, match="decode thread died"):
+                    await recorder.usage()
+            with pytest.raises(errors.WorkerLost, match="decode thread died"):
+                ask(engine, Request("later"))
+            assert runner.closed
+
+    asyncio.run(main())
+
+
+def test_stop_fails_what_is_pending():
+    async def main():
+        gate = Gate()
+        runner = SimulatedRunner(gate=gate, answer=long_answer)
+        async with running(runner, slots=1) as engine:
+            recorders = [ask(engine, Request(str(i))) for i in range(3)]
+            await asyncio.to_thread(gate.entered)
+            stopping = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+            gate.open()
+            await stopping
+            for recorder in recorders:
+                with pytest.raises(errors.WorkerLost, match="stopped"):
+                    await recorder.usage()
+            with pytest.raises(errors.WorkerLost, match="stopped"):
+                ask(engine, Request("later"))
+            assert runner.closed
+
+    asyncio.run(main())
+
+
+def test_start_tells_progress_and_fails_with_the_reason():
+    async def main():
+        told = []
+        engine = DecodeThread(SimulatedRunner())
+        with pytest.raises(errors.WorkerLost, match="not started"):
+            ask(engine, Request("early"))
+        await engine.start(told.append)
+        assert told == [0.0, 0.5, 1.0]
+        await engine.stop()
+
+        runner = SimulatedRunner(load_error=errors.ModelError("no such model"))
+        engine = DecodeThread(runner)
+        with pytest.raises(errors.ModelError, match="no such model"):
+            await engine.start()
+        await engine.stop()
+        assert runner.closed
+
+    asyncio.run(main())
+
+
+def test_more_conversations_than_sequences():
+    async def main():
+        async with running(SimulatedRunner(n_seq=2), max_queue=100) as engine:
+            for turn in range(2):
+                recorders = [
+                    ask(engine, Request(f"conversation {i} turn {turn}", conversation=i))
+                    for i in range(10)
+                ]
+                for i, recorder in enumerate(recorders):
+                    await recorder.usage()
+                    assert recorder.text == f"simulated: conversation {i} turn {turn}"
+            engine.forget(9)
+
+    asyncio.run(main())

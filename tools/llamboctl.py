@@ -1,0 +1,350 @@
+"""llamboctl: a cluster from the command line.
+
+Every command but `init` reads and writes the cluster's files over 9P and nothing more:
+what it does, `cat` and `echo` on a mount do as well.  Data goes to stdout, everything
+else to stderr; a failure is one line there and exit code 1 (2 for a wrong command line,
+130 after ^C).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
+from py9p.messages import Dir
+
+from . import show, start
+from .failure import Failure
+from .remote import Remote, Unreachable
+from .which_cluster import Cluster, find, parse_address, state_path
+
+_Command = Callable[..., Any]
+
+
+def _remember_address(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.find_root().obj = value
+
+
+def _addr_option(command: _Command) -> _Command:
+    return click.option(
+        "--addr",
+        metavar="ADDR",
+        expose_value=False,
+        callback=_remember_address,
+        help="The cluster, as tcp!HOST!PORT or unix!PATH  [default: $LLAMBO_ADDR, or what "
+        "the state file says]",
+    )(command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _cluster() -> Cluster:
+    return find(click.get_current_context().find_root().obj)
+
+
+def _connect() -> Remote:
+    return Remote(_cluster().address)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llambo9p", prog_name="llamboctl")
+@_addr_option
+def cli() -> None:
+    """Run a Llambo cluster and use it: LLM inference as a 9P file system."""
+
+
+# -- the cluster ------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--listen", metavar="ADDR",
+              help="Where to serve; port 0 is a free one.  [default: what the configuration "
+              "says, and that is tcp!127.0.0.1!5640 unless you changed it]")  # fmt: skip
+@click.option("--config", metavar="FILE",
+              help="[default: $CLUSTER_CONFIG, ./cluster-config.yaml, or the one installed]"
+              )  # fmt: skip
+@click.option("--foreground", is_flag=True, help="Become the orchestrator; ^C stops it.")
+def init(listen: str | None, config: str | None, foreground: bool) -> None:
+    """Start an orchestrator, without any worker, and print its address."""
+    address = parse_address(listen, "--listen") if listen else None
+    state = state_path()
+    start.refuse_if_running(state)
+    path = start.config_path(config)
+    if foreground:
+        start.run_in_foreground(address, path, state)
+    click.echo(start.start_in_background(address, path, state).address)
+
+
+@cli.command()
+@click.option("--count", metavar="N", type=click.IntRange(min=1),
+              help="How many.  [default: the type's count in the configuration]")  # fmt: skip
+@click.option("--type", "type_name", metavar="T",
+              help="A node type of the configuration.  [default: its first]")  # fmt: skip
+@_addr_option
+def spawn(count: int | None, type_name: str | None) -> None:
+    """Start workers; returns when they answer."""
+    words = ["spawn"]
+    if count is not None:
+        words += ["--count", str(count)]
+    if type_name is not None:
+        # quoted as in rc: it is one word whatever is in it
+        words += ["--type", "'" + type_name.replace("'", "''") + "'"]
+    cluster = _cluster()
+    with Remote(cluster.address) as remote:
+        before = {entry.name for entry in remote.entries("nodes")}
+        what = "starting workers" if type_name is None else f"starting {type_name} workers"
+        with show.loading_bar(what, _Loading(cluster)):
+            remote.write("ctl", (" ".join(words) + "\n").encode())
+        new = [e.name for e in remote.entries("nodes") if e.name not in before]
+    if sys.stderr.isatty() and new:
+        names = new[0] if len(new) == 1 else f"{new[0]} to {new[-1]}"
+        click.echo(f"{len(new)} workers answer: {names}", err=True)
+
+
+class _Loading:
+    """What the cluster says is loading, asked over a connection of its own: the other
+    one waits for the answer to `spawn`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._remote: Remote | None = None
+
+    def __call__(self) -> dict[str, float]:
+        self._remote = self._remote or Remote(self._cluster.address)
+        percents = {}
+        for line in self._remote.text("status").splitlines():
+            words = line.split()
+            if words[:1] == ["loading"] and len(words) == 3:
+                with contextlib.suppress(ValueError):
+                    percents[words[1]] = float(words[2])
+        return percents
+
+
+@cli.command()
+@_json_option
+@_addr_option
+def status(as_json: bool) -> None:
+    """Show the cluster's state."""
+    with _connect() as remote:
+        text = remote.text("status")
+    if as_json:
+        show.as_json(show.attributes(text))
+    else:
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+@cli.group()
+def nodes() -> None:
+    """Look at the workers."""
+
+
+@nodes.command("list")
+@_json_option
+@_addr_option
+def nodes_list(as_json: bool) -> None:
+    """Show a line for each worker."""
+    with _connect() as remote:
+        found = []
+        for entry in remote.entries("nodes"):
+            # a worker may go while we look
+            with contextlib.suppress(_Gone):
+                found.append(_node(remote, entry.name))
+    if as_json:
+        show.as_json(found)
+        return
+    header = [name for name in (found[0] if found else {}) if name != "epoch"]
+    rows = [[_cell(name, node.get(name, "-")) for name in header] for node in found]
+    if rows:
+        show.table(header, rows)
+    else:
+        click.echo("no workers; start some with `llamboctl spawn --count 4 --type tiny`", err=True)
+
+
+class _Gone(Exception):
+    pass
+
+
+def _node(remote: Remote, name: str) -> dict[str, str]:
+    try:
+        text = remote.text(f"nodes/{name}")
+    except Unreachable:
+        raise
+    except Failure:
+        raise _Gone from None
+    return {
+        attr: value if isinstance(value, str) else " ".join(value)
+        for attr, value in show.attributes(text).items()
+    }
+
+
+def _cell(attr: str, value: str) -> str:
+    if attr == "model":
+        return value.rpartition("/")[2] or value
+    return value
+
+
+@cli.command()
+@_addr_option
+def shutdown() -> None:
+    """Stop the cluster and wait until it is gone."""
+    cluster = _cluster()
+    with Remote(cluster.address) as remote, contextlib.suppress(Unreachable):
+        # it may be gone before it answers
+        remote.write("ctl", b"shutdown\n")
+    start.wait_until_gone(cluster)
+
+
+# -- files ------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("path", default="/")
+@click.option("-l", "--long", "long", is_flag=True, help="With mode, owner, length and time.")
+@_json_option
+@_addr_option
+def ls(path: str, long: bool, as_json: bool) -> None:
+    """List a directory (the root without PATH)."""
+    with _connect() as remote:
+        entries = remote.entries(path)
+    if as_json:
+        show.as_json([_as_dict(entry) for entry in entries])
+        return
+    for entry in entries:
+        name = entry.name
+        if entry.mode & DMDIR:
+            name = click.style(name, fg="blue", bold=True)
+        if long:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
+            name = f"{_mode(entry.mode)} {entry.uid:8} {entry.length:8} {when} {name}"
+        click.echo(name)
+
+
+def _mode(mode: int) -> str:
+    bits = "".join(ch if mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
+    return ("d" if mode & DMDIR else "-") + bits
+
+
+def _as_dict(entry: Dir) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "type": "directory" if entry.mode & DMDIR else "file",
+        "mode": f"{entry.mode & 0o777:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "length": entry.length,
+        "mtime": entry.mtime,
+        "qid": {"type": entry.qid.type, "vers": entry.qid.vers, "path": entry.qid.path},
+    }
+
+
+@cli.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@_addr_option
+def cat(paths: tuple[str, ...]) -> None:
+    """Print files as they come; a file that waits for more is waited for."""
+    with _connect() as remote:
+        for path in paths:
+            with remote.open(path) as f:
+                _print_stream(f.chunks())
+
+
+@cli.command()
+@click.argument("path")
+@click.argument("text", required=False)
+@_addr_option
+def write(path: str, text: str | None) -> None:
+    """Write TEXT, exactly, or standard input to a file.
+
+    What a file does with it happens when it is closed: a `prompt` is submitted.
+    """
+    with _connect() as remote, remote.open(path, OWRITE | OTRUNC) as f:
+        if text is not None:
+            f.write(text.encode("utf-8", "surrogateescape"))
+            return
+        offset = 0
+        while data := sys.stdin.buffer.read(f.iounit):
+            f.write(data, offset)
+            offset += len(data)
+
+
+@cli.command()
+@click.argument("text", required=False)
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1))
+@click.option("--temperature", metavar="T", type=click.FloatRange(min=0), help="0 is greedy.")
+@click.option("--seed", metavar="N", type=int)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@_addr_option
+def infer(text: str | None, system: str | None, **options: float | None) -> None:
+    """Ask the cluster one question and print the answer as it comes.
+
+    Without TEXT the question is standard input.  Options hold for this question only.
+    """
+    settings = {name: value for name, value in options.items() if value is not None}
+    if text is None:
+        query = sys.stdin.buffer.read()
+    else:
+        query = text.encode("utf-8", "surrogateescape")
+    if not query:
+        raise click.UsageError("the question is empty")
+    with _connect() as remote:
+        if not settings and system is None:
+            _ask(remote, "data", query)
+            return
+        # settings belong to a conversation: this is one of our own, for as long as
+        # its clone file is open
+        with remote.open("clone", ORDWR) as ctl:
+            number = b"".join(ctl.chunks()).decode().strip()
+            lines = [f"{name} {value}\n" for name, value in settings.items()]
+            ctl.write("".join(lines).encode())
+            if system is not None:
+                remote.write(f"{number}/system", system.encode("utf-8", "surrogateescape"))
+            _ask(remote, f"{number}/data", query)
+
+
+def _ask(remote: Remote, path: str, query: bytes) -> None:
+    with remote.open(path, ORDWR) as f:
+        f.write(query)
+        _print_stream(f.chunks(), newline=sys.stdout.isatty())
+
+
+def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
+    """Each piece at once; with `newline` the last line is ended if it is not."""
+    last = b""
+    out = sys.stdout.buffer
+    for last in chunks:
+        out.write(last)
+        out.flush()
+    if newline and not last.endswith(b"\n"):
+        out.write(b"\n")
+        out.flush()
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        code = cli.main(prog_name="llamboctl", standalone_mode=False)
+        # click returns the code of --help and --version, and a command's None
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        if sys.stderr.isatty():
+            click.echo(err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # nobody reads on, as in `llamboctl cat out | head`; Python must not find out again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""A cluster's files, through py9p: what every command of llamboctl is made of.
+
+`Remote` is one connection; its methods take paths from the root and block.  Whatever
+goes wrong becomes a `Failure` that names the path or the address.  An interrupt in the
+middle of a call leaves the connection unusable, so ^C must end the program (which
+clunks what was open, and so cancels what runs for it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from collections.abc import Iterator
+from typing import Self
+
+from py9p.client import Client, RemoteError
+from py9p.constants import DMDIR, IOHDRSZ, OREAD, OWRITE, VERSION9P
+from py9p.messages import Dir, NinePError
+from py9p.native import decode_dir
+
+from llambo9p.net.address import Address
+
+from .failure import Failure
+
+_MSIZE = 65536
+_ANSWER_S = 10.0
+"""how long a server may take to connect, negotiate and attach"""
+_MAXWELEM = 16
+
+
+class Unreachable(Failure):
+    """Nobody answers 9P there."""
+
+
+class Remote:
+    """A connection, attached as the user that runs the tool."""
+
+    def __init__(self, address: Address) -> None:
+        """Raises Unreachable."""
+        self.address = address
+        try:
+            sock = _connect(address)
+        except OSError as e:
+            raise Unreachable(
+                f"no cluster answers at {address}: {e.strerror or e}. "
+                "Start one with `llamboctl init`"
+            ) from None
+        self._client = Client(sock, msize=_MSIZE)
+        self._fids = itertools.count(1)
+        self._free_fids: list[int] = []
+        try:
+            version = self._client.negotiate().version
+            if version != VERSION9P:
+                raise Unreachable(f"{address} speaks {version!r}, not 9P2000")
+            self._client.attach(0)
+        except TimeoutError:
+            self.close()
+            raise Unreachable(f"{address} does not answer 9P: is another server there?") from None
+        except RemoteError as e:
+            self.close()
+            raise Failure(f"{address} refuses us: {e}") from None
+        except (OSError, EOFError, NinePError) as e:
+            self.close()
+            raise Unreachable(f"{address} does not speak 9P2000: {e}") from None
+        except BaseException:
+            self.close()
+            raise
+        sock.settimeout(None)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self, path: str, mode: int = OREAD) -> RemoteFile:
+        """Walk to `path` from the root and open it."""
+        fid = self._walk(path)
+        with self._blame(path):
+            try:
+                _, iounit = self._client.open(fid, int(mode))
+            except RemoteError:
+                self._clunk(fid)
+                raise
+        return RemoteFile(self, fid, path, iounit)
+
+    def stat(self, path: str) -> Dir:
+        fid = self._walk(path)
+        try:
+            with self._blame(path):
+                return self._client.stat(fid)
+        finally:
+            self._clunk(fid)
+
+    def read(self, path: str) -> bytes:
+        """The whole of a file that ends by itself."""
+        with self.open(path) as f:
+            return b"".join(f.chunks())
+
+    def text(self, path: str) -> str:
+        return self.read(path).decode(errors="replace")
+
+    def write(self, path: str, data: bytes) -> None:
+        """One open, as many Twrites as it takes, and a clunk, which may fail, too."""
+        with self.open(path, OWRITE) as f:
+            f.write(data)
+
+    def entries(self, path: str) -> list[Dir]:
+        """A directory's entries in its own order; of a file, itself."""
+        if not self.stat(path).mode & DMDIR:
+            return [self.stat(path)]
+        data = self.read(path)
+        entries = []
+        while data:
+            size = 2 + int.from_bytes(data[:2], "little")
+            entries.append(decode_dir(data[:size]))
+            data = data[size:]
+        return entries
+
+    # -- what RemoteFile needs ----------------------------------------------------
+
+    def _walk(self, path: str) -> int:
+        names = [name for name in path.split("/") if name not in ("", ".")]
+        fid = self._free_fids.pop() if self._free_fids else next(self._fids)
+        here = 0
+        # a walk takes at most 16 names; from the second on, the fid itself moves
+        for at in range(0, max(len(names), 1), _MAXWELEM):
+            part = names[at : at + _MAXWELEM]
+            try:
+                with self._blame(path):
+                    if len(self._client.walk(here, fid, part)) != len(part):
+                        raise RemoteError("file does not exist")
+            except Failure:
+                if here == fid:
+                    self._clunk(fid)
+                else:
+                    self._free_fids.append(fid)
+                raise
+            here = fid
+        return fid
+
+    def _clunk(self, fid: int) -> None:
+        """Of a fid that nothing was written to; an error means nothing."""
+        with contextlib.suppress(OSError, EOFError, NinePError):
+            self._client.clunk(fid)
+            self._free_fids.append(fid)
+
+    @contextlib.contextmanager
+    def _blame(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except RemoteError as e:
+            raise Failure(f"{path or '/'}: {e}") from None
+        except (OSError, EOFError, NinePError):
+            raise Unreachable(
+                f"the cluster at {self.address} closed the connection; "
+                "`llamboctl status` shows whether it is still there"
+            ) from None
+
+
+class RemoteFile:
+    """An open fid.  As a context it is clunked at the end, and the clunk's error
+    counts; after an error or an interrupt only the connection's end clunks it."""
+
+    def __init__(self, remote: Remote, fid: int, path: str, iounit: int) -> None:
+        self._remote = remote
+        self._fid = fid
+        self._path = path
+        room = remote._client.msize - IOHDRSZ
+        self.iounit = min(iounit or room, room)
+        """bytes that one Tread or Twrite may carry"""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The file from its start to its end, each piece as it comes."""
+        offset = 0
+        while True:
+            with self._remote._blame(self._path):
+                data = self._remote._client.read(self._fid, self.iounit, offset)
+            if not data:
+                return
+            yield data
+            offset += len(data)
+
+    def write(self, data: bytes, offset: int = 0) -> None:
+        with self._remote._blame(self._path):
+            for at in range(0, len(data), self.iounit):
+                part = data[at : at + self.iounit]
+                if self._remote._client.write(self._fid, part, offset + at) != len(part):
+                    raise RemoteError("the server took only part of what was written")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
+        if exc_type is None:
+            with self._remote._blame(self._path):
+                self._remote._client.clunk(self._fid)
+            self._remote._free_fids.append(self._fid)
+        elif issubclass(exc_type, Failure) and not issubclass(exc_type, Unreachable):
+            self._remote._clunk(self._fid)
+
+
+def _connect(address: Address) -> socket.socket:
+    if address.net == "unix":
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(_ANSWER_S)
+        try:
+            sock.connect(address.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    return socket.create_connection((address.host, address.port), timeout=_ANSWER_S)
