@@ -1,0 +1,145 @@
+"""The two programs given what they cannot work with: one clear line, exit status 1."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.engine import gguf
+from llambo9p.errors import Error
+from tests.cluster.harness import cluster
+
+
+def run(program: str, *words: str) -> str:
+    """What it says on stderr; it must end by itself, and without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"llambo9p_nodes.{program}", *words],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    assert "listening" not in done.stdout
+    return done.stderr
+
+
+def worker(*words: str) -> str:
+    return run("worker", "--listen", "tcp!127.0.0.1!0", *words)
+
+
+def test_missing_model_is_named(tmp_path: Path) -> None:
+    said = worker("--model", str(tmp_path / "none.gguf"))
+    assert said.count("\n") == 1
+    assert f"{tmp_path}/none.gguf" in said and "no such file" in said
+
+
+def test_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "garbage.gguf"
+    path.write_bytes(b"\x7fELF" + bytes(5000))
+    said = worker("--model", str(path))
+    assert said.count("\n") == 1
+    assert str(path) in said and "GGUF" in said
+
+
+def test_truncated_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "half.gguf"
+    with gguf.default_model().open("rb") as whole:
+        path.write_bytes(whole.read(3_000_000))
+    assert str(path) in worker("--model", str(path)).splitlines()[-1]
+
+
+def test_context_beyond_the_models_is_refused() -> None:
+    said = worker("--context", "1000000")
+    assert "1000000" in said and "8192" in said
+
+
+def test_kv_cache_beyond_the_memory_is_refused_with_the_arithmetic() -> None:
+    said = worker("--memory", str(2**20), "--slots", "1")
+    assert "512 tokens takes" in said and "its memory is 1.0 MB" in said
+
+
+@pytest.mark.parametrize("program", ["worker", "orchestrator"])
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nowhere", "bad address 'nowhere': use tcp!HOST!PORT or unix!PATH"),
+        ("tcp!127.0.0.1!http", "port 'http' is not a number"),
+        ("tcp!0.0.0.0!5640", "not a loopback address"),
+        ("unix!/no/such/directory/socket", "cannot listen on unix!/no/such/directory/socket"),
+    ],
+)
+def test_bad_address_is_refused(program: str, address: str, words: str) -> None:
+    said = run(program, "--listen", address)
+    assert said.count("\n") == 1 and words in said
+
+
+@pytest.mark.parametrize("program", ["worker", "orchestrator"])
+def test_port_in_use_is_told(program: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp!127.0.0.1!{taken.getsockname()[1]}"
+        said = run(program, "--listen", address)
+    assert said.count("\n") == 1
+    assert f"cannot listen on {address}: Address already in use" in said
+
+
+def test_bad_configuration_names_file_line_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("cluster:\n  load_balancer:\n    strategy: fastest\n")
+    said = run("orchestrator", "--config", str(path))
+    assert f"{path}:3: cluster.load_balancer.strategy: " in said
+    assert "'round-robin' or 'least-loaded'" in said
+
+
+def test_state_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "state").symlink_to(tmp_path / "target")
+    said = run(
+        "orchestrator", "--listen", "tcp!127.0.0.1!0", "--state", str(tmp_path / "state")
+    )
+    assert "is not a regular file" in said
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_spawn_fails_with_the_hosts_own_words(tmp_path: Path) -> None:
+    async def spawn() -> None:
+        config = Cluster.model_validate(
+            {"nodes": {"tiny": {"resources": {"model": str(tmp_path / "none.gguf")}}}}
+        )
+        async with cluster(config) as running:
+            with pytest.raises(Error, match=r"none.gguf: no such file"):
+                await running.files.write("ctl", "spawn --count 2 --type tiny")
+            status = await running.files.attrs("status")
+            assert (status["hosts"], status["workers"]) == ("0", "0")
+            assert not await running.files.ls("nodes")
+
+    asyncio.run(spawn())
+
+
+def test_spawned_hosts_answer_grow_and_end_with_the_cluster() -> None:
+    async def spawn() -> None:
+        config = Cluster.model_validate({"nodes": {"s": {"resources": {"model": "simulated"}}}})
+        async with cluster(config) as running:
+            files = running.files
+            await files.write("ctl", "spawn --count 3 --type s")
+            await files.write("ctl", "spawn --count 2 --type s")
+            status = await files.attrs("status")
+            assert (status["hosts"], status["healthy"]) == ("1", "5")
+            await files.write("worker-0004/prompt", "are you there")
+            assert "are you there" in await files.read("worker-0004/out")
+            assert (await files.attrs("worker-0004/status"))["model"] == "simulated"
+            await files.write("worker-0001/ctl", "shutdown")
+            await files.write("ctl", "unmount worker-0000")
+            assert "worker-0000" not in await files.ls("nodes")
+            (host,) = running.orchestrator._members.hosts
+            process = host.process
+            assert process is not None
+        assert process.process.returncode == 0
+
+    asyncio.run(spawn())
