@@ -10,12 +10,13 @@ import os
 from pathlib import Path
 
 import click
-from llambo9p_nodes import process
 
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster import state
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.net.server import Server
+
+from . import process
 
 
 @click.command()

@@ -14,7 +14,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 import click
-from llambo9p_nodes import process
 
 from llambo9p.engine import gguf
 from llambo9p.engine.runner import Runner
@@ -23,6 +22,8 @@ from llambo9p.errors import Busy, ModelError
 from llambo9p.fs.file import File
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
+
+from . import process
 
 
 @click.command()

@@ -14,10 +14,6 @@ settings.register_profile("llambo", deadline=None, print_blob=True)
 settings.load_profile("llambo")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: may take minutes")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None:

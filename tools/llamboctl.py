@@ -9,7 +9,6 @@ else to stderr; a failure is one line there and exit code 1 (2 for a wrong comma
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -186,8 +185,12 @@ def _node(remote: Remote, name: str) -> dict[str, str]:
 
 
 def _cell(attr: str, value: str) -> str:
+    """For people: a model without its path, a heartbeat as the time since then."""
     if attr == "model":
         return value.rpartition("/")[2] or value
+    if attr == "heartbeat":
+        with contextlib.suppress(ValueError):
+            return f"{max(time.time() - float(value), 0):.1f}s"
     return value
 
 
@@ -336,14 +339,8 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        if sys.stderr.isatty():
-            click.echo(err=True)
+    except click.Abort:
         sys.exit(130)
-    except BrokenPipeError:
-        # nobody reads on, as in `llamboctl cat out | head`; Python must not find out again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ _show_progress() {
             if [[ $line =~ ^\ *\[([0-9]+)/([0-9]+)\]\  ]]; then
                 now="compiling llama.cpp: ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}"
                 if [ "$tty" -eq 0 ]; then
-                    # every tenth only
-                    now="compiling llama.cpp: $((BASH_REMATCH[1] * 10 / BASH_REMATCH[2] * 10))%"
+                    local tenths=$((BASH_REMATCH[1] * 10 / BASH_REMATCH[2]))
+                    now="compiling llama.cpp: $((tenths * 10))%"
                 fi
             fi
             ;;
@@ -114,7 +114,7 @@ _show_progress() {
 _install() {
     local extras=$1 log=$venv/install.log status=0
     if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
-        say "The first installation compiles llama.cpp for this CPU: about 2 minutes on 2 cores, once."
+        say "The first installation compiles llama.cpp for this CPU; that takes minutes (2 on 2 idle cores), once."
     fi
     say "installing into $venv (log: $log)"
     _began=$SECONDS
@@ -123,7 +123,7 @@ _install() {
 -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(printf '%q' "$root/tools/llama_cpp.cmake") ${CMAKE_ARGS:-}" \
         CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
         "$venv/bin/python" -m pip install -v --disable-pip-version-check --progress-bar off \
-        -e "$root[$extras]" 2>&1 | tee "$log" | _show_progress || status=$?
+        -e "${root}[$extras]" 2>&1 | tee "$log" | _show_progress || status=$?
     if [ "$status" -ne 0 ]; then
         grep -E '^ *(ERROR|error|fatal error|CMake Error)' "$log" | tail -n 5 >&2 || true
         die "the installation failed; all of it is in $log"
@@ -142,7 +142,9 @@ setup() {
     esac
     _ensure_machine
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-        "$(_find_python)" -m venv "$venv" || die "cannot make the virtual environment $venv"
+        local python
+        python=$(_find_python) || die 'needs Python 3.11 or newer; set PYTHON to one'
+        "$python" -m venv "$venv" || die "cannot make the virtual environment $venv"
     fi
     _install "$extras"
     printf '%s\n%s\n' "$extras" "$want" >"$stamp"

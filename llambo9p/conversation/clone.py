@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+from ..errors import PermissionDenied
 from ..fs.ctl import Command, Commands, OpenCtl
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, FidCount, SyntheticFile
@@ -45,6 +46,8 @@ class CloneFile(SyntheticFile):
         self._numbers = itertools.count()
 
     def open(self, mode: int) -> Maybe[OpenFile]:
+        if not self.allows(mode):
+            raise PermissionDenied
         conversation = self._make()
         number = str(next(self._numbers))
 

@@ -11,8 +11,9 @@ them holds up the engine.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..engine.base import Engine, Message, Request, State, Usage
@@ -170,6 +171,7 @@ class Conversation:
             try:
                 self._give_to_engine(turn, history=True)
             except Error as e:
+                self.running = None  # and the loop goes on to the next
                 turn.failed(e)
 
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
@@ -192,7 +194,7 @@ class Conversation:
         if turn.error is not None:
             self.last_error = str(turn.error)
         if turn is not self.running:
-            return  # refused at submit, or reset meanwhile
+            return  # refused, or reset meanwhile
         self.running = None
         if turn.usage is not None:
             self.last_usage = turn.usage
@@ -209,6 +211,15 @@ class Conversation:
             self.last_usage = turn.usage
         if turn.error is not None:
             self.last_error = str(turn.error)
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Whatever fails inside is the last error that `status` shows."""
+        try:
+            yield
+        except Error as e:
+            self.last_error = str(e)
+            raise
 
     # -- texts --------------------------------------------------------------------
 
@@ -241,5 +252,5 @@ class Conversation:
             f"turns {len(self.history) // 2}",
         ]
         if self.last_error:
-            lines.append(f"error {self.last_error}")
+            lines.append("error " + " ".join(self.last_error.splitlines()))
         return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ Tclunk; a connection that is lost, or reset by Tversion, discards it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import InvalidArgument, NoSpace, PermissionDenied
@@ -19,61 +20,88 @@ from . import settings
 from .conversation import Conversation, Turn
 
 
-class OpenText(OpenSnapshot):
-    """Reads the text as it was at open; what is written replaces it at Tclunk."""
+class Written:
+    """What one fid writes, at most `limit` bytes.  A longer text is refused whole, never
+    cut: once it is too long, every write raises NoSpace and so does `take`."""
 
-    __slots__ = ("_buffer", "_limit", "_name", "_submit")
+    __slots__ = ("_data", "_limit", "_name", "_too_long")
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._data = bytearray()
+        self._too_long = False
+
+    def __bool__(self) -> bool:
+        """Whether there was anything to write."""
+        return bool(self._data) or self._too_long
+
+    def extend(self, data: bytes) -> None:
+        self._too_long |= len(self._data) + len(data) > self._limit
+        self._check()
+        self._data += data
+
+    def take(self) -> bytes:
+        self._check()
+        return bytes(self._data)
+
+    def _check(self) -> None:
+        if self._too_long:
+            raise NoSpace(f"{self._name}: more than {self._limit} bytes in one write")
+
+
+class OpenText(OpenSnapshot):
+    """Reads the text as it was at open; what is written is submitted at Tclunk."""
+
+    __slots__ = ("_conversation", "_submit", "_written")
 
     def __init__(
-        self, name: str, data: bytes, submit: Callable[[bytes], None], limit: int
+        self,
+        data: bytes,
+        conversation: Conversation,
+        written: Written,
+        submit: Callable[[bytes], None],
     ) -> None:
         super().__init__(data)
-        self._name = name
-        self._buffer: bytearray | None = None
+        self._conversation = conversation
+        self._written = written
         self._submit = submit
-        self._limit = limit
 
     def write(self, offset: int, data: bytes) -> Maybe[int]:
-        if self._buffer is None:
-            self._buffer = bytearray()
-        _extend(self._buffer, data, self._limit, self._name)
+        with self._conversation.noting():
+            self._written.extend(data)
         return len(data)
 
     def clunk(self) -> Maybe[None]:
-        if self._buffer is not None:
-            self._submit(bytes(self._buffer))
+        if self._written:
+            with self._conversation.noting():
+                self._submit(self._written.take())
         return None
-
-
-def _extend(buffer: bytearray, data: bytes, limit: int, name: str) -> None:
-    if len(buffer) + len(data) > limit:
-        raise NoSpace(f"{name}: more than {limit} bytes in one write")
-    buffer += data
 
 
 class BufferedFile(SyntheticFile):
     """A text that is written whole: the fid is the buffer, Tclunk submits it.
 
-    `submit` gets all that one open wrote, and is not called when nothing was.
+    `submit` gets all that one open wrote, and is not called when that is no byte.
     Offsets are ignored.  `emptied` is what a truncate does (9p.md: only `system`,
     `grammar` and `schema` become empty).
     """
 
-    __slots__ = ("_emptied", "_limit", "_submit", "_text")
+    __slots__ = ("_conversation", "_emptied", "_submit", "_text")
 
     def __init__(
         self,
         tree: Tree,
         name: str,
+        conversation: Conversation,
         text: Callable[[], str],
         submit: Callable[[bytes], None],
-        limit: int,
         emptied: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(tree, name, 0o644)
+        self._conversation = conversation
         self._text = text
         self._submit = submit
-        self._limit = limit
         self._emptied = emptied
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -81,7 +109,8 @@ class BufferedFile(SyntheticFile):
             raise PermissionDenied
         if mode & c.OTRUNC:
             self.truncate()
-        return OpenText(self.name, self._text().encode(), self._submit, self._limit)
+        written = Written(self.name, self._conversation.limits.prompt_bytes)
+        return OpenText(self._text().encode(), self._conversation, written, self._submit)
 
     def truncate(self) -> None:
         if self._emptied is not None:
@@ -118,49 +147,58 @@ class OpenData(OpenFile):
 
     A Linux fd that wrote n bytes reads on from offset n and plan9port reads at 0
     every time; both get the answer from its start.  A blocked read that is flushed
-    stops the answer, and so does the end of the fid.
+    stops the answer, and so does the end of the fid.  Several reads at once share
+    the cursor: each byte goes to one of them.
     """
 
-    __slots__ = ("_buffer", "_conversation", "_cursor", "_turn")
+    __slots__ = ("_conversation", "_cursor", "_query", "_turn")
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
-        self._buffer: bytearray | None = None
+        self._query: Written | None = None
         """the query being written; None when the next write starts one"""
         self._turn: Turn | None = None
         self._cursor = 0
 
     def write(self, offset: int, data: bytes) -> Maybe[int]:
-        if self._buffer is None:
+        if self._query is None and data:
             self._stop()
-            self._buffer = bytearray()
-        _extend(self._buffer, data, self._conversation.limits.prompt_bytes, "data")
+            self._query = Written("data", self._conversation.limits.prompt_bytes)
+        if self._query is not None:
+            with self._conversation.noting():
+                self._query.extend(data)
         return len(data)
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
-        if self._buffer is not None:
-            query, self._buffer = bytes(self._buffer), None
+        if self._query is not None:
+            query, self._query = self._query, None
             self._cursor = 0
-            self._turn = self._conversation.ask(query)
+            with self._conversation.noting():
+                self._turn = self._conversation.ask(query.take())
         turn = self._turn
         if turn is None:
             return b""
         if self._cursor >= len(turn.stream) and not turn.stream.finished:
-            return self._read_later(turn, count)
+            # a Future, so that a flush is noticed even before the first wait
+            reading = asyncio.ensure_future(self._read_later(turn, count))
+            reading.add_done_callback(
+                lambda reading: self._conversation.stop(turn) if reading.cancelled() else None
+            )
+            return reading
         return self._take(turn, count)
 
     async def _read_later(self, turn: Turn, count: int) -> bytes:
-        try:
+        while True:
             await turn.stream.wait(self._cursor)
-        except BaseException:
-            self._conversation.stop(turn)
-            raise
-        return self._take(turn, count) if turn is self._turn else b""
+            if turn is not self._turn:
+                return b""  # the next query was begun
+            if self._cursor < len(turn.stream) or turn.stream.finished:
+                return self._take(turn, count)
+            # another read of this fid took what came
 
     def _take(self, turn: Turn, count: int) -> bytes:
         data = turn.stream.read(self._cursor, count)
-        if not isinstance(data, bytes):  # another read of this fid took what came
-            raise InvalidArgument("two reads of one data file at once")
+        assert isinstance(data, bytes)
         self._cursor += len(data)
         return data
 
@@ -220,7 +258,6 @@ def add_conversation_files(
     `commands` are `ctl`'s; `status` makes further lines of `status`.
     """
     tree = directory.tree
-    limit = conversation.limits.prompt_bytes
 
     def status_text() -> str:
         return conversation.status_text() + (status() if status is not None else "")
@@ -229,22 +266,26 @@ def add_conversation_files(
         return conversation.newest.prompt if conversation.newest is not None else ""
 
     directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands))
-    directory.add(BufferedFile(tree, "prompt", prompt_text, conversation.submit, limit))
+    directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
     directory.add(OutFile(tree, "out", conversation))
     directory.add(DataFile(tree, "data", conversation))
     directory.add(
         BufferedFile(
             tree,
             "system",
+            conversation,
             lambda: conversation.system + "\n" if conversation.system else "",
             conversation.set_system,
-            limit,
             emptied=lambda: conversation.set_system(b""),
         )
     )
     directory.add(
         BufferedFile(
-            tree, "history", conversation.history_text, conversation.append_history, limit
+            tree,
+            "history",
+            conversation,
+            conversation.history_text,
+            conversation.append_history,
         )
     )
     directory.add(TextFile(tree, "usage", conversation.usage_text))

@@ -61,7 +61,7 @@ def _number(name: str, low: float, high: float) -> Setting:
             raise InvalidArgument(f"{name} must be a number {low:g}..{high:g}, not {words[0]}")
         return value
 
-    return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:g}")
+    return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:.15g}")
 
 
 def _word(name: str, *allowed: str) -> Setting:

@@ -32,7 +32,8 @@ def parse_history(text: str) -> list[Message]:
             role, content = record["role"], record["content"]
             if role not in ("user", "assistant") or not isinstance(content, str):
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+            content.encode()  # "\\ud800" is JSON and no text
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidArgument(
                 f'history line {number} is not {{"role": "user"|"assistant", "content": TEXT}}'
             ) from None

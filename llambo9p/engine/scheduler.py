@@ -27,7 +27,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import FinishReason, Load, Request, State, Usage
+from llambo9p.engine.base import FinishReason, Request, State, Usage
 from llambo9p.engine.cache import MIN_SHARE, Cache, CachedSequence, common_prefix
 from llambo9p.engine.fit import fit
 from llambo9p.engine.runner import Model, Op, Output, Remove, Step
@@ -162,20 +162,6 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not self._queue and not self._active
-
-    @property
-    def load(self) -> Load:
-        """Queued requests are not tokenized yet: their prompts are not counted."""
-        return Load(
-            slots=self.slots,
-            active=len(self._active),
-            queued=len(self._queue),
-            pending_prefill=sum(slot.prefill_left for slot in self._active),
-            pending_decode=sum(
-                slot.request.params.max_tokens - slot.sampled for slot in self._active
-            )
-            + sum(queued.request.params.max_tokens for queued in self._queue),
-        )
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""

@@ -56,7 +56,8 @@ class Client(asyncio.Protocol):
                     lambda: cls(address), address.host, address.port
                 )
         except OSError as e:
-            raise WorkerLost(f"cannot connect to {address}: {os.strerror(e.errno) if e.errno else e}") from e
+            why = os.strerror(e.errno) if e.errno else e
+            raise WorkerLost(f"cannot connect to {address}: {why}") from e
         try:
             reply = await client.call(
                 m.Tversion(c.NOTAG, client._conn.msize, c.VERSION_9P2000), m.Rversion

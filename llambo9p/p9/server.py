@@ -439,9 +439,9 @@ class ServerConn:
         fid = self._new_fid(msg.fid)
 
         def commit(node: Node) -> m.Message:
-            fid.node = node
             fid.root = node.qid
-            return m.Rattach(msg.tag, node.qid)
+            fid.node = node
+            return m.Rattach(msg.tag, fid.root)
 
         try:
             result = self._attach(msg.uname, msg.aname)

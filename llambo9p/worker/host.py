@@ -69,6 +69,16 @@ class Host:
 
         Raises InvalidArgument when a name is taken or the numbers end.
         """
+        numbers = self._free_numbers(count, first)
+        for number in numbers:
+            name = worker_name(number)
+            worker = Worker(self.tree, name, self._engine, self._info_text, self._remove)
+            self.workers[name] = worker
+            self.root.add(worker.directory)
+        self._next = max(self._next, numbers.stop)
+
+    def _free_numbers(self, count: int, first: int | None) -> range:
+        """The numbers that `grow` gives.  Raises what it raises."""
         first = self._next if first is None else first
         numbers = range(first, first + count)
         if numbers and numbers[-1] >= MAX_WORKERS:
@@ -76,12 +86,7 @@ class Host:
         taken = [n for n in numbers if worker_name(n) in self.workers]
         if taken:
             raise InvalidArgument(f"{worker_name(taken[0])} exists already")
-        for number in numbers:
-            name = worker_name(number)
-            worker = Worker(self.tree, name, self._engine, self._info_text, self._remove)
-            self.workers[name] = worker
-            self.root.add(worker.directory)
-        self._next = max(self._next, first + count)
+        return numbers
 
     def _grow(self, words: Sequence[str]) -> Action:
         numbers = []
@@ -91,11 +96,14 @@ class Host:
             numbers.append(int(word))
         if numbers[0] < 1:
             raise InvalidArgument("grow: N must be at least 1")
-        return lambda: self.grow(*numbers)
+        count, first = numbers[0], numbers[1] if len(numbers) > 1 else None
+        self._free_numbers(count, first)
+        return lambda: self.grow(count, first)
 
     def _remove(self, worker: Worker) -> None:
-        self.workers.pop(worker.name, None)
-        self.root.discard(worker.name)
+        if self.workers.get(worker.name) is worker:  # not another that has its name now
+            del self.workers[worker.name]
+            self.root.discard(worker.name)
 
     # -- texts --------------------------------------------------------------------
 

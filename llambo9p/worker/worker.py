@@ -31,15 +31,15 @@ class Worker:
     ) -> None:
         self.name = name
         self.draining = False
-        self.active = 0
-        """requests given to the engine and not over"""
         self.queued = 0
-        """of these, those that no slot has been found for yet"""
+        """of the active ones, those that no slot has been found for yet"""
         self.requests = 0
         self.tokens = 0
         self.errors = 0
         self._engine = engine
         self._remove = remove
+        self._requests: set[Request] = set()
+        """given to the engine and not over"""
         self.conversation = Conversation(self)
         self.directory = Directory(tree, name)
         commands = Commands(
@@ -65,10 +65,17 @@ class Worker:
         self.draining = False
 
     def shutdown(self) -> None:
-        """Stop what was asked of it and leave the host."""
+        """Stop what was asked of it, in cloned conversations too, and leave the host."""
         self.drain()
         self.conversation.close()
+        for request in self._requests:
+            self._engine.cancel(request)
         self._remove(self)
+
+    @property
+    def active(self) -> int:
+        """Requests given to the engine and not over."""
+        return len(self._requests)
 
     @property
     def state(self) -> str:
@@ -80,10 +87,10 @@ class Worker:
     def submit(self, request: Request, listener: Listener) -> None:
         if self.draining:
             raise Busy(f"{self.name} is draining")
-        self._engine.submit(request, _Counted(self, listener))
+        self._engine.submit(request, _Counted(self, request, listener))
         self.requests += 1
-        self.active += 1
         self.queued += 1
+        self._requests.add(request)
 
     def cancel(self, request: Request) -> None:
         self._engine.cancel(request)
@@ -99,10 +106,11 @@ class Worker:
 class _Counted:
     """A listener that counts for its worker what it passes on."""
 
-    __slots__ = ("_listener", "_queued", "_worker")
+    __slots__ = ("_listener", "_queued", "_request", "_worker")
 
-    def __init__(self, worker: Worker, listener: Listener) -> None:
+    def __init__(self, worker: Worker, request: Request, listener: Listener) -> None:
         self._worker = worker
+        self._request = request
         self._listener = listener
         self._queued = True
 
@@ -123,11 +131,11 @@ class _Counted:
 
     def done(self, usage: Usage) -> None:
         self._leave_queue()
-        self._worker.active -= 1
+        self._worker._requests.discard(self._request)
         self._listener.done(usage)
 
     def failed(self, error: Exception) -> None:
         self._leave_queue()
-        self._worker.active -= 1
+        self._worker._requests.discard(self._request)
         self._worker.errors += 1
         self._listener.failed(error)

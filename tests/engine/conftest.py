@@ -26,6 +26,8 @@ class KeptRunner(LlamaRunner):
 
 @pytest.fixture(scope="session")
 def llama() -> Iterator[LlamaRunner]:
-    runner = KeptRunner(default_model(), n_ctx=1024, n_seq=16)
+    # One thread: on a machine that is busy with other things two threads spin at each
+    # other's barriers, and a step takes 20 times as long (measured).
+    runner = KeptRunner(default_model(), n_ctx=1024, n_seq=16, n_threads=1)
     yield runner
     LlamaRunner.close(runner)

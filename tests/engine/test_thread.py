@@ -27,7 +27,7 @@ def test_an_answer_arrives_and_is_accounted():
             assert usage.completion_tokens == recorder.count == len(recorder.text)
             assert usage.finish_reason == "stop"
             assert recorder.states == [(State.PREFILL, 0), (State.DECODE, 0)]
-            assert engine.load == Load(16, 0, 0, 0, 0)
+            assert engine.load == Load(16, 0, 0, 0, 0, steps=engine.steps)
             assert engine.info.name == "simulated"
 
     asyncio.run(main())

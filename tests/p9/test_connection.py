@@ -649,6 +649,24 @@ def test_11_clunk_interrupts_a_read_that_came_in_the_same_segment() -> None:
     """)
 
 
+def test_a_file_is_released_when_its_clunk_is_over() -> None:
+    play("""
+        -> Twalk tag 1 fid 0 newfid 1 wname ["vault"]
+        -> Topen tag 2 fid 1 mode 0
+        ! idle
+        ! let open vault
+        <- Rwalk tag 1 wqid [(- 0 13)]
+        <- Ropen tag 2 qid (- 0 13) iounit 8168
+        -> Tclunk tag 3 fid 1
+        ** walk vault
+        ** open vault
+        ** clunk vault
+        ! let clunk vault
+        <- Rclunk tag 3
+        ** release vault
+    """)
+
+
 def test_11_25_a_lost_connection_drops_every_fid_once_and_submits_nothing() -> None:
     with playing() as player:
         player.play(HELLO + """
@@ -777,6 +795,39 @@ def test_no_more_requests_than_the_limit_but_room_can_always_be_made() -> None:
         ! feed out "go"
         <- Rread tag 2 data "go"
         <- Rread tag 1 data "go"
+        """,
+        limits=Limits(requests=2),
+    )
+
+
+def test_a_request_that_was_taken_is_not_refused_when_its_turn_comes() -> None:
+    def opened(fid: int) -> str:
+        return f"""
+            -> Twalk tag 1 fid 0 newfid {fid} wname ["vault"]
+            -> Topen tag 2 fid {fid} mode 0
+            ! idle
+            ! let open vault
+            <- Rwalk tag 1 wqid [(- 0 13)]
+            <- Ropen tag 2 qid (- 0 13) iounit 8168
+        """
+
+    play(
+        opened(1)
+        + opened(2)
+        + """
+        -> Twalk tag 1 fid 0 newfid 3 wname ["vault"]
+        -> Topen tag 2 fid 3 mode 0
+        -> Tread tag 3 fid 3 offset 0 count 9
+        -> Tclunk tag 4 fid 1
+        -> Tclunk tag 5 fid 2
+        ! let open vault
+        <- Rwalk tag 1 wqid [(- 0 13)]
+        <- Ropen tag 2 qid (- 0 13) iounit 8168
+        <- Rread tag 3 data "something"
+        ! let clunk vault
+        <- Rclunk tag 4
+        ! let clunk vault
+        <- Rclunk tag 5
         """,
         limits=Limits(requests=2),
     )

@@ -29,12 +29,15 @@ from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.server import Limits, Request, ServerConn
 from llambo9p.p9.wire import Dir, Qid
 
-MANNERS = ["at once", "late", "deaf"]
-LIMITS = Limits(fids=6, requests=5)
+manners = st.sampled_from(["at once"] * 4 + ["late"] * 2 + ["deaf", "refused at once"])
+LIMITS = Limits(fids=3, requests=5)
 DIRECTORY, FILE = Qid(c.QTDIR, 0, 1), Qid(c.QTFILE, 0, 2)
 
-fids = st.integers(0, 7)
-tags = st.integers(0, 11)
+FIDS = range(4)
+TAGS = range(20)
+things = st.sampled_from(
+    ["open", "open for both", "create", "read", "write", "stat", "wstat", "clunk", "remove"]
+)
 
 
 class Call:
@@ -64,6 +67,8 @@ class Books:
     def does(self, result: Callable[[], Any]) -> Any:
         if self.manner == "at once":
             return result()
+        if self.manner == "refused at once":
+            raise errors.Error("it refuses")
         return Call(result, self.manner == "deaf")
 
     def give(self, node: Node) -> Node:
@@ -172,25 +177,45 @@ class FidsAndTags(RuleBasedStateMachine):
         self.opened.clear()
         self._send(m.Tversion(c.NOTAG, 8192, "9P2000"))
 
-    @rule()
-    def version(self) -> None:
-        self._version()
-        assert not self.conn.fids and not self.conn.requests
-        assert not self._owed_tags()
+    @rule(really=st.integers(0, 9))
+    def version(self, really: int) -> None:
+        if really == 9:
+            self._version()
+            assert not self.conn.fids and not self.conn.requests
+            assert not self._owed_tags()
 
-    @rule(tag=tags, fid=fids, manner=st.sampled_from(MANNERS))
-    def attach(self, tag: int, fid: int, manner: str) -> None:
+    @precondition(lambda self: not self.conn.fids)
+    @rule()
+    def attach_at_once(self) -> None:
+        self.books.manner = "at once"
+        self._send(m.Tattach(self._free_tags()[0], 0, c.NOFID, "glenda", ""))
+
+    def _free_tags(self) -> list[int]:
+        return [tag for tag in TAGS if tag not in self._owed_tags()]
+
+    def _a_tag(self, data: st.DataObject) -> int:
+        """Mostly one that is free."""
+        return data.draw(st.sampled_from(self._free_tags() * 3 + list(TAGS)))
+
+    def _a_fid(self, data: st.DataObject) -> int:
+        """Mostly one that exists."""
+        return data.draw(st.sampled_from(sorted(self.conn.fids) * 6 + list(FIDS)))
+
+    @rule(data=st.data(), manner=manners)
+    def attach(self, data: st.DataObject, manner: str) -> None:
+        tag, fid = self._a_tag(data), data.draw(st.sampled_from(FIDS))
         self.books.manner = manner
         self._send(m.Tattach(tag, fid, c.NOFID, "glenda", ""))
 
+    @precondition(lambda self: self.conn.fids)
     @rule(
-        tag=tags,
-        fid=fids,
-        newfid=fids,
+        data=st.data(),
+        newfid=st.sampled_from(FIDS),
         names=st.lists(st.sampled_from(["dir", "file", "nope", ".."]), max_size=3),
-        manner=st.sampled_from(MANNERS),
+        manner=manners,
     )
-    def walk(self, tag: int, fid: int, newfid: int, names: list[str], manner: str) -> None:
+    def walk(self, data: st.DataObject, newfid: int, names: list[str], manner: str) -> None:
+        tag, fid = self._a_tag(data), self._a_fid(data)
         self.books.manner = manner
         self._send(m.Twalk(tag, fid, newfid, tuple(names)))
 
@@ -215,37 +240,44 @@ class FidsAndTags(RuleBasedStateMachine):
         assert what == "remove"
         return m.Tremove(tag, fid)
 
-    things = st.sampled_from(
-        ["open", "open for both", "create", "read", "write", "stat", "wstat", "clunk", "remove"]
-    )
-
-    @rule(tag=tags, fid=fids, what=things, manner=st.sampled_from(MANNERS))
-    def on_fid(self, tag: int, fid: int, what: str, manner: str) -> None:
+    @precondition(lambda self: self.conn.fids)
+    @rule(data=st.data(), what=things, manner=manners)
+    def on_fid(self, data: st.DataObject, what: str, manner: str) -> None:
+        tag, fid = self._a_tag(data), self._a_fid(data)
         self.books.manner = manner
         self._send(self._on_fid(tag, fid, what))
 
+    @precondition(lambda self: self.conn.fids)
     @rule(
-        messages=st.lists(st.tuples(tags, fids, things), min_size=2, max_size=4),
-        flushed=st.none() | tags,
-        manner=st.sampled_from(MANNERS),
+        data=st.data(),
+        whats=st.lists(things, min_size=2, max_size=4),
+        flushed=st.booleans(),
+        manner=manners,
     )
     def pipelined(
-        self, messages: list[tuple[int, int, str]], flushed: int | None, manner: str
+        self, data: st.DataObject, whats: list[str], flushed: bool, manner: str
     ) -> None:
+        fid = self._a_fid(data)
+        msgs = [self._on_fid(self._a_tag(data), fid, what) for what in whats]
+        if flushed:
+            msgs.append(m.Tflush(50, data.draw(st.sampled_from(msgs)).tag))
         self.books.manner = manner
-        msgs = [self._on_fid(*message) for message in messages]
-        if flushed is not None:
-            msgs.append(m.Tflush(20, flushed))
         self._send(*msgs)
 
-    @rule(tag=tags, oldtag=tags)
-    def flush(self, tag: int, oldtag: int) -> None:
-        self._send(m.Tflush(tag, oldtag))
+    @rule(data=st.data(), oldtag=st.sampled_from(TAGS))
+    def flush(self, data: st.DataObject, oldtag: int) -> None:
+        self._send(m.Tflush(self._a_tag(data), oldtag))
+
+    @precondition(lambda self: self._owed_tags())
+    @rule(data=st.data())
+    def flush_what_is_owed(self, data: st.DataObject) -> None:
+        oldtag = data.draw(st.sampled_from(sorted(self._owed_tags())))
+        self._send(m.Tflush(self._a_tag(data), oldtag))
 
     # -- the server's files ----------------------------------------------------------
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data(), well=st.booleans(), manner=st.sampled_from(MANNERS))
+    @rule(data=st.data(), well=st.booleans(), manner=manners)
     def a_call_returns(self, data: st.DataObject, well: bool, manner: str) -> None:
         request = data.draw(st.sampled_from(self.calls))
         self.books.manner = manner  # of what waited for it

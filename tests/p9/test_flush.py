@@ -190,11 +190,13 @@ def test_flush_of_what_a_fid_waits_for_lets_the_rest_go_on() -> None:
         -> Twalk tag 1 fid 0 newfid 1 wname ["vault"]
         -> Topen tag 2 fid 1 mode 0
         -> Topen tag 3 fid 1 mode 1
+        -> Twrite tag 5 fid 1 offset 0 data "x"
         -> Tflush tag 4 oldtag 2
         <- Rwalk tag 1 wqid [(- 0 13)]
         <- Rflush tag 4
         ! let open vault
         <- Ropen tag 3 qid (- 0 13) iounit 8168
+        <- Rwrite tag 5 count 1
     """)
 
 

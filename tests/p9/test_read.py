@@ -5,11 +5,13 @@ block, and replies that are too large or cannot be packed.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
 
 from llambo9p import errors
 from llambo9p.p9 import messages as m
+from llambo9p.p9.node import Node, Walk
 from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.text import parse
 from llambo9p.p9.wire import Dir, Qid, pack_dir, unpack_dirs
@@ -194,7 +196,7 @@ def read_all(player: Player, fid: int, count: int) -> list[str]:
 ENTRY = len(pack_dir(Dir("a", Qid(0, 0, 7), 0o444, uid="glenda", gid="glenda", muid="glenda")))
 
 
-@pytest.mark.parametrize("count", [ENTRY + 2, 2 * ENTRY, 2 * ENTRY + 2, 8000, 0xFFFF_FFFF])
+@pytest.mark.parametrize("count", [ENTRY + 2, 2 * ENTRY + 1, 2 * ENTRY + 2, 8000, 0xFFFF_FFFF])
 def test_14_entries_are_never_split(count: int) -> None:
     with playing() as player:
         player.play(HELLO + "! open 1 dir 0")
@@ -290,23 +292,43 @@ class Oddity:
             raise self.result
         return self.result
 
+    def walk(self, names: Sequence[str]) -> Walk:
+        """Every name exists, but the last cannot be reached."""
+        return Walk([self.qid for _ in names], None, errors.WorkerLost())
+
     def release(self) -> None:
         pass
 
 
 def stat_of(result: object) -> m.Message:
-    conn = ServerConn(lambda uname, aname: Oddity(result))  # type: ignore[arg-type, return-value]
+    return ask(Oddity(result), "Tstat tag 1 fid 0")
+
+
+def ask(file: Oddity, question: str, msize: int = 300) -> m.Message:
+    conn = ServerConn(lambda uname, aname: file)  # type: ignore[arg-type, return-value]
     for line in [
-        'Tversion tag NOTAG msize 300 version "9P2000"',
+        f'Tversion tag NOTAG msize {msize} version "9P2000"',
         'Tattach tag 0 fid 0 afid NOFID uname "" aname ""',
-        "Tstat tag 1 fid 0",
+        question,
     ]:
         conn.receive(parse(line).pack())
     frame = conn.data_to_send()[-1]
-    assert len(frame) <= 300
+    assert len(frame) <= msize
     reply = m.P9_2000.unpack(frame)
     assert reply.tag == 1
     return reply
+
+
+def test_a_walk_that_found_every_name_but_no_file_is_an_error_not_a_success() -> None:
+    for names in ("[]", '["a"]', '["a" "b"]'):
+        reply = ask(Oddity(None), f"Twalk tag 1 fid 0 newfid 1 wname {names}")
+        assert reply == m.Rerror(1, "worker is lost")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/", "../../etc"])
+def test_29_no_file_is_asked_for_a_path(name: str) -> None:
+    reply = ask(Oddity(None), f'Twalk tag 1 fid 0 newfid 1 wname ["a" "{name}"]')
+    assert reply == m.Rerror(1, "file does not exist")
 
 
 @pytest.mark.parametrize(
@@ -321,6 +343,28 @@ def stat_of(result: object) -> m.Message:
 )
 def test_an_ename_is_made_into_what_9P_can_say(ename: str, sent: str) -> None:
     assert stat_of(errors.InvalidArgument(ename)) == m.Rerror(1, sent)
+
+
+def test_an_ename_is_no_longer_than_a_string_can_be() -> None:
+    odd = Oddity(errors.InvalidArgument("x" * 100_000))
+    assert ask(odd, "Tstat tag 1 fid 0", msize=131_072) == m.Rerror(1, "x" * 65_535)
+
+
+def test_a_late_result_that_is_no_file_is_an_error_and_leaves_no_fid(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def attach(uname: str, aname: str) -> Node:
+        raise NotImplementedError
+
+    conn = ServerConn(attach)
+    conn.receive(m.Tversion(0xFFFF, 8192, "9P2000").pack())
+    conn.receive(m.Tattach(1, 0, 0xFFFF_FFFF, "glenda", "").pack())
+    (request,) = conn.take_started()
+    conn.complete(request, "not a file")
+    request.awaitable.close()  # type: ignore[union-attr]
+    reply = m.P9_2000.unpack(conn.data_to_send()[-1])
+    assert isinstance(reply, m.Rerror) and "AttributeError" in reply.ename
+    assert not conn.fids and not conn.requests
 
 
 def test_a_reply_that_does_not_fit_msize_is_an_error() -> None:

