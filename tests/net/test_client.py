@@ -1,0 +1,243 @@
+"""The asyncio client over real sockets: order, cancelling, loss, and fid numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from llambo9p.errors import Error, NotFound, PermissionDenied, WorkerLost
+from llambo9p.net.address import parse
+from llambo9p.net.client import Client
+from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
+
+from .serving import LARGE, serving, unix, until
+
+
+async def parked(client: Client, root: int) -> tuple[asyncio.Task[bytes], int]:
+    """A read of `out` that the server has; with its tag."""
+    out = await client.open(root, "out", c.OREAD)
+    read = asyncio.create_task(out.read(0))
+    await asyncio.sleep(0)
+    (tag,) = client._waiting
+    return read, tag
+
+
+def test_files_are_read_and_written_in_pieces_of_iounit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(unix(tmp_path)) as site:
+            client, root = await site.connect()
+            async with await client.open(root, "large", c.OREAD) as large:
+                large.iounit = 1000
+                assert (await large.read_all()).decode() == LARGE.decode("latin-1")
+                assert await large.read(0, 0) == b""
+            async with await client.open(root, "out", c.ORDWR) as out:
+                out.iounit = 7
+                await out.write(b"0123456789" * 5)
+                assert site.out.stream.data == b"0123456789" * 5
+            assert max(len(w.data) for w in site.seen(m.Twrite)) == 7  # type: ignore[attr-defined]
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_errors_come_back_as_what_they_are() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            with pytest.raises(NotFound):
+                await client.open(root, "nowhere", c.OREAD)
+            with pytest.raises(NotFound):
+                await client.open(root, "slow/../nowhere", c.OREAD)
+            with pytest.raises(PermissionDenied):
+                await client.open(root, "hello", c.OWRITE)
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_messages_of_one_turn_arrive_in_the_order_of_the_calls() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            site.traced.clear()
+            fid = client.new_fid()
+            calls = [
+                client.call(m.Twalk(0, root, fid, ("out",)), m.Rwalk),
+                client.call(m.Topen(0, fid, c.OWRITE), m.Ropen),
+                client.call(m.Twrite(0, fid, 0, b"abc"), m.Rwrite),
+                client.clunk(fid),
+            ]
+            await asyncio.gather(*calls)
+            assert [type(msg).__name__ for way, msg in site.traced if way == "->"] == [
+                "Twalk",
+                "Topen",
+                "Twrite",
+                "Tclunk",
+            ]
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_10_cancelling_a_call_sends_tflush_and_keeps_the_tag_until_rflush() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            read, tag = await parked(client, root)
+            read.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await read
+            await until(lambda: client._conn._flushing)
+            meanwhile = client.call(m.Tstat(0, root), m.Rstat)
+            assert tag not in client._waiting
+            await meanwhile
+            assert [msg.oldtag for msg in site.seen(m.Tflush)] == [tag]  # type: ignore[attr-defined]
+            assert not client._conn._flushing and not client._conn._outstanding
+            assert tag in client._conn._free
+            site.out.stream.append(b"nobody waits for it")
+            await client.call(m.Tstat(0, root), m.Rstat)
+            client.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["server closes", "client closes", "server talks nonsense"])
+def test_17_every_pending_call_fails_when_the_connection_is_lost(how: str) -> None:
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            out = await client.open(root, "out", c.OREAD)
+            reads = [asyncio.create_task(out.read(i)) for i in range(50)]
+            await until(lambda: len(site.seen(m.Tread)) == 50)
+            (connection,) = site.server.connections
+            match how:
+                case "server closes":
+                    connection.abort()
+                case "client closes":
+                    client.close()
+                case _:
+                    connection._transport.write(m.Rclunk(7000).pack())
+            failures = await asyncio.gather(*reads, return_exceptions=True)
+            assert len(failures) == 50
+            for failure in failures:
+                assert isinstance(failure, WorkerLost)
+                assert str(site.address) in failure.ename
+            await client.lost
+            with pytest.raises(WorkerLost):
+                await client.call(m.Tstat(0, root), m.Rstat)
+            if how == "server talks nonsense":
+                assert "broke the protocol: Rclunk for tag 7000" in failures[0].ename  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_a_client_that_cannot_connect_names_the_address(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        unused = f"tcp!127.0.0.1!{taken.getsockname()[1]}"
+        for address in (unused, str(unix(tmp_path)), "tcp!no.such.host.invalid!564"):
+            with pytest.raises(WorkerLost, match=f"cannot connect to {address}: "):
+                asyncio.run(connect_and_close(address))
+
+
+async def connect_and_close(address: str) -> None:
+    (await Client.connect(parse(address))).close()
+
+
+def test_a_server_of_another_protocol_version_is_refused() -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(19)
+        writer.write(m.Rversion(c.NOTAG, 8192, "unknown").pack())
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        over.set()
+
+    over = asyncio.Event()
+
+    async def main() -> None:
+        server = await asyncio.start_server(other, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Error, match="speaks 'unknown', not 9P2000"):
+            await connect_and_close(f"tcp!127.0.0.1!{port}")
+        await over.wait()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_28_a_cancelled_open_does_not_give_its_fid_to_the_next_one() -> None:
+    """The walk is under way when it is cancelled: the fid may or may not come to be."""
+
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            slow = client.new_fid()
+            await client.call(m.Twalk(0, root, slow, ("slow",)), m.Rwalk)
+            for asked in range(1, 20):
+                opening = asyncio.create_task(client.open(slow, "leaf", c.OREAD))
+                await until(lambda asked=asked: site.slow.asked == asked)  # type: ignore[misc]
+                opening.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await opening
+                async with await client.open(root, "hello", c.OREAD) as hello:
+                    assert await hello.read_all() == b"hello, world\n"
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_28_an_open_cancelled_at_any_moment_leaves_the_fids_as_they_were() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            site.slow.open_up.set()
+            client, root = await site.connect()
+            slow = client.new_fid()
+            await client.call(m.Twalk(0, root, slow, ("slow",)), m.Rwalk)
+            (connection,) = site.server.connections
+            for turns in range(30):
+                opening = asyncio.create_task(client.open(slow, "leaf", c.OREAD))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if opening.cancel():
+                    with pytest.raises(asyncio.CancelledError):
+                        await opening
+                else:
+                    opening.result().forget()
+                async with await client.open(root, "hello", c.OREAD) as hello:
+                    assert await hello.read_all() == b"hello, world\n"
+            while client._waiting or client._conn._outstanding:
+                await client.call(m.Tstat(0, root), m.Rstat)
+                await asyncio.sleep(0)
+            assert set(connection._conn.fids) == {root, slow}
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_28_a_number_is_used_again_only_when_its_clunk_is_answered() -> None:
+    """A clunk behind an open that waits is answered late."""
+
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            slow = client.new_fid()
+            await client.call(m.Twalk(0, root, slow, ("slow",)), m.Rwalk)
+            fid = client.new_fid()
+            walk = client.call(m.Twalk(0, slow, fid, ("leaf",)), m.Rwalk)
+            clunk = client.clunk(fid)
+            await until(lambda: site.slow.asked)
+            assert await (await client.open(root, "hello", c.OREAD)).read(0, 5) == b"hello"
+            assert not clunk.done()
+            site.slow.open_up.set()
+            await walk
+            await clunk
+            await asyncio.sleep(0)
+            assert client.new_fid() == fid
+            client.close()
+
+    asyncio.run(main())
