@@ -21,9 +21,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ..errors import Error
+from ..p9.fid import Request
 from ..p9.framing import ProtocolError
 from ..p9.messages import Message
-from ..p9.server import Attach, Limits, Request, ServerConn
+from ..p9.server import Attach, Limits, ServerConn
 from .address import Address
 
 log = logging.getLogger(__name__)
@@ -61,14 +62,24 @@ class Connection(asyncio.Protocol):
         self._proceed()
 
     def _proceed(self) -> None:
-        """Await what was started and write what was answered, as far as the client reads."""
-        while True:
-            for request in self._conn.take_started():
-                self._await(request)
-            self._write()
-            if self._paused or not self._conn.stalled:
-                return
+        """Await what was started, write what was answered; what is left has its turn
+        after the other connections, or when the client has read enough."""
+        for request in self._conn.take_started():
+            self._await(request)
+        self._write()
+        if self._conn.stalled and not self._transport.is_closing():
+            self._transport.pause_reading()
+            if not self._paused:
+                self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self._paused or self._transport.is_closing():
+            return
+        if self._conn.stalled:
             self._conn.resume()
+            self._proceed()
+        if not self._paused and not self._conn.stalled:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -76,13 +87,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._transport.is_closing():
-            return
-        if self._conn.stalled:
-            self._conn.resume()
-            self._proceed()
-        if not self._paused:
-            self._transport.resume_reading()
+        self._resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)

@@ -32,9 +32,10 @@ from typing import Any, ClassVar
 from .. import errors
 from . import constants as c
 from . import messages as m
+from .fid import DirCursor, Fid, Request, confine
 from .framing import Framer
 from .node import Handle, Maybe, Node, Walk
-from .wire import BadMessage, Dir, Qid, pack_dir
+from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
 
@@ -55,102 +56,6 @@ class Limits:
     Tversion are taken, which make room"""
     unsent: int = 1 << 20
     """bytes of replies not taken with `data_to_send`; beyond it messages wait"""
-
-
-class Fid:
-    """A fid of this connection.  `handle` is None until it is open."""
-
-    __slots__ = ("busy", "cursor", "depth", "fid", "handle", "mode", "node", "root", "waiting")
-
-    def __init__(self, fid: int, node: Node | None) -> None:
-        self.fid = fid
-        self.node = node
-        """None while the walk or attach that makes it is awaited"""
-        self.root: Qid | None = None
-        """of the attach that it descends from"""
-        self.depth = 0
-        """names below that root, so that `..` cannot leave it"""
-        self.handle: Handle | None = None
-        self.mode = 0
-        self.busy: Request | None = None
-        """the walk, attach, open, create or directory read that is awaited"""
-        self.waiting: deque[Request] | None = None
-        self.cursor: DirCursor | None = None
-
-    def __repr__(self) -> str:
-        state = "busy" if self.busy else "open" if self.handle else "walked"
-        return f"<Fid {self.fid} {state} {self.node!r}>"
-
-
-class DirCursor:
-    """The entries of a directory as they were at offset 0, read once through."""
-
-    __slots__ = ("entries", "next", "offset")
-
-    def __init__(self, entries: Sequence[Dir]) -> None:
-        self.entries = entries
-        self.next = 0
-        self.offset = 0
-        """where the next read must begin"""
-
-    def take(self, count: int) -> bytes:
-        """As many whole entries as fit into `count` bytes."""
-        parts: list[bytes] = []
-        room = count
-        while self.next < len(self.entries):
-            entry = pack_dir(self.entries[self.next])
-            if len(entry) > room:
-                if not parts:
-                    raise errors.InvalidArgument(
-                        f"read of {count} bytes is too small for a directory entry "
-                        f"of {len(entry)}"
-                    )
-                break
-            parts.append(entry)
-            room -= len(entry)
-            self.next += 1
-        self.offset += count - room
-        return b"".join(parts)
-
-
-class Request:
-    """A T-message that has no reply yet."""
-
-    __slots__ = (
-        "abandon",
-        "awaitable",
-        "cancel",
-        "cancellable",
-        "commit",
-        "fid",
-        "flushed",
-        "flushes",
-        "msg",
-        "over",
-        "undo",
-    )
-
-    def __init__(self, msg: m.Message, fid: Fid | None) -> None:
-        self.msg = msg
-        self.fid = fid
-        self.awaitable: Awaitable[Any] | None = None
-        """what to wait for; None while it waits for a busy fid, or is a Tflush"""
-        self.commit: Callable[[Any], m.Message] | None = None
-        """turns the result into the reply and enters it into the fid table"""
-        self.undo: Callable[[Any], None] | None = None
-        """gives a result back that came too late to be entered"""
-        self.abandon: Callable[[], None] | None = None
-        """releases the file of an open that is over only after the connection is gone"""
-        self.cancel: Callable[[], object] | None = None
-        """set by whoever awaits it"""
-        self.cancellable = True
-        self.flushed = False
-        self.flushes: list[Request] = []
-        """the Tflushes to answer when this is over, in order"""
-        self.over = False
-
-    def __repr__(self) -> str:
-        return f"<Request {self.msg!r}{' flushed' * self.flushed}{' over' * self.over}>"
 
 
 class ServerConn:
@@ -210,7 +115,10 @@ class ServerConn:
                 continue
             if self._trace is not None:
                 self._trace("->", msg)
-            self._dispatch(msg)
+            if self.requests and (refusal := self._refusal(msg)) is not None:
+                self._send(self._rerror(msg.tag, refusal))
+            else:
+                self._handle(msg)
 
     def data_to_send(self) -> list[bytes]:
         """The replies since the last call, in order."""
@@ -297,12 +205,6 @@ class ServerConn:
             else:
                 error = errors.Interrupted()
         return self._rerror(msg.tag, error)
-
-    def _dispatch(self, msg: m.Message) -> None:
-        if self.requests and (refusal := self._refusal(msg)) is not None:
-            self._send(self._rerror(msg.tag, refusal))
-        else:
-            self._handle(msg)
 
     def _refusal(self, msg: m.Message) -> errors.Error | None:
         """Why `msg` must not even begin while other requests are outstanding."""
@@ -489,7 +391,7 @@ class ServerConn:
             raise errors.InUse("an open fid cannot be walked in place")
         target = fid if in_place else self._new_fid(msg.newfid)
 
-        names, depth, at_root = _confine(msg.wname, fid.depth)
+        names, depth, at_root = confine(msg.wname, fid.depth)
 
         def commit(walk: Walk) -> m.Message:
             qids = list(walk.qids)
@@ -701,27 +603,6 @@ class ServerConn:
         m.Tstat: _stat,
         m.Twstat: _wstat,
     }
-
-
-def _confine(wname: tuple[str, ...], depth: int) -> tuple[tuple[str, ...], int, list[int]]:
-    """Take out of a walk each `..` that would leave the attach's root.
-
-    Returns the names left, the depth they lead to from `depth`, and the places
-    in `wname` that were taken out: there the walk stood at the root.
-    """
-    if ".." not in wname:
-        return wname, depth + len(wname), []
-    names, at_root = [], []
-    for i, name in enumerate(wname):
-        if name != "..":
-            depth += 1
-        elif depth > 0:
-            depth -= 1
-        else:
-            at_root.append(i)
-            continue
-        names.append(name)
-    return tuple(names), depth, at_root
 
 
 def _drop(handle: Handle) -> None:

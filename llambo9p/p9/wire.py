@@ -253,44 +253,63 @@ def codec(cls: Any, number: int) -> tuple[Callable[[Any], bytes], Callable[[byte
 
     The fixed-size fields at a message's front are one struct together with the
     header; what follows is packed field by field.  Most T-messages, and all that
-    are frequent, are that one struct and nothing more.
+    are frequent, are that one struct and nothing more; and the frequent Rread is
+    that and its data, whose n[4] is made part of the struct.
     """
     kinds = list(field_kinds(cls).items())
     front = []
     while kinds and _KINDS[kinds[0][1]].code:
         front.append(kinds.pop(0))
-    head = struct.Struct("<IBH" + "".join(_KINDS[k].code for _, k in front))
+    codes = "".join(_KINDS[k].code for _, k in front)
+    head = struct.Struct("<IBH" + codes)
+    fields = struct.Struct("<5xH" + codes)
+    head_and_count = struct.Struct("<IBH" + codes + "I")
     names = ["tag"] + [name for name, _ in front]
     tail = [(name, _KINDS[k].pack, _KINDS[k].unpack) for name, k in kinds]
     size = head.size
-    type_name = cls.__name__
-
     values_of = operator.attrgetter(*names) if front else lambda msg: (msg.tag,)
 
     def pack_fixed(msg: Any) -> bytes:
         return head.pack(size, number, *values_of(msg))
 
+    def pack_and_data(msg: Any) -> bytes:
+        data: bytes = msg.data
+        n = len(data)
+        return head_and_count.pack(size + 4 + n, number, *values_of(msg), n) + data
+
     def pack(msg: Any) -> bytes:
         rest = b"".join([pack_field(getattr(msg, name)) for name, pack_field, _ in tail])
         return head.pack(size + len(rest), number, *values_of(msg)) + rest
 
+    def bad(frame: bytes, reason: object) -> BadMessage:
+        return BadMessage(frame_tag(frame), f"bad {cls.__name__}: {reason}")
+
+    def unpack_fixed(frame: bytes) -> Any:
+        try:
+            return cls(*fields.unpack(frame))
+        except struct.error:
+            beyond = len(frame) - size
+            raise bad(
+                frame, f"{beyond} bytes beyond its fields" if beyond > 0 else "message is too short"
+            ) from None
+
     def unpack(frame: bytes) -> Any:
         try:
-            values = list(head.unpack_from(frame)[2:])
+            values = list(fields.unpack_from(frame))
             at = size
             for _, _, unpack_field in tail:
                 value, at = unpack_field(frame, at)
                 values.append(value)
         except (struct.error, _Short, UnicodeDecodeError) as e:
             reason = "message is too short" if isinstance(e, struct.error) else e
-            raise BadMessage(frame_tag(frame), f"bad {type_name}: {reason}") from e
+            raise bad(frame, reason) from e
         if at != len(frame):
-            raise BadMessage(
-                values[0], f"bad {type_name}: {len(frame) - at} bytes beyond its fields"
-            )
+            raise bad(frame, f"{len(frame) - at} bytes beyond its fields")
         return cls(*values)
 
-    return pack if tail else pack_fixed, unpack
+    if not tail:
+        return pack_fixed, unpack_fixed
+    return pack_and_data if list(kinds) == [("data", "Data")] else pack, unpack
 
 
 def frame_tag(frame: bytes) -> int:

@@ -25,8 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llambo9p import errors
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9.fid import Request
 from llambo9p.p9.node import Maybe, Walk
-from llambo9p.p9.server import Limits, Request, ServerConn
+from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.wire import Dir, Qid
 
 manners = st.sampled_from(["at once"] * 4 + ["late"] * 2 + ["deaf", "refused at once"])
@@ -381,10 +382,16 @@ class FidsAndTags(RuleBasedStateMachine):
         assert self.books.released <= self.books.given
 
     def teardown(self) -> None:
-        self.owed.clear()
-        self.conn.lost()
+        self.books.manner = "at once"
+        abruptly = len(self.history) % 2
+        if abruptly:
+            self.owed.clear()
+            self.conn.lost()
         while self.calls:
-            self._return(self.calls.pop(), well=True)
+            self._return(self.calls.pop(0), well=True)
+        assert not self._owed_tags(), "when all calls have returned, all is answered"
+        if not abruptly:
+            self.conn.lost()
         assert not self.conn.fids and not self.conn.requests
         assert [opened.ends for opened in self.books.opens] == [1] * len(self.books.opens)
         assert self.books.released == self.books.given

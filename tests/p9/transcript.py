@@ -27,9 +27,10 @@ from llambo9p.fs.ctl import Command, Commands, CtlFile
 from llambo9p.fs.file import File, OpenFile
 from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
+from llambo9p.p9.fid import Request
 from llambo9p.p9.messages import P9_2000
 from llambo9p.p9.node import Maybe, Walk
-from llambo9p.p9.server import Limits, Request, ServerConn
+from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.text import format, parse
 from llambo9p.p9.wire import Dir
 
