@@ -4,9 +4,11 @@
 argmax in a tight loop over the low-level bindings, with the engine's model, threads and
 KV types, and nothing else: no scheduler, no cache, no text, no event loop.
 
-Run as a program it measures `BareLoop` and `DecodeThread` in one process, taking turns
-on the same prompts, for N sequences at once, and prints the medians and the median of
-the ratios of each turn.  Greedy answers are equal, so both decode the same tokens.
+Run as a program it measures `BareLoop` and `DecodeThread`, taking turns on the same
+prompts, for N sequences at once, and prints the medians and the median of the ratios of
+each turn.  Greedy answers are equal, so both decode the same tokens.  Each has a process
+of its own, idle while the other is measured: in one process libgomp sees two teams of
+threads, more than CPUs, and both wait at barriers asleep (measured: a third slower).
 
     python -m llambo9p_tools.bench.decode [--rounds 7] [--tokens 128] [--sequences 1,4,16]
 """
@@ -16,9 +18,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import statistics
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -144,35 +148,57 @@ def prompts(n: int, turn: int) -> list[str]:
     return [f"{turn * 100 + i} stories are told in this long book, which" for i in range(n)]
 
 
-async def measure(sequences: list[int], rounds: int, n_tokens: int, n_threads: int) -> None:
-    n_seq = max(sequences)
+def serve_bare(pipe: Connection, n_seq: int, n_threads: int) -> None:
     bare = BareLoop(n_seq, N_CTX, n_threads)
-    runner = LlamaRunner(gguf.default_model(), n_ctx=N_CTX, n_seq=n_seq, n_threads=n_threads)
-    engine = DecodeThread(runner)
-    await engine.start()
-    bare.complete(prompts(n_seq, 0), 8)
-    await complete(engine, prompts(n_seq, 0), 8)
+    while (asked := pipe.recv()) is not None:
+        began = time.perf_counter()
+        tokens = bare.complete(*asked)
+        pipe.send((tokens, time.perf_counter() - began))
+
+
+def serve_engine(pipe: Connection, n_seq: int, n_threads: int) -> None:
+    async def serve() -> None:
+        path = gguf.default_model()
+        engine = DecodeThread(LlamaRunner(path, n_ctx=N_CTX, n_seq=n_seq, n_threads=n_threads))
+        await engine.start()
+        while (asked := await asyncio.to_thread(pipe.recv)) is not None:
+            began = time.perf_counter()
+            tokens = await complete(engine, *asked)
+            pipe.send((tokens, time.perf_counter() - began))
+        await engine.stop()
+
+    asyncio.run(serve())
+
+
+def measure(sequences: list[int], rounds: int, n_tokens: int, n_threads: int) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    for serve in (serve_bare, serve_engine):
+        ours, theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(theirs, max(sequences), n_threads), daemon=True).start()
+        theirs.close()
+        pipes.append(ours)
     print("sequences  bare tok/s  engine tok/s  engine/bare")
     for n in sequences:
-        bare_rates, engine_rates = [], []
-        for turn in range(1, rounds + 1):
-            texts = prompts(n, turn)
-            began = time.perf_counter()
-            tokens = bare.complete(texts, n_tokens)
-            between = time.perf_counter()
-            same = await complete(engine, texts, n_tokens)
-            ended = time.perf_counter()
-            if tokens != same:
-                raise SystemExit(f"the bare loop gave {tokens} tokens, the engine {same}")
-            bare_rates.append(tokens / (between - began))
-            engine_rates.append(same / (ended - between))
-        ratio = statistics.median(e / b for e, b in zip(engine_rates, bare_rates, strict=True))
+        rates: list[tuple[float, float]] = []
+        for turn in range(rounds + 1):
+            answered = []
+            for pipe in pipes:
+                pipe.send((prompts(n, turn), n_tokens))
+                answered.append(pipe.recv())
+            (bare, bare_s), (engine, engine_s) = answered
+            if bare != engine:
+                raise SystemExit(f"the bare loop gave {bare} tokens, the engine {engine}")
+            rates.append((bare / bare_s, engine / engine_s))
+        del rates[0]  # the warm-up
         print(
-            f"{n:9} {statistics.median(bare_rates):11.1f} "
-            f"{statistics.median(engine_rates):13.1f} {ratio:12.3f}",
+            f"{n:9} {statistics.median(b for b, _ in rates):11.1f} "
+            f"{statistics.median(e for _, e in rates):13.1f} "
+            f"{statistics.median(e / b for b, e in rates):12.3f}",
             flush=True,
         )
-    await engine.stop()
+    for pipe in pipes:
+        pipe.send(None)
 
 
 def main() -> None:
@@ -183,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
     sequences = [int(n) for n in options.sequences.split(",")]
-    asyncio.run(measure(sequences, options.rounds, options.tokens, options.threads))
+    measure(sequences, options.rounds, options.tokens, options.threads)
 
 
 if __name__ == "__main__":
