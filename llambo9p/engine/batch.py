@@ -1,6 +1,6 @@
 """The rows of a step in arrays that llama_decode reads, checked.
 
-Owns the memory behind one llama_batch: filled by slices, no Python loop over tokens.
+Owns the memory behind one llama_batch: filled by slices.
 
 It must never let a row through that llama.cpp would abort on or read out of bounds.
 """
@@ -39,15 +39,14 @@ class Batch:
         outputs = [output.row for output in step.outputs]
         if len(outputs) > self._n_seq or not all(0 <= row < n for row in outputs):
             raise DecodeError(f"a step must have at most {self._n_seq} outputs, all on its rows")
-        token, pos, seq_id = self.token[:n], self.pos[:n], self.seq_id[:n]
-        token[:], pos[:], seq_id[:] = step.token, step.pos, step.seq_id
         for what, values, end in (
-            ("token", token, self._n_vocab),
-            ("position", pos, self._n_ctx),
-            ("sequence", seq_id, self._n_seq),
+            ("token", step.token, self._n_vocab),
+            ("position", step.pos, self._n_ctx),
+            ("sequence", step.seq_id, self._n_seq),
         ):
-            if values.min() < 0 or values.max() >= end:
+            if min(values) < 0 or max(values) >= end:
                 raise DecodeError(f"a step has a {what} outside 0 to {end - 1}")
+        self.token[:n], self.pos[:n], self.seq_id[:n] = step.token, step.pos, step.seq_id
         self.logits[:n] = 0
         self.logits[outputs] = 1
         return n

@@ -7,7 +7,8 @@ Rules it keeps (besides those of `base.Engine`):
 - The loop's side never waits for the thread: it puts messages into a mailbox.  The
   thread reads it once a step, so a cancel acts within one step; when there is nothing
   to decode the thread blocks on it.
-- All that a step brought reaches the loop in one `call_soon_threadsafe`.
+- All that a step brought reaches the loop in one `call_soon_threadsafe`, right before
+  the next step: what the loop does with it, it does while llama.cpp decodes.
 - The bound of the queue and the load are kept on the loop's side, so that they are
   right at once: ten submits in one tick see each other.
 - A step that cannot be decoded is decoded again, each sequence alone, and only those
@@ -234,9 +235,9 @@ class DecodeThread:
             self._load(loaded, progress)
             while self._read_mailbox():
                 plan = self._scheduler.plan(self._clock())
+                self._publish()
                 if plan is not None:
                     self._execute(plan)
-                self._publish()
         except Exception as error:
             if not isinstance(error, errors.ModelError):
                 log.exception("the decode thread died")
@@ -265,14 +266,12 @@ class DecodeThread:
 
     def _read_mailbox(self) -> bool:
         """Take in all messages, waiting for one when idle; False when told to stop."""
-        block = self._scheduler.idle
-        while True:
-            try:
-                message = self._mailbox.get(block)
-            except queue.Empty:
-                return True
-            block = False
-            match message:
+        wait = self._scheduler.idle
+        if wait:
+            self._publish()
+        while wait or not self._mailbox.empty():
+            wait = False
+            match self._mailbox.get():
                 case _Submit(request, since):
                     self._scheduler.submit(request, since)
                 case _Cancel(request):
@@ -281,6 +280,7 @@ class DecodeThread:
                     self._scheduler.forget(conversation)
                 case _Stop():
                     return False
+        return True
 
     def _execute(self, plan: Plan) -> None:
         try:

@@ -18,15 +18,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import itertools
 import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
+import uvloop
 
 from llambo9p.engine import gguf
 from llambo9p.engine.base import Request, SamplingParams, State, Usage
@@ -34,8 +37,12 @@ from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.thread import DecodeThread
 
 N_CTX = 512
-N_BATCH = 512
+N_BATCH = 2048
+N_UBATCH = 512
 THREADS = len(os.sched_getaffinity(0))
+
+Rates = dict[str, list[float]]
+"""of each contender, one each round"""
 
 
 class BareLoop:
@@ -50,7 +57,7 @@ class BareLoop:
         params = lib.llama_context_default_params()
         params.n_seq_max = n_seq
         params.n_ctx = n_ctx * n_seq
-        params.n_batch = params.n_ubatch = N_BATCH
+        params.n_batch, params.n_ubatch = N_BATCH, N_UBATCH
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k, params.type_v = TYPE_K, TYPE_V
         params.kv_unified = False
@@ -63,13 +70,13 @@ class BareLoop:
     def complete(self, texts: list[str], n_tokens: int) -> int:
         """Answer each text, to its end or `n_tokens`; how many tokens that were."""
         lib.llama_memory_clear(lib.llama_get_memory(self._ctx), False)
-        tokens: list[int] = []
+        rows: list[tuple[int, int, int]] = []
         lengths: list[int] = []
         for seq_id, text in enumerate(texts):
             prompt = self._tokenize(text)
             lengths.append(len(prompt))
-            rows = [(token, pos, seq_id) for pos, token in enumerate(prompt)]
-            tokens += self._decode(rows, [len(rows) - 1])
+            rows += [(token, pos, seq_id) for pos, token in enumerate(prompt)]
+        tokens = self._decode(rows, [end - 1 for end in itertools.accumulate(lengths)])
         live = list(range(len(texts)))
         count = 0
         for left in reversed(range(n_tokens)):
@@ -144,8 +151,26 @@ async def complete(engine: DecodeThread, texts: list[str], n_tokens: int) -> int
 
 
 def prompts(n: int, turn: int) -> list[str]:
-    """N texts that differ at once, so that no prefix is shared."""
-    return [f"{turn * 100 + i} stories are told in this long book, which" for i in range(n)]
+    """N prompts that share no long prefix, other ones each turn: nothing is cached.
+
+    A model that was given numbers counts on: no answer ends early.  If some did, the
+    engine would keep its running sequences dense and the bare loop would not
+    (llama.cpp batches only consecutive ones), which is another measurement.
+    """
+    starts = [97 * (turn * n + i) for i in range(n)]
+    return [", ".join(str(start + k) for k in range(4)) + "," for start in starts]
+
+
+def in_process(serve: Callable[..., None], *args: object) -> Connection:
+    """Run `serve(pipe, *args)` in a process of its own; this end of its pipe.
+
+    It is sent (texts, n_tokens) and answers (tokens, seconds); None ends it.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    spawn.Process(target=serve, args=(theirs, *args), daemon=False).start()
+    theirs.close()
+    return ours
 
 
 def serve_bare(pipe: Connection, n_seq: int, n_threads: int) -> None:
@@ -167,38 +192,30 @@ def serve_engine(pipe: Connection, n_seq: int, n_threads: int) -> None:
             pipe.send((tokens, time.perf_counter() - began))
         await engine.stop()
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
-def measure(sequences: list[int], rounds: int, n_tokens: int, n_threads: int) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    for serve in (serve_bare, serve_engine):
-        ours, theirs = spawn.Pipe()
-        spawn.Process(target=serve, args=(theirs, max(sequences), n_threads), daemon=True).start()
-        theirs.close()
-        pipes.append(ours)
-    print("sequences  bare tok/s  engine tok/s  engine/bare")
-    for n in sequences:
-        rates: list[tuple[float, float]] = []
-        for turn in range(rounds + 1):
-            answered = []
-            for pipe in pipes:
-                pipe.send((prompts(n, turn), n_tokens))
-                answered.append(pipe.recv())
-            (bare, bare_s), (engine, engine_s) = answered
-            if bare != engine:
-                raise SystemExit(f"the bare loop gave {bare} tokens, the engine {engine}")
-            rates.append((bare / bare_s, engine / engine_s))
-        del rates[0]  # the warm-up
-        print(
-            f"{n:9} {statistics.median(b for b, _ in rates):11.1f} "
-            f"{statistics.median(e for _, e in rates):13.1f} "
-            f"{statistics.median(e / b for b, e in rates):12.3f}",
-            flush=True,
-        )
-    for pipe in pipes:
-        pipe.send(None)
+def measure(contenders: dict[str, Connection], n: int, rounds: int, n_tokens: int) -> Rates:
+    """Tokens a second of each contender in each round, in turns, after a warm-up.
+
+    SystemExit when a contender gave less than what was asked for: then the rates would
+    not compare.
+    """
+    rates: Rates = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, pipe in contenders.items():
+            pipe.send((prompts(n, turn), n_tokens))
+            tokens, seconds = pipe.recv()
+            if tokens != n * n_tokens:
+                raise SystemExit(f"{name} gave {tokens} tokens, not {n * n_tokens}")
+            if turn:
+                rates[name].append(tokens / seconds)
+    return rates
+
+
+def ratio(rates: Rates, ours: str, theirs: str) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(rates[ours], rates[theirs], strict=True))
 
 
 def main() -> None:
@@ -209,7 +226,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
     sequences = [int(n) for n in options.sequences.split(",")]
-    measure(sequences, options.rounds, options.tokens, options.threads)
+    contenders = {
+        "bare": in_process(serve_bare, max(sequences), options.threads),
+        "engine": in_process(serve_engine, max(sequences), options.threads),
+    }
+    print("tokens/s, medians of", options.rounds, "rounds in turns")
+    print("sequences     bare   engine  engine/bare")
+    for n in sequences:
+        rates = measure(contenders, n, options.rounds, options.tokens)
+        bare, engine = (statistics.median(rates[name]) for name in contenders)
+        print(f"{n:9} {bare:8.1f} {engine:8.1f} {ratio(rates, 'engine', 'bare'):12.3f}", flush=True)
+    for pipe in contenders.values():
+        pipe.send(None)
 
 
 if __name__ == "__main__":

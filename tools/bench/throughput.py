@@ -1,14 +1,15 @@
-"""Aggregate tokens/s of N clients on N worker files, against what could serve them else.
+"""Aggregate tokens/s of N clients on N worker files, against what else could serve them.
 
-Two contenders, each a process of its own with the same model, threads, KV types and
-prompts, measured in turns within one run, idle while another is measured:
+Three contenders, each in processes of its own with the same model, threads, KV types
+and prompts, measured in turns within one run, idle while another is measured:
 
 - files: `llambo-worker`, N clients that write `prompt` and read `out` over TCP;
+- bare:  the bare decode loop (see `decode`), which serves nobody;
 - lock:  llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it.
 
-Every contender answers the same N prompts greedily; the time is from the first prompt
-given to the last token received, prefill included.  Printed are medians over the
-rounds and the ratio of files to lock within each round.
+Every contender answers the same N prompts greedily with the same number of tokens; the
+time is from the first prompt given to the last token received, prefill included.
+Printed are medians over the rounds, and the medians of the rounds' ratios.
 
     python -m llambo9p_tools.bench.throughput [--rounds 5] [--tokens 128] [--clients 1,4,16]
 """
@@ -17,75 +18,31 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
+import uvloop
+
 from llambo9p.engine import gguf
+from llambo9p.engine.llama import TYPE_K, TYPE_V
 from llambo9p.net import address
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 
-N_CTX = 512
-THREADS = len(os.sched_getaffinity(0))
+from .decode import N_CTX, THREADS, in_process, measure, ratio, serve_bare
 
 
-def prompts(n: int, round_: int) -> list[str]:
-    """N prompts that share no long prefix; other ones each round, so nothing is cached."""
-    topics = ["rivers", "bread", "chess", "glass", "winter", "maps", "bees", "clocks"]
-    return [
-        f"{topics[(i + round_) % len(topics)].title()} number {round_ * 97 + i}: a long essay."
-        for i in range(n)
-    ]
-
-
-class Process:
-    """A contender in a process: one JSON request a line in, one answer a line out."""
-
-    def __init__(self, name: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--contender", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def measure(self, texts: list[str], n_tokens: int) -> float:
-        """Tokens a second for answering all of `texts`."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([texts, n_tokens]) + "\n")
-        self._process.stdin.flush()
-        tokens, seconds = json.loads(self._process.stdout.readline())
-        return float(tokens / seconds)
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def serve(answer: Callable[[list[str], int], int]) -> None:
-    """The other end of `Process`: time `answer`, which returns its tokens."""
-    for line in sys.stdin:
-        texts, n_tokens = json.loads(line)
-        began = time.perf_counter()
-        tokens = answer(texts, n_tokens)
-        print(json.dumps([tokens, time.perf_counter() - began]), flush=True)
-
-
-def lock() -> None:
-    import threading
-
-    from llama_cpp import GGML_TYPE_F16, GGML_TYPE_Q8_0, Llama
+def serve_lock(pipe: Connection) -> None:
+    from llama_cpp import Llama
 
     llama: Any = Llama(
         str(gguf.default_model()), n_ctx=N_CTX, n_threads=THREADS,
-        type_k=GGML_TYPE_Q8_0, type_v=GGML_TYPE_F16, verbose=False,
+        type_k=TYPE_K, type_v=TYPE_V, verbose=False,
     )  # fmt: skip
     mutex = threading.Lock()
 
@@ -104,26 +61,32 @@ def lock() -> None:
             thread.join()
         return sum(counts)
 
-    serve(answer)
+    while (asked := pipe.recv()) is not None:
+        began = time.perf_counter()
+        tokens = answer(*asked)
+        pipe.send((tokens, time.perf_counter() - began))
 
 
-def files() -> None:
-    host = subprocess.Popen(
-        [
-            sys.executable, "-m", "llambo9p_nodes.worker", "--listen", "tcp!127.0.0.1!0",
-            "--count", "16", "--slots", "16", "--context", str(N_CTX), "--threads", str(THREADS),
-            "--exit-with-stdin",
-        ],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert host.stdout is not None and host.stdin is not None
-    for line in host.stdout:
-        if line.startswith("listening"):
-            break
-    at = address.parse(line.split()[1])
-    serve(lambda texts, n_tokens: asyncio.run(_ask_files(at, texts, n_tokens)))
-    host.stdin.close()
-    host.wait()
+def serve_files(pipe: Connection, count: int) -> None:
+    """The clients; the host is a process below this one."""
+    command = [
+        sys.executable, "-m", "llambo9p_nodes.worker", "--listen", "tcp!127.0.0.1!0",
+        "--count", str(count), "--slots", str(count), "--context", str(N_CTX),
+        "--threads", str(THREADS), "--exit-with-stdin",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as host:
+        assert host.stdout is not None and host.stdin is not None
+        for line in host.stdout:
+            if line.startswith("listening"):
+                break
+        at = address.parse(line.split()[1])
+        while (asked := pipe.recv()) is not None:
+            began = time.perf_counter()
+            tokens = uvloop.run(_ask_files(at, *asked))
+            pipe.send((tokens, time.perf_counter() - began))
+        host.stdin.close()
 
 
 async def _ask_files(at: address.Address, texts: list[str], n_tokens: int) -> int:
@@ -151,35 +114,30 @@ async def _ask_files(at: address.Address, texts: list[str], n_tokens: int) -> in
     return sum(await asyncio.gather(*(ask(i, text) for i, text in enumerate(texts))))
 
 
-CONTENDERS = {"files": files, "lock": lock}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--clients", default="1,4,16")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contender:
-        CONTENDERS[options.contender]()
-        return
-    contenders = {name: Process(name) for name in CONTENDERS}
-    for contender in contenders.values():
-        contender.measure(prompts(1, 0), 8)  # load and warm up
-    print("clients    files     lock  files/lock")
-    for n in map(int, options.clients.split(",")):
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
-        for round_ in range(1, options.rounds + 1):
-            for name, contender in contenders.items():
-                rates[name].append(contender.measure(prompts(n, round_), options.tokens))
-        median = {name: statistics.median(values) for name, values in rates.items()}
-        ratio = statistics.median(
-            a / b for a, b in zip(rates["files"], rates["lock"], strict=True)
+    clients = [int(n) for n in options.clients.split(",")]
+    contenders = {
+        "files": in_process(serve_files, max(clients)),
+        "bare": in_process(serve_bare, max(clients), THREADS),
+        "lock": in_process(serve_lock),
+    }
+    print("tokens/s, medians of", options.rounds, "rounds in turns")
+    print("clients    files     bare     lock  files/bare  files/lock")
+    for n in clients:
+        rates = measure(contenders, n, options.rounds, options.tokens)
+        files, bare, lock = (statistics.median(rates[name]) for name in contenders)
+        print(
+            f"{n:7} {files:8.1f} {bare:8.1f} {lock:8.1f} "
+            f"{ratio(rates, 'files', 'bare'):11.3f} {ratio(rates, 'files', 'lock'):11.2f}",
+            flush=True,
         )
-        print(f"{n:7} {median['files']:8.1f} {median['lock']:8.1f} {ratio:11.3f}")
-    for contender in contenders.values():
-        contender.close()
+    for pipe in contenders.values():
+        pipe.send(None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""README.md is true: every command in it runs, and what it shows is what is shown.
+
+Owns the reading of README: its ``` blocks, by language.  `sh` blocks run as they stand
+under `bash -e`, in an environment where `$PATH` has the programs and the cluster of
+`init` listens on a free port; `python` blocks run against that cluster.  Of the
+`console` block, each line after `$ ` is a command that must succeed, and what our
+programs say besides answers must be what they say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PORTS = ("5640", "9000")
+"""the ports that README names; each becomes a free one"""
+QUICK = {
+    "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
+    "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
+    "llambo9p_tools.bench.p9ops": "--rounds 1 --seconds 0.05",
+}
+"""what is appended to a bench's command: here only that it runs is of interest"""
+
+THIS = "tools/test"
+"""what runs this test"""
+OURS = re.compile(r"> .*|What was done.*|  ctl .*|  worker-0000/.*|[a-z]+|worker-\d+")
+"""lines of the session that depend on neither model nor moment"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block for tag, block in fenced if tag == language]
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Shell:
+    """bash as a newcomer's who stands in the checkout with `.venv/bin` in $PATH."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ports = {port: str(free_port()) for port in PORTS}
+        scripts = sysconfig.get_path("scripts")
+        config = directory / "cluster-config.yaml"
+        config.write_text(self.own((ROOT / "cluster-config.yaml").read_text()))
+        own = {"LLAMBO_ADDR"}
+        self.env = {
+            **{name: value for name, value in os.environ.items() if name not in own},
+            "PATH": f"{scripts}:{os.environ['PATH']}",
+            "LLAMBO_VENV": sys.prefix,
+            "LLAMBO_STATE": str(directory / "state"),
+            "CLUSTER_CONFIG": str(config),
+        }
+
+    def own(self, text: str) -> str:
+        """`text` with our ports in the place of README's."""
+        for port, ours in self.ports.items():
+            text = re.sub(rf"\b{port}\b", ours, text)
+        return text
+
+    def __call__(self, script: str, status: int = 0) -> str:
+        """Run it; what it said.  Its background jobs end with it."""
+        script = f"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n{self.own(script)}"
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=ROOT, env=self.env, capture_output=True, text=True
+        )
+        assert done.returncode == status, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    made = Shell(tmp_path)
+    yield made
+    if (tmp_path / "state").exists():
+        made("llamboctl shutdown")
+
+
+def cut_short(command: str) -> str:
+    """A bench's command with less to do; the others as they are."""
+    for module, options in QUICK.items():
+        if module in command:
+            return f"{command} {options}"
+    return command
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.splitlines()[0])
+def test_commands_run(shell: Shell, block: str) -> None:
+    commands = [cut_short(line) for line in block.splitlines() if line != THIS]
+    if "llamboctl" in block and "llamboctl init" not in block:
+        commands = ["llamboctl init", "llamboctl spawn --count 2", *commands]
+    shell("\n".join(commands))
+
+
+def test_the_session_is_one(shell: Shell) -> None:
+    """The same commands say the same, but for answers, addresses and times."""
+    [session] = blocks("console")
+    said = shell("\n".join(re.findall(r"^\$ (.*)", session, re.MULTILINE)))
+    shown = [line for line in session.splitlines() if OURS.fullmatch(line)]
+    assert len(shown) > 10
+    for line in shown:
+        assert line in said.splitlines(), f"README shows {line!r}, but what came is\n{said}"
+
+
+def test_python_code_runs(shell: Shell) -> None:
+    shell("llamboctl init\nllamboctl spawn --count 1")
+    [code] = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", shell.own(code)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_a_mistake_in_the_configuration_is_told_as_shown(shell: Shell, tmp_path: Path) -> None:
+    [shown] = [block for block in blocks("") if block.startswith("bad.yaml:")]
+    (tmp_path / "bad.yaml").write_text("cluster:\n  load_balancer:\n    strategy: fastest\n")
+    said = shell(f"cd {tmp_path}; llamboctl init --config bad.yaml", status=1)
+    assert said == f"llamboctl: {tmp_path}/{shown}"
+
+
+def test_the_namespace_is_as_listed(shell: Shell) -> None:
+    """Every name of the listing exists, and no file of a conversation lacks."""
+    shell("llamboctl init\nllamboctl spawn --count 1")
+    listing = section("The namespace").split("```")[1]
+    for place in ("", "worker-0000"):
+        names = shell(f"llamboctl ls {place}").split()
+        for name in names:
+            if not name.startswith("worker-"):
+                assert re.search(rf"\b{name}\b", listing), f"{name} of {place or '/'} is not in README"
+    root, worker = (set(shell(f"llamboctl ls {place}").split()) for place in ("", "worker-0000"))
+    assert {"ctl", "prompt", "out", "data", "clone"} <= root & worker
