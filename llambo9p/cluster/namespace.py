@@ -53,7 +53,8 @@ class Orchestrator:
                 Command("unmount", "NAME", 1, 1, self._unmount),
                 Command("shutdown", "", 0, 0, lambda words: stop),
                 *ctl_commands(self.conversation),
-            ]
+            ],
+            self.conversation.noting,
         )
         add_conversation_files(self.root, self.conversation, commands, self.status_text)
         self.root.add(CloneFile(self.root, lambda: Conversation(engine)))

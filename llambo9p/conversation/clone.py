@@ -58,7 +58,8 @@ class CloneFile(SyntheticFile):
         directory = Directory(self.tree, number)
         directory.fids = FidCount(close)
         commands = Commands(
-            [*ctl_commands(conversation), Command("close", "", 0, 0, lambda words: close)]
+            [*ctl_commands(conversation), Command("close", "", 0, 0, lambda words: close)],
+            conversation.noting,
         )
         add_conversation_files(directory, conversation, commands)
         self._directory.add(directory)

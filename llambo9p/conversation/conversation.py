@@ -77,8 +77,13 @@ class Conversation:
     """See the module.  All methods are called on the event loop's thread."""
 
     def __init__(
-        self, engine: Engine, settings: Settings | None = None, limits: Limits | None = None
+        self,
+        engine: Engine,
+        settings: Settings | None = None,
+        limits: Limits | None = None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
+        """`admit` raises why no new prompt is taken now; those that wait are not asked."""
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.system = ""
@@ -91,6 +96,7 @@ class Conversation:
         """the full text of the last failure"""
         self.closed = False
         self._engine = engine
+        self._admit = admit
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
 
@@ -105,7 +111,7 @@ class Conversation:
         turn = Turn("", self._turn_over)
         self.newest = turn
         try:
-            self._check_open()
+            self._check_admission()
             turn.prompt = self._prompt_text(data)
             if len(self._queue) >= self.limits.queued_prompts:
                 raise Busy
@@ -118,7 +124,7 @@ class Conversation:
     def ask(self, data: bytes) -> Turn:
         """A one-shot query with this conversation's settings and system prompt;
         history is neither used nor changed.  Raises what makes it impossible."""
-        self._check_open()
+        self._check_admission()
         turn = Turn(self._prompt_text(data), self._one_shot_over)
         self._give_to_engine(turn, history=False)
         self._one_shots.add(turn)
@@ -156,9 +162,10 @@ class Conversation:
             for turn in list(self._one_shots):
                 self.stop(turn)
 
-    def _check_open(self) -> None:
+    def _check_admission(self) -> None:
         if self.closed:
             raise InvalidArgument("the conversation is closed")
+        self._admit()
 
     def _prompt_text(self, data: bytes) -> str:
         if self.settings.mode == "chat":

@@ -11,6 +11,7 @@ Offsets are ignored: every write is a fresh set of lines (9p.md).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from ..errors import InvalidArgument, PermissionDenied
@@ -92,10 +93,34 @@ def quote(word: str) -> str:
 
 
 class Commands:
-    """A table of verbs."""
+    """A table of verbs.  Each write runs inside a `noting()`, which sees its error."""
 
-    def __init__(self, commands: Iterable[Command]) -> None:
+    def __init__(
+        self,
+        commands: Iterable[Command],
+        noting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._by_name = {command.name: command for command in commands}
+        self._noting = noting
+
+    def run(self, data: bytes) -> Maybe[int]:
+        """Validate and commit one write.  The result is the write's count."""
+        with self._noting():
+            actions = self.parse(decode(data))
+            for i, action in enumerate(actions):
+                waiting = action()
+                if waiting is not None:
+                    return self._finish(waiting, actions[i + 1 :], len(data))
+        return len(data)
+
+    async def _finish(self, waiting: Awaitable[None], rest: list[Action], count: int) -> int:
+        with self._noting():
+            await waiting
+            for action in rest:
+                more = action()
+                if more is not None:
+                    await more
+        return count
 
     def parse(self, text: str) -> list[Action]:
         """The actions of all lines.  Raises InvalidArgument for the first bad one."""
@@ -124,26 +149,7 @@ class OpenCtl(OpenSnapshot):
         self._commands = commands
 
     def write(self, offset: int, data: bytes) -> Maybe[int]:
-        return run_commands(self._commands, data)
-
-
-def run_commands(commands: Commands, data: bytes) -> Maybe[int]:
-    """Validate and commit one write.  The result is the write's count."""
-    actions = commands.parse(decode(data))
-    for i, action in enumerate(actions):
-        waiting = action()
-        if waiting is not None:
-            return _finish(waiting, actions[i + 1 :], len(data))
-    return len(data)
-
-
-async def _finish(waiting: Awaitable[None], rest: list[Action], count: int) -> int:
-    await waiting
-    for action in rest:
-        more = action()
-        if more is not None:
-            await more
-    return count
+        return self._commands.run(data)
 
 
 def decode(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 Workers of a host share its engine and no state.  A `Worker` is itself an `Engine`
 in front of the host's: whatever is asked in its directory passes through it, so it
-can refuse while it drains and count what it did.
+can count what it did.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..engine.base import Engine, Listener, Load, Request, State, Usage
-from ..errors import Busy
+from ..errors import Busy, WorkerLost
 from ..fs.ctl import Command, Commands
 from ..fs.tree import Directory, Tree
 
@@ -38,9 +38,10 @@ class Worker:
         self.errors = 0
         self._engine = engine
         self._remove = remove
+        self._removed = False
         self._requests: set[Request] = set()
         """given to the engine and not over"""
-        self.conversation = Conversation(self)
+        self.conversation = Conversation(self, admit=self._admit)
         self.directory = Directory(tree, name)
         commands = Commands(
             [
@@ -48,17 +49,18 @@ class Worker:
                 Command("drain", "", 0, 0, lambda words: self.drain),
                 Command("resume", "", 0, 0, lambda words: self.resume),
                 Command("shutdown", "", 0, 0, lambda words: self.shutdown),
-            ]
+            ],
+            self.conversation.noting,
         )
 
         def status() -> str:
             return f"worker {name}\ndraining {'yes' if self.draining else 'no'}\n{info()}"
 
         add_conversation_files(self.directory, self.conversation, commands, status)
-        self.directory.add(CloneFile(self.directory, lambda: Conversation(self)))
+        self.directory.add(CloneFile(self.directory, lambda: Conversation(self, admit=self._admit)))
 
     def drain(self) -> None:
-        """Take no new requests; those that were taken go on."""
+        """Take no new prompts; those that were taken, queued ones too, go on."""
         self.draining = True
 
     def resume(self) -> None:
@@ -66,7 +68,7 @@ class Worker:
 
     def shutdown(self) -> None:
         """Stop what was asked of it, in cloned conversations too, and leave the host."""
-        self.drain()
+        self._removed = True
         self.conversation.close()
         for request in self._requests:
             self._engine.cancel(request)
@@ -82,11 +84,17 @@ class Worker:
         """`draining`, or what its own conversation does."""
         return "draining" if self.draining else self.conversation.state.value
 
+    def _admit(self) -> None:
+        if self._removed:
+            raise WorkerLost(f"{self.name} was shut down")
+        if self.draining:
+            raise Busy(f"{self.name} is draining")
+
     # -- the engine that its conversations see ------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> None:
-        if self.draining:
-            raise Busy(f"{self.name} is draining")
+        if self._removed:
+            raise WorkerLost(f"{self.name} was shut down")
         self._engine.submit(request, _Counted(self, request, listener))
         self.requests += 1
         self.queued += 1

@@ -204,7 +204,8 @@ async def conversing(limits: Limits | None = None, **options: Any) -> AsyncItera
     def attach(engine: DecodeThread) -> Attach:
         conversation = Conversation(engine, limits=limits)
         made.append(conversation)
-        add_conversation_files(root, conversation, Commands(ctl_commands(conversation)))
+        commands = Commands(ctl_commands(conversation), conversation.noting)
+        add_conversation_files(root, conversation, commands)
         root.add(CloneFile(root, lambda: Conversation(engine, limits=limits)))
         return lambda uname, aname: root
 

@@ -130,6 +130,16 @@ async def test_a_remove_is_refused_and_is_a_clunk():
 
 
 @story
+async def test_an_error_of_its_ctl_is_kept_in_its_status():
+    async with conversing() as place:
+        clone = await place.files.open("clone", c.ORDWR)
+        with pytest.raises(Error, match="unknown verb nonsense"):
+            await clone.write(b"nonsense")
+        assert (await place.files.attrs("0/status"))["error"].startswith("unknown verb nonsense")
+        assert "error" not in await place.files.attrs("status")
+
+
+@story
 async def test_25_a_lost_connection_ends_its_conversations_only():
     gate = Gate()
     async with conversing(gate=gate, answer=lambda _: LONG) as place:

@@ -179,12 +179,11 @@ async def test_status_follows_a_request():
         idle = {"state": "idle", "position": "0", "queued": "0", "turns": "0"}
         assert await place.files.attrs("status") == idle
         await place.files.write("prompt", "x" * 20)
-        await until(lambda: place.conversation.state.value == "queued")
+        await until(lambda: place.conversation.state.value == "prefill")
         await place.files.write("0/prompt", "behind")
         await place.files.write("0/prompt", "behind that")
         out = await place.files.open("out")
         gate.allow()
-        await until(lambda: place.conversation.state.value == "prefill")
         waiting = reading(out)
         gate.allow()
         assert (await waiting).data == b"s"

@@ -18,7 +18,6 @@ from llambo9p.fs.ctl import (
     Commands,
     CtlFile,
     quote,
-    run_commands,
     split_lines,
     split_words,
 )
@@ -65,7 +64,7 @@ class Settings:
         return load
 
     def write(self, text: str) -> int:
-        result = run_commands(self.commands, text.encode())
+        result = self.commands.run(text.encode())
         assert isinstance(result, int)
         return result
 
@@ -151,7 +150,7 @@ def test_18_a_bad_line_is_explained_and_nothing_is_done(
 def test_what_is_not_utf8_is_pointed_at(raw: bytes, where: str) -> None:
     settings = Settings()
     with pytest.raises(InvalidArgument, match=f"not UTF-8: byte {where}"):
-        run_commands(settings.commands, raw)
+        settings.commands.run(raw)
     assert settings.done == []
 
 
@@ -159,7 +158,7 @@ def test_verbs_that_wait_keep_the_order() -> None:
     async def main() -> None:
         settings = Settings()
         data = b"reset\nload a\nstop x\nload b\nreset\n"
-        result = run_commands(settings.commands, data)
+        result = settings.commands.run(data)
         assert isinstance(result, Awaitable)
         assert await result == len(data)
         assert settings.done == ["reset", "load a", "stop x", "load b", "reset"]

@@ -77,11 +77,13 @@ async def test_a_draining_worker_takes_nothing_new_and_ends_what_it_has():
     async with hosting(gate=gate) as place:
         clone = await place.files.open("worker-0000/clone", c.ORDWR)
         out = await place.submitted("worker-0000", "before")
+        queued = await place.submitted("worker-0000", "queued")
         await place.files.write("worker-0000/ctl", "drain")
         assert (await place.files.attrs("worker-0000/status"))["draining"] == "yes"
         assert (await place.files.read("workers")).startswith("worker-0000 draining 1 ")
         gate.open()
         assert await out.read_all() == b"simulated: before"
+        assert await queued.read_all() == b"simulated: queued"
         for path in ("worker-0000", "worker-0000/0"):
             with pytest.raises(Error, match="worker-0000 is draining"):
                 await place.files.ask("after", path)
@@ -102,7 +104,8 @@ async def test_drain_is_all_or_nothing_with_the_other_lines():
     async with hosting() as place:
         with pytest.raises(Error, match="usage: resume"):
             await place.files.write("worker-0000/ctl", "drain\nresume all")
-        assert (await place.files.attrs("worker-0000/status"))["draining"] == "no"
+        status = await place.files.attrs("worker-0000/status")
+        assert (status["draining"], status["error"]) == ("no", "usage: resume")
 
 
 @story
@@ -139,9 +142,16 @@ async def test_shutdown_stops_all_that_was_asked_of_it_and_removes_it():
 async def test_what_is_left_of_a_worker_does_not_touch_the_next_one_of_its_name():
     async with hosting() as place:
         ctl = await place.files.open("worker-0000/ctl", c.ORDWR)
+        clone = await place.files.open("worker-0000/clone", c.ORDWR)
+        left, _ = await place.files.walk("worker-0000/0")
         await ctl.write(b"shutdown")
         await place.files.write("ctl", "grow 1 0")
-        await ctl.write(b"shutdown")
+        await ctl.write(b"shutdown\nresume")
+        data = await place.files.client.open(left, "data", c.ORDWR)
+        await data.write(b"hello")
+        with pytest.raises(Error, match="worker-0000 was shut down"):
+            await data.read(0)
+        await clone.clunk()
         assert await place.files.ask("hello", "worker-0000") == "simulated: hello"
 
 
