@@ -13,7 +13,7 @@ import pytest
 from llambo9p.errors import NotFound
 from llambo9p.net.address import Address
 from llambo9p.p9 import constants as c
-from tests.conversation.harness import files_of, reading, story
+from tests.files import files_of, reading, story
 
 from .cluster import Namespace, orchestrator
 

@@ -6,7 +6,6 @@ TCP, and are mounted and dialled as in a real cluster.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,21 +14,10 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
-from llambo9p.net.address import Address, parse
-from llambo9p.net.client import Client, RemoteOpen
+from llambo9p.net.address import Address
 from llambo9p.net.server import Server
-from llambo9p.p9 import constants as c
-from llambo9p.p9.wire import unpack_dirs
 from llambo9p.worker.host import Host
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until `condition()`; the test's time limit bounds it."""
-    while not condition():  # noqa: ASYNC110 (there is no event to wait for)
-        await asyncio.sleep(0.001)
-
-
-ANYWHERE = parse("tcp!127.0.0.1!0")
+from tests.files import ANYWHERE, Files, files_of
 
 
 @dataclass
@@ -69,44 +57,6 @@ async def simulated_host(
             gate.open()
         await server.close()
         await engine.stop()
-
-
-class Files:
-    """Whole-file operations of one client below one root."""
-
-    def __init__(self, client: Client, root: int) -> None:
-        self.client = client
-        self.root = root
-
-    async def open(self, path: str, mode: int = c.OREAD) -> RemoteOpen:
-        return await self.client.open(self.root, path, mode)
-
-    async def read(self, path: str) -> str:
-        async with await self.open(path) as file:
-            return (await file.read_all()).decode()
-
-    async def write(self, path: str, text: str) -> None:
-        file = await self.open(path, c.OWRITE)
-        await file.write(text.encode())
-        await file.clunk()
-
-    async def ls(self, path: str = "") -> list[str]:
-        async with await self.open(path) as file:
-            return [entry.name for entry in unpack_dirs(await file.read_all())]
-
-    async def attrs(self, path: str) -> dict[str, str]:
-        """A file of `attr value` lines."""
-        return dict(line.split(" ", 1) for line in (await self.read(path)).splitlines())
-
-
-@contextlib.asynccontextmanager
-async def files_of(address: Address, aname: str = "") -> AsyncIterator[Files]:
-    client = await Client.connect(address)
-    try:
-        root, _ = await client.attach("glenda", aname)
-        yield Files(client, root)
-    finally:
-        client.close()
 
 
 @dataclass

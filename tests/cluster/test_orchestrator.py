@@ -11,8 +11,9 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.p9 import constants as c
+from tests.files import until
 
-from .harness import cluster, simulated_host, until
+from .harness import cluster, simulated_host
 
 ROUND_ROBIN = Cluster.model_validate({"load_balancer": {"strategy": "round-robin"}})
 

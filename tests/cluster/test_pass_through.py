@@ -16,8 +16,9 @@ from llambo9p.net.address import Address
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.wire import Qid
+from tests.files import Files, files_of, until
 
-from .harness import Files, SimulatedHost, cluster, files_of, simulated_host, until
+from .harness import SimulatedHost, cluster, simulated_host
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,9 @@ from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from tests.files import reading, story, until
 
-from .harness import Place, conversing, reading, story, until
+from .harness import Place, conversing
 
 LONG = b"x" * 1000
 

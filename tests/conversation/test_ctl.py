@@ -10,8 +10,9 @@ import pytest
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
+from tests.files import reading, story, until
 
-from .harness import conversing, reading, story, until
+from .harness import conversing
 
 CHANGED = """\
 mode complete

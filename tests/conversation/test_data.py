@@ -15,8 +15,9 @@ from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error
 from llambo9p.net.client import RemoteOpen
 from llambo9p.p9 import constants as c
+from tests.files import reading, story, turns_of_the_loop, until
 
-from .harness import Place, conversing, reading, story, turns_of_the_loop, until
+from .harness import Place, conversing
 
 LONG = b"x" * 1000
 

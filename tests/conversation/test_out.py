@@ -12,8 +12,9 @@ import pytest
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
+from tests.files import reading, story, turns_of_the_loop
 
-from .harness import conversing, reading, story, turns_of_the_loop
+from .harness import conversing
 
 TEXT = "h\u00e9 \u20ac \U0001f600!"
 

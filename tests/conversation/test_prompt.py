@@ -16,8 +16,9 @@ from llambo9p.errors import Busy, Error
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from tests.files import Files, reading, story, turns_of_the_loop, until
 
-from .harness import Files, conversing, reading, story, turns_of_the_loop, until
+from .harness import conversing
 
 TEXT = "h\u00e9 \u20ac \U0001f600!"
 

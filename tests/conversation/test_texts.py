@@ -14,8 +14,9 @@ from llambo9p.engine.base import Message, Usage
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, InvalidArgument
 from llambo9p.p9 import constants as c
+from tests.files import reading, story, until
 
-from .harness import conversing, reading, story, until
+from .harness import conversing
 
 
 class Asked(list[str]):

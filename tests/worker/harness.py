@@ -11,8 +11,9 @@ from llambo9p.engine.thread import DecodeThread
 from llambo9p.net.client import RemoteOpen
 from llambo9p.p9.server import Attach
 from llambo9p.worker.host import Host
+from tests.files import Files
 
-from ..conversation.harness import Files, Served, served
+from ..conversation.harness import Served, served
 
 
 @dataclass

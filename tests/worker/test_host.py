@@ -8,8 +8,8 @@ from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.net.address import parse
 from llambo9p.p9 import messages as m
+from tests.files import story
 
-from ..conversation.harness import story
 from .harness import hosting
 
 

@@ -7,8 +7,8 @@ import pytest
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, NotFound
 from llambo9p.p9 import constants as c
+from tests.files import reading, story
 
-from ..conversation.harness import reading, story
 from .harness import hosting
 
 LONG = b"x" * 1000
