@@ -103,7 +103,8 @@ def test_cat_tells_why_a_read_failed(cluster):
 def test_an_interrupt_ends_it_without_a_word(cluster):
     cluster.do(cluster.stream.append, b"begun")
     process = subprocess.Popen(
-        [*COMMAND, "cat", "out"],
+        # a shell's background job, and so its tests, would ignore SIGINT
+        ["env", "--default-signal=INT", *COMMAND, "cat", "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(LLAMBO_ADDR=cluster.address),
