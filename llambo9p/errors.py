@@ -152,8 +152,9 @@ _BY_ENAME: dict[str, type[Error]] = {
 def from_ename(ename: str) -> Error:
     """The error that a peer's Rerror string stands for.
 
-    A standard string gives its own class, so that `except NotFound` works
-    across a connection; any other string is kept verbatim in a `RemoteError`.
+    A standard string, alone or with details after `: `, gives its own class, so that
+    `except NotFound` works across a connection; any other is kept verbatim in a
+    `RemoteError`.
     """
-    cls = _BY_ENAME.get(ename)
-    return cls() if cls is not None else RemoteError(ename)
+    cls = _BY_ENAME.get(ename) or _BY_ENAME.get(ename.partition(": ")[0], RemoteError)
+    return cls(ename)

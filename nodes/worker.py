@@ -21,9 +21,13 @@ from llambo9p.engine.thread import DecodeThread
 from llambo9p.errors import Busy, ModelError
 from llambo9p.fs.file import File
 from llambo9p.net.server import Server
+from llambo9p.p9.server import Limits
 from llambo9p.worker.host import Host
 
 from . import process
+
+LIMITS = Limits(requests=32_768, fids=1 << 20)
+"""of a connection: an orchestrator passes on what all its clients do over one"""
 
 
 @click.command()
@@ -76,7 +80,7 @@ def main(
                 raise Busy("the model is loading")
             return host.attach(uname, aname)
 
-        server = Server(attach, trace=process.print_message if trace else None)
+        server = Server(attach, limits=LIMITS, trace=process.print_message if trace else None)
         address = await server.listen(address)
         try:
             await _until(stop, engine.start(_Progress()))

@@ -341,6 +341,10 @@ def main() -> None:
         sys.exit(e.exit_code)
     except click.Abort:
         sys.exit(130)
+    except OSError as e:  # standard output cannot be written, or a file not be read
+        where = f"{e.filename}: " if e.filename else ""
+        click.echo(f"llamboctl: {where}{e.strerror or e}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ class Remote:
     def path(self, file: str) -> str:
         return f"{self.number}/{file}"
 
+    def close(self) -> None:
+        self.ctl.forget()
+        self.worker.mount.unuse()
+
     async def put(self, file: str, data: bytes) -> None:
         """Write one of its files whole and submit it by Tclunk."""
         mount = self.worker.mount
@@ -101,7 +105,7 @@ class ClusterEngine:
     def forget(self, conversation: Hashable) -> None:
         remote = self._remotes.pop(conversation, None)
         if remote is not None:
-            remote.ctl.forget()
+            remote.close()
 
     @property
     def load(self) -> Load:
@@ -118,16 +122,16 @@ class ClusterEngine:
 
     async def _answer(self, request: Request, passed: _Passed) -> Usage:
         cost = _cost(request)
-        tried: set[str] = set()
+        tried: list[str] = []
         while True:
             remote = await self._remote_for(request, tried)
             name = remote.worker.name
             self._balancer.started(name, cost)
             try:
                 return await self._ask(remote, request, passed)
-            except WorkerLost as e:
+            except (WorkerLost, Busy) as e:
                 self.forget(request.conversation)
-                tried.add(name)
+                tried.append(name)
                 if passed.any:
                     raise WorkerLost(f"{name} was lost in the middle of the answer: {e}") from e
                 if len(tried) > self._max_retries:
@@ -135,14 +139,16 @@ class ClusterEngine:
             finally:
                 self._balancer.finished(name, cost)
                 if request.conversation is None:
-                    remote.ctl.forget()
+                    remote.close()
 
-    async def _remote_for(self, request: Request, tried: set[str]) -> Remote:
+    async def _remote_for(self, request: Request, tried: list[str]) -> Remote:
         """The conversation's own remote if its worker is healthy, else a new one on
-        the worker that the balancer chooses."""
+        the worker that the balancer chooses.  Failures are added to `tried`."""
         remote = self._remotes.get(request.conversation)
         if remote is not None:
-            if remote.worker.state not in ("lost", "draining"):
+            worker = remote.worker
+            mounted = self._members.workers.get(worker.name) is worker
+            if mounted and worker.state not in ("lost", "draining"):
                 return remote
             self.forget(request.conversation)
         while True:
@@ -152,8 +158,8 @@ class ClusterEngine:
             worker = self._members.workers[name]
             try:
                 remote = await _clone(worker)
-            except WorkerLost:
-                tried.add(name)
+            except (WorkerLost, Busy):
+                tried.append(name)
                 if len(tried) > self._max_retries:
                     raise
                 continue
@@ -179,6 +185,8 @@ class ClusterEngine:
         passed.end()
         async with await mount.client.open(mount.fid, remote.path("usage"), c.OREAD) as file:
             usage = texts.parse_usage((await file.read_all()).decode())
+        if usage.finish_reason == "cancelled":  # not by us: this task would have ended
+            raise WorkerLost(f"{WorkerLost.ename}: {remote.worker.name} stopped answering")
         if not isinstance(request.prompt, str) and answer:
             remote.said = (*request.prompt, Message("assistant", answer.decode()))
         return usage
@@ -200,11 +208,17 @@ class ClusterEngine:
 
 async def _clone(worker: Worker) -> Remote:
     """A new conversation on the worker."""
-    ctl = await worker.mount.client.open(worker.mount.fid, "clone", c.ORDWR)
+    mount = worker.mount
+    mount.use()
     try:
-        return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
+        ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
+        try:
+            return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
+        except BaseException:
+            ctl.forget()
+            raise
     except BaseException:
-        ctl.forget()
+        mount.unuse()
         raise
 
 

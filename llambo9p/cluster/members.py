@@ -2,8 +2,11 @@
 
 It owns connections: it mounts a host's workers below the root, notices when a host
 is lost (its connection ends, or it misses heartbeats), and tells the balancer who
-may be chosen.  A lost worker stays in the table, and its directory in the tree, so
-that one sees what was lost; operations on it fail at once.
+may be chosen.  A lost worker stays in the table, and its directory in the tree, until
+another takes its name, so that one sees what was lost; operations on it fail at once.
+
+A host has two connections: `client` for what clients do in the mounted trees, and
+`control` for heartbeats and verbs, which no crowd of clients can hold up.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from ..errors import Error, Exists, InvalidArgument, NotFound
+from ..errors import Error, Exists, InvalidArgument, NotFound, TimedOut
 from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
@@ -26,6 +30,8 @@ from .remote import Mount, QidMap
 
 log = logging.getLogger(__name__)
 
+_CONNECT_S = 10.0
+"""for a server to be connected to and attached"""
 _WORKER_FILES = {"ctl", "prompt", "out", "clone", "usage"}
 
 
@@ -49,10 +55,11 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """One connection and what is mounted over it."""
+    """A server and what is mounted from it."""
 
     address: Address
     client: Client
+    control: Client
     type: str = "-"
     model: str = "-"
     epoch: int = 0
@@ -63,9 +70,19 @@ class Host:
     """time.time() of the last one"""
     watcher: asyncio.Task[None] | None = None
     root: int = 0
-    """the attached fid of its own root"""
+    """the fid of its own root, attached on `control`"""
     has_workers_file: bool = False
     lost: bool = False
+
+
+@contextlib.asynccontextmanager
+async def _in_time(address: Address) -> AsyncIterator[None]:
+    """Raises TimedOut naming the address when what is inside takes too long."""
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"{TimedOut.ename}: {address} does not answer") from None
 
 
 class Members:
@@ -87,17 +104,26 @@ class Members:
     # -- joining ------------------------------------------------------------------
 
     async def add_host(self, address: Address, process: LocalHost | None = None) -> Host:
-        """Connect to a host of ours and mount all its workers."""
-        host = await self._connect(address)
+        """Connect to a host of ours and mount all its workers; `process` is stopped
+        when that fails."""
+        try:
+            host = await self._connect(address)
+        except BaseException:
+            if process is not None:
+                await process.stop()
+            raise
         host.process = process
         try:
-            names = [w.split()[0] for w in (await self._read(host, "workers")).splitlines()]
+            await self.mount_workers(host, await self.names_on(host))
             host.has_workers_file = True
-            await self.mount_workers(host, names)
         except BaseException:
             await self.remove_host(host)
             raise
         return host
+
+    async def names_on(self, host: Host) -> list[str]:
+        """The workers that a host has, mounted or not."""
+        return [line.split()[0] for line in (await self._read(host, "workers")).splitlines()]
 
     async def mount_workers(self, host: Host, names: list[str]) -> None:
         """Mount workers that a host has, under their own names."""
@@ -110,50 +136,90 @@ class Members:
                 await self._mount(host, name, name, int(status.get("slots", 1)))
 
     async def mount(self, address: Address, name: str | None) -> None:
-        """`mount ADDR [NAME]`: a host's workers, or with NAME the whole tree there,
-        which is balanced over if it has a worker's files.  Raises Error."""
+        """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
+        NAME the whole tree there, which is balanced over if it has a worker's files.
+        Raises Error."""
         if name is None:
-            try:
-                await self.add_host(address)
-            except NotFound:
-                raise InvalidArgument(f"{address} is no host: mount it with a name") from None
+            await self._mount_host(address)
             return
-        if not name or "/" in name or name in (".", ".."):
-            raise InvalidArgument(f"bad name {name!r}")
         host = await self._connect(address)
         try:
-            entries = await self._entries(host)
+            async with _in_time(address):
+                entries = await self._entries(host)
             await self._mount(host, name, "", 1 if _WORKER_FILES <= entries else 0)
         except BaseException:
             await self.remove_host(host)
             raise
 
-    async def unmount(self, name: str) -> None:
+    async def _mount_host(self, address: Address) -> None:
+        for host in self.hosts:
+            if host.address == address and host.has_workers_file and not host.lost:
+                names = [n for n in await self.names_on(host) if n not in host.workers]
+                if not names:
+                    raise Exists(f"all workers of {address} are mounted")
+                await self.mount_workers(host, names)
+                return
+        try:
+            await self.add_host(address)
+        except NotFound:
+            raise InvalidArgument(f"{address} is no host: mount it with a name") from None
+
+    def mounted(self, name: str) -> Worker:
+        """What is mounted as `name`.  Raises NotFound."""
         worker = self.workers.get(name)
         if worker is None:
             raise NotFound(f"nothing is mounted as {name}")
+        return worker
+
+    async def unmount(self, name: str) -> None:
+        """Take it out of the tree; a worker of a host that we started ends, too."""
+        worker = self.mounted(name)
+        host = worker.host
+        if host.process is not None and not host.lost:
+            await self.write(host, f"{name}/ctl", "shutdown")
         self._drop_worker(worker)
-        if not worker.host.workers:
-            await self.remove_host(worker.host)
+        if not host.workers:
+            await self.remove_host(host)
+
+    async def write(self, host: Host, path: str, text: str) -> None:
+        """Write a file of the host's own tree.  Raises Error."""
+        async with await host.control.open(host.root, path, c.OWRITE) as file:
+            await file.write(text.encode())
 
     async def _connect(self, address: Address) -> Host:
-        client = await asyncio.wait_for(Client.connect(address), 10)
-        self._epoch += 1
-        host = Host(address, client, epoch=self._epoch, heartbeat=time.time())
+        """Raises Error naming the address, also when nobody answers there in time."""
+        opened: list[Client] = []
         try:
-            host.root, _ = await client.attach(self._tree.owner)
+            async with _in_time(address):
+                for _ in range(2):
+                    opened.append(await Client.connect(address))
+                client, control = opened
+                root, _ = await control.attach(self._tree.owner)
         except BaseException:
-            client.close()
+            for connection in opened:
+                connection.close()
             raise
+        self._epoch += 1
+        host = Host(address, client, control, epoch=self._epoch, heartbeat=time.time(), root=root)
         self.hosts.append(host)
         host.watcher = asyncio.get_running_loop().create_task(self._watch(host))
         return host
 
     async def _mount(self, host: Host, name: str, aname: str, capacity: int) -> None:
+        before = self.workers.get(name)
+        if before is not None and before.state == "lost":
+            self._drop_worker(before)
+            if not before.host.workers:
+                await self.remove_host(before.host)
         if self._root.find(name) is not None:
             raise Exists(f"{name} exists already")
-        fid, reply = await host.client.attach(self._tree.owner, aname)
-        mount = Mount(self._tree, name, host.client, fid, reply.qid, QidMap(self._tree))
+        async with _in_time(host.address):
+            fid, reply = await host.client.attach(self._tree.owner, aname)
+        if self._root.find(name) is not None:  # while we waited
+            host.client.forget(fid)
+            raise Exists(f"{name} exists already")
+        qids = QidMap(self._tree)
+        mount = Mount(self._tree, name, host.client, fid, reply.qid, qids, of_worker=bool(aname))
         mount.parent = self._root
         worker = Worker(name, host, mount, capacity=capacity)
         self._root.add(mount)
@@ -165,6 +231,8 @@ class Members:
     # -- leaving ------------------------------------------------------------------
 
     def _drop_worker(self, worker: Worker) -> None:
+        if self.workers.get(worker.name) is not worker:
+            return  # by a heartbeat meanwhile
         self._balancer.remove(worker.name)
         self._root.discard(worker.name)
         self._nodes.discard(worker.name)
@@ -181,6 +249,7 @@ class Members:
         if host.watcher is not None:
             host.watcher.cancel()
         host.client.close()
+        host.control.close()
         if host.process is not None:
             await host.process.stop()
 
@@ -190,20 +259,27 @@ class Members:
     def _host_lost(self, host: Host) -> None:
         host.lost = True
         host.client.close()
+        host.control.close()
         for worker in host.workers.values():
             worker.state = "lost"
+            worker.active = worker.queued = 0
             self._balancer.remove(worker.name)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
 
     # -- watching -----------------------------------------------------------------
 
     async def _watch(self, host: Host) -> None:
-        """Heartbeats until the connection ends or one is not answered in time."""
-        with contextlib.suppress(Error, TimeoutError):
-            while not host.client.lost.done():
-                await asyncio.wait((host.client.lost,), timeout=self._interval)
-                if not host.client.lost.done():
+        """Heartbeats until a connection ends or one is not answered in time."""
+        ends = (host.client.lost, host.control.lost)
+        try:
+            while not any(end.done() for end in ends):
+                await asyncio.wait(ends, timeout=self._interval, return_when="FIRST_COMPLETED")
+                if not any(end.done() for end in ends):
                     await asyncio.wait_for(self._heartbeat(host), max(self._interval, 1.0))
+        except (Error, TimeoutError) as e:
+            log.warning("host %s: no heartbeat: %s", host.address, e or "not in time")
+        except Exception:
+            log.exception("host %s: a heartbeat that cannot be read", host.address)
         self._host_lost(host)
         if host.process is not None:
             await host.process.stop()
@@ -230,11 +306,11 @@ class Members:
                 self._balancer.add(worker.name)
 
     async def _read(self, host: Host, path: str) -> str:
-        async with await host.client.open(host.root, path, c.OREAD) as file:
+        async with await host.control.open(host.root, path, c.OREAD) as file:
             return (await file.read_all()).decode()
 
     async def _entries(self, host: Host) -> set[str]:
-        async with await host.client.open(host.root, "", c.OREAD) as file:
+        async with await host.control.open(host.root, "", c.OREAD) as file:
             return {entry.name for entry in unpack_dirs(await file.read_all())}
 
     def _node_text(self, worker: Worker) -> str:

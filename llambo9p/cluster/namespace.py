@@ -8,22 +8,26 @@ This module joins the parts of the cluster and owns none of their rules.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from collections.abc import Callable, Sequence
 
 from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
-from ..errors import Busy, InvalidArgument, NotFound
-from ..fs.ctl import Action, Command, Commands
+from ..errors import Busy, Error, InvalidArgument, NotFound
+from ..fs.ctl import Action, Command, Commands, whole_number
 from ..fs.tree import Directory, Tree
 from ..net import address
-from ..p9 import constants as c
 from ..p9.node import Maybe, Node, Walk
 from .balancer import Balancer
 from .config import Cluster
 from .dispatch import ClusterEngine
 from .launch import LocalHost
 from .members import Host, Members
+
+_NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
+"""of a mount: no number, those are conversations'"""
 
 
 class Orchestrator:
@@ -93,15 +97,14 @@ class Orchestrator:
         """Grow a host of that type, or start one; return when the workers answer."""
         async with self._spawning:
             limit = self.config.orchestrator.max_nodes
-            if len(self._members.workers) + count > limit:
+            alive = sum(w.state != "lost" for w in self._members.workers.values())
+            if alive + count > limit:
                 raise Busy(f"{count} more workers would be more than max_nodes {limit}")
             first = self._first_free(count)
             names = [f"worker-{number:04d}" for number in range(first, first + count)]
             host = self._host_to_grow(type_name)
             if host is not None:
-                async with await host.client.open(host.root, "ctl", c.OWRITE) as ctl:
-                    await ctl.write(f"grow {count} {first}\n".encode())
-                await self._members.mount_workers(host, names)
+                await self._grow(host, first, names)
                 return
             try:
                 process, at = await LocalHost.start(
@@ -116,6 +119,20 @@ class Orchestrator:
                 self._loading.pop(names[0], None)
             await self._members.add_host(at, process)
 
+    async def _grow(self, host: Host, first: int, names: list[str]) -> None:
+        """More workers on a host, or when that fails or is flushed none of them."""
+        try:
+            await self._members.write(host, "ctl", f"grow {len(names)} {first}")
+            await self._members.mount_workers(host, names)
+        except BaseException:
+            with contextlib.suppress(Error):  # the host may be lost
+                for name in set(names) & set(await self._members.names_on(host)):
+                    if name in host.workers:
+                        await self._members.unmount(name)
+                    else:
+                        await self._members.write(host, f"{name}/ctl", "shutdown")
+            raise
+
     def _host_to_grow(self, type_name: str) -> Host | None:
         for host in self._members.hosts:
             if host.type == type_name and host.process is not None and not host.lost:
@@ -123,22 +140,27 @@ class Orchestrator:
         return None
 
     def _first_free(self, count: int) -> int:
-        """The first of `count` numbers in a row whose names are all free."""
-        first = 0
-        for name in sorted(self._members.workers):
-            digits = name.removeprefix("worker-")
-            if not digits.isdigit():
-                continue
-            if int(digits) >= first + count:
-                break
-            first = int(digits) + 1
+        """The first of `count` numbers in a row whose names are free, or a lost worker's."""
+        taken = {name for name, worker in self._members.workers.items() if worker.state != "lost"}
+        first = number = 0
+        while number < first + count:
+            if f"worker-{number:04d}" in taken:
+                first = number + 1
+            number += 1
         return first
 
     def _mount(self, words: Sequence[str]) -> Action:
         at = address.parse(words[0])
-        return lambda: self._members.mount(at, words[1] if len(words) > 1 else None)
+        name = words[1] if len(words) > 1 else None
+        if name is not None and not _NAME.fullmatch(name):
+            raise InvalidArgument(
+                f"mount: bad name {name[:40]!r}: use a letter, then letters, digits, '.', '_' "
+                "and '-', at most 64 in all"
+            )
+        return lambda: self._members.mount(at, name)
 
     def _unmount(self, words: Sequence[str]) -> Action:
+        self._members.mounted(words[0])
         return lambda: self._members.unmount(words[0])
 
     # -- texts ----------------------------------------------------------------------
@@ -169,6 +191,7 @@ async def _attached(walk: Maybe[Walk]) -> Node:
 
 
 def _count(word: str) -> int:
-    if not (word.isascii() and word.isdigit()) or not 1 <= int(word) <= 10_000:
-        raise InvalidArgument(f"spawn: --count must be 1..10000, not {word!r}")
-    return int(word)
+    count = whole_number(word)
+    if count is None or not 1 <= count <= 10_000:
+        raise InvalidArgument(f"spawn: --count must be 1..10000, not {word[:40]!r}")
+    return count

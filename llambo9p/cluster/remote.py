@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from ..errors import NotFound
 from ..fs.file import OpenFile
-from ..fs.tree import Directory, SyntheticFile, Tree
-from ..net.client import Client
+from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
+from ..net.client import Client, ignore
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.node import Maybe, Node, Walk
@@ -76,18 +76,29 @@ class QidMap:
 class Mount(SyntheticFile):
     """The root of a mounted tree, a child of one of our directories.
 
-    `client` and the attached `fid` belong to it; `unmount` clunks the fid and leaves
-    the connection, which other mounts may share.
+    `client` and the attached `fid` belong to it; `unmount` clunks the fid, when nobody
+    `use`s it any more, and leaves the connection, which other mounts may share.
     """
 
     def __init__(
-        self, tree: Tree, name: str, client: Client, fid: int, qid: Qid, qids: QidMap
+        self,
+        tree: Tree,
+        name: str,
+        client: Client,
+        fid: int,
+        qid: Qid,
+        qids: QidMap,
+        of_worker: bool = False,
     ) -> None:
         super().__init__(tree, name, c.DMDIR | 0o555, qids(qid))
         self.client = client
         self.fid = fid
         self.qids = qids
+        self.of_worker = of_worker
+        """it is one worker of a host of ours, and nothing else is below it"""
         self.parent: Directory | None = None
+        self._uses = FidCount(lambda: client.forget(fid))
+        self._uses.retain()
 
     def _root(self) -> RemoteFile:
         return RemoteFile(self, self.fid, self.qid, 0)
@@ -98,8 +109,15 @@ class Mount(SyntheticFile):
     def stat(self) -> Maybe[Dir]:
         return self._root().stat()
 
+    def use(self) -> None:
+        """`fid` is walked from until `unuse`."""
+        self._uses.retain()
+
+    def unuse(self) -> None:
+        self._uses.release()
+
     def unmount(self) -> None:
-        self.client.forget(self.fid)
+        self.unuse()
 
 
 class RemoteFile:
@@ -165,19 +183,21 @@ class RemoteFile:
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         reply = self._mount.client.call(m.Topen(0, self._fid, mode), m.Ropen)
-        return then(reply, lambda reply: self._opened(reply.qid, reply.iounit))
+        return then(reply, lambda reply: self._opened(reply.qid, reply.iounit, mode))
 
-    def _opened(self, qid: Qid, iounit: int) -> OpenFile:
+    def _opened(self, qid: Qid, iounit: int, mode: int) -> OpenFile:
         self.qid = self._mount.qids(qid)
         room = self._mount.client.msize - c.IOHDRSZ
-        return OpenRemote(self, min(iounit or room, room))
+        return OpenRemote(self, min(iounit or room, room), mode & 3 in (c.OWRITE, c.ORDWR))
 
     def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[Node, OpenFile]]:
         reply = self._mount.client.call(m.Tcreate(0, self._fid, name, perm, mode), m.Rcreate)
 
         def created(reply: m.Rcreate) -> tuple[Node, OpenFile]:
-            self._depth += 1
-            return self, self._opened(reply.qid, reply.iounit)
+            self._gone = True  # the remote fid is the new file's now
+            qid = self._mount.qids(reply.qid)
+            made = RemoteFile(self._mount, self._fid, qid, self._depth + 1)
+            return made, made._opened(reply.qid, reply.iounit, mode)
 
         return then(reply, created)
 
@@ -202,6 +222,18 @@ class RemoteFile:
         if not self._gone:
             self._gone = True
             self._mount.client.forget(self._fid)
+
+    def drop(self, writable: bool) -> None:
+        """The client went without a clunk: what it wrote must not be submitted.
+
+        A worker's files cannot be removed, so Tremove only ends the fid; any other
+        tree might obey, and gets Tclunk.
+        """
+        if writable and self._mount.of_worker and not self._gone:
+            self._gone = True
+            self._mount.client.remove(self._fid).add_done_callback(ignore)
+        else:
+            self.release()
 
     # -- open ---------------------------------------------------------------------
 
@@ -232,11 +264,12 @@ class RemoteFile:
 class OpenRemote(OpenFile):
     """An open remote fid.  `iounit` is what the remote takes in one message."""
 
-    __slots__ = ("_file", "_iounit")
+    __slots__ = ("_file", "_iounit", "_writable")
 
-    def __init__(self, file: RemoteFile, iounit: int) -> None:
+    def __init__(self, file: RemoteFile, iounit: int, writable: bool) -> None:
         self._file = file
         self._iounit = iounit
+        self._writable = writable
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         return self._file.read(offset, min(count, self._iounit))
@@ -264,4 +297,4 @@ class OpenRemote(OpenFile):
         return self._file.clunk()
 
     def drop(self) -> None:
-        self._file.release()
+        self._file.drop(self._writable)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..engine.base import SamplingParams
 from ..errors import InvalidArgument
-from ..fs.ctl import quote
+from ..fs.ctl import quote, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ def _word(name: str, *allowed: str) -> Setting:
 
 
 MAX_STOPS = 16
+MAX_STOP_BYTES = 256
 MAX_SEED = 2**32 - 2
 """llama.cpp's LLAMA_DEFAULT_SEED, 2**32 - 1, means random there"""
 
@@ -83,8 +84,8 @@ MAX_SEED = 2**32 - 2
 def _read_seed(words: Sequence[str]) -> int | None:
     if words[0] == "random":
         return None
-    if words[0].isascii() and words[0].isdigit() and int(words[0]) <= MAX_SEED:
-        return int(words[0])
+    if (value := whole_number(words[0])) is not None and value <= MAX_SEED:
+        return value
     raise InvalidArgument(f"seed must be random or 0..{MAX_SEED}, not {words[0]}")
 
 
@@ -95,6 +96,8 @@ def _show_seed(value: int | None) -> str:
 def _read_stop(words: Sequence[str]) -> tuple[str, ...]:
     if not all(words):
         raise InvalidArgument("stop must not be an empty string; stop alone clears the list")
+    if any(len(word.encode()) > MAX_STOP_BYTES for word in words):
+        raise InvalidArgument(f"a stop string must not be longer than {MAX_STOP_BYTES} bytes")
     return tuple(words)
 
 

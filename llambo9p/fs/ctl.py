@@ -92,6 +92,11 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
+def whole_number(word: str) -> int | None:
+    """The number that a word of at most 18 decimal digits is."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= 18 else None
+
+
 class Commands:
     """A table of verbs.  Each write runs inside a `noting()`, which sees its error."""
 

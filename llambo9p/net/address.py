@@ -5,6 +5,7 @@ The one place that parses or prints an address.  Nothing is resolved here.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from ..errors import InvalidArgument
@@ -26,9 +27,12 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        return self.net == "unix" or self.host in ("localhost", "::1") or (
-            self.host.startswith("127.")
-        )
+        if self.net == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name, which may lead anywhere
 
 
 def parse(text: str) -> Address:
@@ -38,7 +42,7 @@ def parse(text: str) -> Address:
         return Address("unix", path=rest[0])
     if net == "tcp" and len(rest) == 2 and rest[0]:
         host, port = rest
-        if port.isascii() and port.isdigit() and int(port) <= 65535:
+        if port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
             return Address("tcp", host, int(port))
         raise InvalidArgument(f"bad address {text!r}: port {port!r} is not a number 0..65535")
     raise InvalidArgument(f"bad address {text!r}: use tcp!HOST!PORT or unix!PATH")

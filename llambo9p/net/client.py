@@ -55,8 +55,8 @@ class Client(asyncio.Protocol):
                 _, client = await loop.create_connection(
                     lambda: cls(address), address.host, address.port
                 )
-        except OSError as e:
-            why = os.strerror(e.errno) if e.errno else e
+        except (OSError, UnicodeError) as e:
+            why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
             raise WorkerLost(f"cannot connect to {address}: {why}") from e
         try:
             reply = await client.call(
@@ -115,7 +115,7 @@ class Client(asyncio.Protocol):
 
     def forget(self, fid: int) -> None:
         """Clunk `fid` without waiting for, or caring about, the reply."""
-        self.clunk(fid).add_done_callback(_ignore)
+        self.clunk(fid).add_done_callback(ignore)
 
     async def attach(self, uname: str, aname: str = "") -> tuple[int, m.Rattach]:
         """Attach a new fid; returns it with the reply."""
@@ -143,7 +143,7 @@ class Client(asyncio.Protocol):
             if len(reply.wqid) != len(names):
                 raise NotFound
         except Error:
-            opened.add_done_callback(_ignore)
+            opened.add_done_callback(ignore)
             opened.add_done_callback(lambda _: self._free_fids.append(fid))
             raise
         except BaseException:  # cancelled: the server may have made the fid or not
@@ -252,7 +252,7 @@ class RemoteOpen:
         self.forget()
 
 
-def _ignore(future: asyncio.Future[Any]) -> None:
+def ignore(future: asyncio.Future[Any]) -> None:
     """Look at a result that nobody needs, so that asyncio does not complain."""
     if not future.cancelled():
         future.exception()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound
-from ..fs.ctl import Action, Command, Commands, CtlFile
+from ..fs.ctl import Action, Command, Commands, CtlFile, whole_number
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
 from .worker import Worker
@@ -91,9 +91,10 @@ class Host:
     def _grow(self, words: Sequence[str]) -> Action:
         numbers = []
         for word in words:
-            if not (word.isascii() and word.isdigit()) or int(word) > MAX_WORKERS:
+            number = whole_number(word)
+            if number is None or number > MAX_WORKERS:
                 raise InvalidArgument(f"grow: {word!r} is not a number 0..{MAX_WORKERS}")
-            numbers.append(int(word))
+            numbers.append(number)
         if numbers[0] < 1:
             raise InvalidArgument("grow: N must be at least 1")
         count, first = numbers[0], numbers[1] if len(numbers) > 1 else None

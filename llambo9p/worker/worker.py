@@ -37,8 +37,9 @@ class Worker:
         self.tokens = 0
         self.errors = 0
         self._engine = engine
+        self.removed = False
+        """it was shut down; what still refers to it only fails"""
         self._remove = remove
-        self._removed = False
         self._requests: set[Request] = set()
         """given to the engine and not over"""
         self.conversation = Conversation(self, admit=self._admit)
@@ -68,7 +69,7 @@ class Worker:
 
     def shutdown(self) -> None:
         """Stop what was asked of it, in cloned conversations too, and leave the host."""
-        self._removed = True
+        self.removed = True
         self.conversation.close()
         for request in self._requests:
             self._engine.cancel(request)
@@ -85,16 +86,18 @@ class Worker:
         return "draining" if self.draining else self.conversation.state.value
 
     def _admit(self) -> None:
-        if self._removed:
-            raise WorkerLost(f"{self.name} was shut down")
+        self._check_there()
         if self.draining:
-            raise Busy(f"{self.name} is draining")
+            raise Busy(f"{Busy.ename}: {self.name} is draining")
+
+    def _check_there(self) -> None:
+        if self.removed:
+            raise WorkerLost(f"{WorkerLost.ename}: {self.name} was shut down")
 
     # -- the engine that its conversations see ------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> None:
-        if self._removed:
-            raise WorkerLost(f"{self.name} was shut down")
+        self._check_there()
         self._engine.submit(request, _Counted(self, request, listener))
         self.requests += 1
         self.queued += 1
@@ -140,7 +143,12 @@ class _Counted:
     def done(self, usage: Usage) -> None:
         self._leave_queue()
         self._worker._requests.discard(self._request)
-        self._listener.done(usage)
+        try:
+            self._worker._check_there()
+        except WorkerLost as e:
+            self._listener.failed(e)  # the answer was cut off
+        else:
+            self._listener.done(usage)
 
     def failed(self, error: Exception) -> None:
         self._leave_queue()

@@ -62,6 +62,7 @@ async def simulated_host(
 @dataclass
 class RunningCluster:
     orchestrator: Orchestrator
+    server: Server
     address: Address
     files: Files
 
@@ -73,7 +74,7 @@ async def cluster(config: Cluster | None = None) -> AsyncIterator[RunningCluster
     address = await server.listen(ANYWHERE)
     try:
         async with files_of(address) as files:
-            yield RunningCluster(orchestrator, address, files)
+            yield RunningCluster(orchestrator, server, address, files)
     finally:
         await orchestrator.close()
         await server.close()

@@ -41,6 +41,7 @@ def test_what_is_no_port_is_named(port: str) -> None:
 @pytest.mark.parametrize(
     ("text", "loopback"),
     [
+        ("tcp!127.evil.example!1", False),
         ("unix!/tmp/llambo", True),
         ("tcp!127.0.0.1!1", True),
         ("tcp!127.9.9.9!1", True),

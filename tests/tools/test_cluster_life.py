@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +102,32 @@ def test_from_init_to_shutdown(cluster):
 def test_spawn_without_options_is_what_the_configuration_says(running):
     running.out("spawn")
     assert len(json.loads(running.out("nodes", "list", "--json"))) == 2
+
+
+def test_an_unmounted_worker_ends_and_its_name_is_free(running):
+    running.out("spawn", "--count", "2")
+    running.out("write", "ctl", "unmount worker-0000")
+    assert "worker-0000" not in running.out("ls").split()
+    running.out("spawn", "--count", "1")
+    assert "worker-0000" in running.out("ls").split()
+    assert running.out("status", "--json").count('"hosts": "1"') == 1
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.5, 0.6, 0.8])
+def test_an_interrupted_spawn_leaves_nothing_behind(running, seconds):
+    running.out("spawn", "--count", "1")
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", *COMMAND, "spawn", "--count", "3000"],
+        env=environment(**running.env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    running.out("spawn", "--count", "5")
+    spawned = {name for name in running.out("ls").split() if name.startswith("worker-")}
+    assert len(spawned) in (6, 3006), "all of the first spawn or nothing"
 
 
 def test_infer_with_and_without_options(running):
