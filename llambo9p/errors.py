@@ -39,6 +39,13 @@ class PermissionDenied(Error):
     errno = errno.EACCES
 
 
+class NotPermitted(Error):
+    """What no file of this kind of tree can do, whoever asks."""
+
+    ename = "Operation not permitted"
+    errno = errno.EPERM
+
+
 class NotDirectory(Error):
     ename = "not a directory"
     errno = errno.ENOTDIR
@@ -132,6 +139,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         Error,
         NotFound,
         PermissionDenied,
+        NotPermitted,
         NotDirectory,
         IsDirectory,
         Exists,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..errors import NotFound
-from ..fs.file import OpenFile
+from ..fs.file import OpenFile, numbers_of
 from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
 from ..net.client import Client, ignore
 from ..p9 import constants as c
@@ -99,6 +99,12 @@ class Mount(SyntheticFile):
         self.parent: Directory | None = None
         self._uses = FidCount(lambda: client.forget(fid))
         self._uses.retain()
+
+    def local(self, stat: Dir) -> Dir:
+        """A stat of the other server's with our qid, and the numbers that its owner's
+        name has on this machine."""
+        n_uid, n_gid = numbers_of(stat.uid)
+        return replace(stat, qid=self.qids(stat.qid), n_uid=n_uid, n_gid=n_gid, n_muid=n_uid)
 
     def _root(self) -> RemoteFile:
         return RemoteFile(self, self.fid, self.qid, 0)
@@ -212,7 +218,7 @@ class RemoteFile:
 
     def _mapped(self, stat: Dir) -> Dir:
         name = self._mount.name if self._depth == 0 else stat.name
-        return replace(stat, name=name, qid=self._mount.qids(stat.qid))
+        return self._mount.local(replace(stat, name=name))
 
     def wstat(self, stat: Dir) -> Maybe[None]:
         reply = self._mount.client.call(m.Twstat(0, self._fid, stat), m.Rwstat)
@@ -247,7 +253,7 @@ class RemoteFile:
         while data := await self.read(offset, count):
             entries += unpack_dirs(data)
             offset += len(data)
-        return [replace(e, qid=self._mount.qids(e.qid)) for e in entries]
+        return [self._mount.local(entry) for entry in entries]
 
     def write(self, offset: int, data: bytes) -> asyncio.Future[int]:
         reply = self._mount.client.call(m.Twrite(0, self._fid, offset, data), m.Rwrite)

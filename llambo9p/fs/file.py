@@ -29,6 +29,8 @@ What the server guarantees:
 
 from __future__ import annotations
 
+import functools
+import pwd
 from collections.abc import Sequence
 
 from ..errors import IsDirectory, NotDirectory, PermissionDenied
@@ -62,6 +64,16 @@ class OpenFile:
 
     def drop(self) -> None:
         """The client is gone without a word.  Must not raise."""
+
+
+@functools.cache
+def numbers_of(user: str) -> tuple[int, int]:
+    """The user's uid and gid here; NONUNAME for one that this machine does not know."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return c.NONUNAME, c.NONUNAME
+    return entry.pw_uid, entry.pw_gid
 
 
 class File:
@@ -102,6 +114,7 @@ class File:
         raise PermissionDenied
 
     def stat(self) -> Maybe[Dir]:
+        n_uid, n_gid = numbers_of(self.uid)
         return Dir(
             self.name,
             self.qid,
@@ -111,6 +124,9 @@ class File:
             uid=self.uid,
             gid=self.gid,
             muid=self.uid,
+            n_uid=n_uid,
+            n_gid=n_gid,
+            n_muid=n_uid,
         )
 
     def wstat(self, stat: Dir) -> Maybe[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from . import constants as c
 from . import messages as m
+from .dialects import P9_2000
 from .framing import Framer, ProtocolError
 from .wire import BadMessage
 
@@ -17,7 +18,7 @@ class ClientConn:
     """Give it T-messages with `send`, bytes with `receive`; write `data_to_send`."""
 
     def __init__(self, msize: int = c.DEFAULT_MSIZE) -> None:
-        self.dialect = m.P9_2000
+        self.dialect = P9_2000
         self.msize = msize
         self._framer = Framer(msize)
         self._out: list[bytes] = []
@@ -40,7 +41,7 @@ class ClientConn:
         else:
             raise ProtocolError("all tags of the connection are in use")
         msg.tag = tag
-        self._outstanding[tag] = self.dialect.table[msg.type + 1]
+        self._outstanding[tag] = self.dialect.table[msg.number + 1]
         self._out.append(msg.pack())
         return tag
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 NOTAG = 0xFFFF
 NOFID = 0xFFFF_FFFF
+NONUNAME = 0xFFFF_FFFF
+"""no numeric uid: 9P2000.u and .L"""
 
 HEADER = 7
 """size[4] type[1] tag[2]"""
@@ -20,6 +22,8 @@ DEFAULT_MSIZE = 128 * 1024
 """the default of Linux's v9fs since 5.15"""
 
 VERSION_9P2000 = "9P2000"
+VERSION_9P2000_U = "9P2000.u"
+VERSION_9P2000_L = "9P2000.L"
 VERSION_UNKNOWN = "unknown"
 
 # Qid.type

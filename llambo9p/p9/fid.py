@@ -11,15 +11,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .. import errors
+from . import constants as c
 from .messages import Message
 from .node import Handle, Node
-from .wire import Dir, Qid, pack_dir
+from .wire import Dir, Qid
 
 
 class Fid:
     """A fid of this connection.  `handle` is None until it is open."""
 
-    __slots__ = ("busy", "cursor", "depth", "fid", "handle", "mode", "node", "root", "waiting")
+    __slots__ = (
+        "busy",
+        "cursor",
+        "depth",
+        "entries",
+        "fid",
+        "handle",
+        "mode",
+        "node",
+        "root",
+        "waiting",
+    )
 
     def __init__(self, fid: int, node: Node | None) -> None:
         self.fid = fid
@@ -35,6 +47,9 @@ class Fid:
         """the walk, attach, open, create or directory read that is awaited"""
         self.waiting: deque[Request] | None = None
         self.cursor: DirCursor | None = None
+        """of Treads on a directory"""
+        self.entries: Sequence[Dir] | None = None
+        """of Treaddirs: the directory as it was at offset 0"""
 
     def __repr__(self) -> str:
         state = "busy" if self.busy else "open" if self.handle else "walked"
@@ -44,9 +59,10 @@ class Fid:
 class DirCursor:
     """The entries of a directory as they were at offset 0, read once through."""
 
-    __slots__ = ("entries", "next", "offset")
+    __slots__ = ("_pack", "entries", "next", "offset")
 
-    def __init__(self, entries: Sequence[Dir]) -> None:
+    def __init__(self, entries: Sequence[Dir], pack: Callable[[Dir], bytes]) -> None:
+        self._pack = pack
         self.entries = entries
         self.next = 0
         self.offset = 0
@@ -57,7 +73,7 @@ class DirCursor:
         parts: list[bytes] = []
         room = count
         while self.next < len(self.entries):
-            entry = pack_dir(self.entries[self.next])
+            entry = self._pack(self.entries[self.next])
             if len(entry) > room:
                 if not parts:
                     raise errors.InvalidArgument(
@@ -110,6 +126,14 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.msg!r}{' flushed' * self.flushed}{' over' * self.over}>"
+
+
+def check_name(directory: Node, name: str) -> None:
+    """Whether a file `name` could be made in `directory`."""
+    if not directory.qid.type & c.QTDIR:
+        raise errors.NotDirectory
+    if name in ("", ".", "..") or "/" in name:
+        raise errors.InvalidArgument(f"bad file name {name!r}")
 
 
 def confine(wname: tuple[str, ...], depth: int) -> tuple[tuple[str, ...], int, list[int]]:

@@ -31,8 +31,10 @@ from typing import Any, ClassVar
 
 from .. import errors
 from . import constants as c
+from . import dotl
 from . import messages as m
-from .fid import DirCursor, Fid, Request, confine
+from .dialects import P9_2000, negotiated
+from .fid import DirCursor, Fid, Request, check_name, confine
 from .framing import Framer
 from .node import Handle, Maybe, Node, Walk
 from .wire import BadMessage, Dir, Qid
@@ -69,7 +71,7 @@ class ServerConn:
         trace: Callable[[str, m.Message], None] | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.dialect = m.P9_2000
+        self.dialect = P9_2000
         self.msize = self.limits.msize
         self.fids: dict[int, Fid] = {}
         self.requests: dict[int, Request] = {}
@@ -220,7 +222,7 @@ class ServerConn:
 
     def _handle(self, msg: Any) -> None:
         try:
-            on_fid = self._ON_FID.get(type(msg))
+            on_fid = self._ON_FID.get(msg.number)
             reply: m.Message | None
             if on_fid is not None:
                 fid = self.fids.get(msg.fid)
@@ -232,7 +234,7 @@ class ServerConn:
                     reply = None
                     self._wait(msg, fid)
             else:
-                reply = self._CONNECTION.get(type(msg), ServerConn._unexpected)(self, msg)
+                reply = self._CONNECTION.get(msg.number, ServerConn._unexpected)(self, msg)
         except Exception as e:
             reply = self._error(msg, e)
         if reply is not None:
@@ -271,6 +273,20 @@ class ServerConn:
         if busy and fid is not None:
             fid.busy = request
         self._started.append(request)
+
+    def answer(
+        self,
+        msg: m.Message,
+        fid: Fid,
+        result: Maybe[Any],
+        commit: Callable[[Any], m.Message],
+        busy: bool = False,
+    ) -> m.Message | None:
+        """The reply that `commit` makes of `result`, now or later."""
+        if not isinstance(result, Awaitable):
+            return commit(result)
+        self._later(msg, fid, result, commit, busy=busy)
+        return None
 
     def _settle(self, fid: Fid) -> None:
         """`fid` is not busy any more: handle what waited for it, in order."""
@@ -323,15 +339,17 @@ class ServerConn:
         self.lost()
         self._negotiated = False
         msize = min(msg.msize, self.limits.msize)
-        version = msg.version.split(".")[0]
-        if version != self.dialect.version:
+        dialect = negotiated(msg.version)
+        if dialect is None:
             return m.Rversion(msg.tag, msize, c.VERSION_UNKNOWN)
+        self.dialect = dialect
         self.msize = self._framer.msize = msize
         self._negotiated = True
-        return m.Rversion(msg.tag, msize, version)
+        return m.Rversion(msg.tag, msize, dialect.version)
 
     def _auth(self, msg: m.Tauth) -> m.Message:
-        raise errors.NotSupported("authentication not required")
+        # diod's tools go on without only when this is ENOENT
+        raise errors.NotFound("authentication not required")
 
     def _attach_root(self, msg: m.Tattach) -> m.Message | None:
         if not self._negotiated:
@@ -442,25 +460,40 @@ class ServerConn:
         return fid.node
 
     def _open(self, msg: m.Topen, fid: Fid) -> m.Message | None:
-        node = self._check_openable(fid, msg.mode)
-        if node.qid.type & c.QTDIR and msg.mode & (3 | c.OTRUNC) != c.OREAD:
+        return self.open(msg, fid, msg.mode, m.Ropen)
+
+    def open(
+        self, msg: m.Message, fid: Fid, mode: int, reply: Callable[[int, Qid, int], m.Message]
+    ) -> m.Message | None:
+        """Open `fid` with Topen's `mode`; `reply` gets tag, qid and iounit."""
+        node = self._check_openable(fid, mode)
+        if node.qid.type & c.QTDIR and mode & (3 | c.OTRUNC) != c.OREAD:
             raise errors.IsDirectory
 
         def commit(handle: Handle) -> m.Message:
-            return m.Ropen(msg.tag, *self._opened(fid, handle, msg.mode))
+            return reply(msg.tag, *self._opened(fid, handle, mode))
 
-        result = node.open(msg.mode)
+        result = node.open(mode)
         if not isinstance(result, Awaitable):
             return commit(result)
         self._later(msg, fid, result, commit, _drop, abandon=node.release, busy=True)
         return None
 
     def _create(self, msg: m.Tcreate, fid: Fid) -> m.Message | None:
-        node = self._check_openable(fid, msg.mode)
-        if not node.qid.type & c.QTDIR:
-            raise errors.NotDirectory
-        if msg.name in ("", ".", "..") or "/" in msg.name:
-            raise errors.InvalidArgument(f"bad file name {msg.name!r}")
+        return self.create(msg, fid, msg.name, msg.perm, msg.mode, m.Rcreate)
+
+    def create(
+        self,
+        msg: m.Message,
+        fid: Fid,
+        name: str,
+        perm: int,
+        mode: int,
+        reply: Callable[[int, Qid, int], m.Message],
+    ) -> m.Message | None:
+        """Make the file `name` in the directory `fid`, which then is that file, open."""
+        node = self._check_openable(fid, mode)
+        check_name(node, name)
 
         def undo(made: tuple[Node, Handle]) -> None:
             made[1].drop()
@@ -469,9 +502,9 @@ class ServerConn:
         def commit(made: tuple[Node, Handle]) -> m.Message:
             node.release()
             fid.node = made[0]
-            return m.Rcreate(msg.tag, *self._opened(fid, made[1], msg.mode))
+            return reply(msg.tag, *self._opened(fid, made[1], mode))
 
-        result = node.create(msg.name, msg.perm, msg.mode)
+        result = node.create(name, perm, mode)
         if isinstance(result, tuple):
             return commit(result)
         self._later(msg, fid, result, commit, undo, busy=True)
@@ -500,14 +533,10 @@ class ServerConn:
             return m.Rread(msg.tag, fid.cursor.take(count))
 
         def commit(entries: Sequence[Dir]) -> m.Message:
-            fid.cursor = DirCursor(entries)
+            fid.cursor = DirCursor(entries, self.dialect.pack_dir)
             return m.Rread(msg.tag, fid.cursor.take(count))
 
-        result = handle.readdir()
-        if not isinstance(result, Awaitable):
-            return commit(result)
-        self._later(msg, fid, result, commit, busy=True)
-        return None
+        return self.answer(msg, fid, handle.readdir(), commit, busy=True)
 
     def _write(self, msg: m.Twrite, fid: Fid) -> m.Message | None:
         if fid.handle is None or fid.mode not in (c.OWRITE, c.ORDWR):
@@ -569,39 +598,34 @@ class ServerConn:
     def _stat(self, msg: m.Tstat, fid: Fid) -> m.Message | None:
         assert fid.node is not None
 
-        def commit(stat: Dir) -> m.Message:
-            return m.Rstat(msg.tag, stat)
-
         result = fid.node.stat()
         if isinstance(result, Dir):
-            return commit(result)
-        self._later(msg, fid, result, commit)
+            return self.dialect.Rstat(msg.tag, result)  # type: ignore[no-any-return]
+        self._later(msg, fid, result, lambda stat: self.dialect.Rstat(msg.tag, stat))
         return None
 
     def _wstat(self, msg: m.Twstat, fid: Fid) -> m.Message | None:
         assert fid.node is not None
-        result = fid.node.wstat(msg.stat)
-        if result is None:
-            return m.Rwstat(msg.tag)
-        self._later(msg, fid, result, lambda _: m.Rwstat(msg.tag))
-        return None
+        return self.answer(msg, fid, fid.node.wstat(msg.stat), lambda _: m.Rwstat(msg.tag))
 
-    _CONNECTION: ClassVar[dict[type, Callable[[ServerConn, Any], m.Message | None]]] = {
-        m.Tversion: _version,
-        m.Tauth: _auth,
-        m.Tattach: _attach_root,
-        m.Tflush: _flush,
+    _CONNECTION: ClassVar[dict[int, Callable[[ServerConn, Any], m.Message | None]]] = {
+        m.Tversion.number: _version,
+        m.Tauth.number: _auth,
+        m.Tattach.number: _attach_root,
+        m.Tflush.number: _flush,
     }
-    _ON_FID: ClassVar[dict[type, Callable[[ServerConn, Any, Fid], m.Message | None]]] = {
-        m.Twalk: _walk,
-        m.Topen: _open,
-        m.Tcreate: _create,
-        m.Tread: _read,
-        m.Twrite: _write,
-        m.Tclunk: _clunk,
-        m.Tremove: _remove,
-        m.Tstat: _stat,
-        m.Twstat: _wstat,
+    """by number: a message has the same one in every dialect that has it"""
+    _ON_FID: ClassVar[dict[int, Callable[[ServerConn, Any, Fid], m.Message | None]]] = {
+        m.Twalk.number: _walk,
+        m.Topen.number: _open,
+        m.Tcreate.number: _create,
+        m.Tread.number: _read,
+        m.Twrite.number: _write,
+        m.Tclunk.number: _clunk,
+        m.Tremove.number: _remove,
+        m.Tstat.number: _stat,
+        m.Twstat.number: _wstat,
+        **dotl.ON_FID,
     }
 
 

@@ -6,7 +6,7 @@ transcript tests are written in.
     Rread tag 3 data "half a caf\\xc3"
     Ropen tag 4 qid (d 0 17) iounit 8168
 
-Integers are decimal, modes octal, NOTAG and NOFID by name; strings are JSON's;
+Integers are decimal, modes octal, NOTAG, NOFID and NONUNAME by name; strings are JSON's;
 data is a string with \\x escapes for what is not ASCII; a Qid is
 (type vers path), its type `-` or the letters of `_QID_LETTERS`; a stat is its
 fields in braces, those left at their defaults left out.  `parse(format(m)) == m`
@@ -22,7 +22,8 @@ import re
 from typing import Any
 
 from . import constants as c
-from .messages import P9_2000, Dialect, Message
+from .dialects import P9_2000, Dialect, name_of
+from .messages import Message
 from .wire import Dir, Qid, field_kinds
 
 _QID_LETTERS = {
@@ -35,7 +36,7 @@ _QID_LETTERS = {
     "2": 0x02,
     "1": 0x01,
 }
-_NAMED = {"NOTAG": c.NOTAG, "NOFID": c.NOFID}
+_NAMED = {"NOTAG": c.NOTAG, "NOFID": c.NOFID, "NONUNAME": c.NONUNAME}
 _OCTAL = {"mode", "perm"}
 _DIR_KINDS = {
     "name": "Str",
@@ -49,7 +50,7 @@ _TOKEN = re.compile(r'\s*(?:([][(){}])|("(?:[^"\\]|\\.)*")|([^\s][^][\s(){}"]*))
 
 def format(msg: Message) -> str:
     """The message as one line."""
-    words = [type(msg).__name__, "tag", _integer("tag", msg.tag)]
+    words = [name_of(type(msg)), "tag", _integer("tag", msg.tag)]
     for name, kind in field_kinds(type(msg)).items():
         words += [name, _format_field(name, kind, getattr(msg, name))]
     return " ".join(words)
@@ -62,6 +63,8 @@ def _integer(name: str, value: int) -> str:
         return "NOTAG"
     if name.endswith("fid") and value == c.NOFID:
         return "NOFID"
+    if name.startswith("n_") and value == c.NONUNAME:
+        return "NONUNAME"
     return str(value)
 
 
@@ -79,7 +82,7 @@ def _format_field(name: str, kind: str, value: Any) -> str:
             return "[" + " ".join(_format_field(name, "Str", v) for v in value) + "]"
         case "Qids":
             return "[" + " ".join(_format_field(name, "QidField", v) for v in value) + "]"
-        case "Stat":
+        case "Stat" | "StatU":
             words = []
             for f in dataclasses.fields(value):
                 v = getattr(value, f.name)
@@ -160,7 +163,7 @@ def _parse_field(words: _Words, kind: str) -> Any:
         case "Qids":
             words.next("[")
             return tuple(words.many("]", "QidField"))
-        case "Stat":
+        case "Stat" | "StatU":
             words.next("{")
             fields = {}
             while (name := words.next()) != "}":

@@ -10,7 +10,8 @@ violation raises `BadMessage`, never anything else.
 
 Shapes: integers are little-endian; Str is s[2] bytes; Data is n[4] bytes;
 a Qid is type[1] vers[4] path[8]; a stat field is n[2] and then a Dir, which
-begins with its own size[2] (stat(5)).
+begins with its own size[2] (stat(5)); in 9P2000.u it ends with extension[s] n_uid[4]
+n_gid[4] n_muid[4].
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class Dir:
     uid: str = ""
     gid: str = ""
     muid: str = ""
+    n_uid: int = c.NONUNAME
+    """these three are sent by 9P2000.u and .L only"""
+    n_gid: int = c.NONUNAME
+    n_muid: int = c.NONUNAME
 
 
 class _Short(Exception):
@@ -84,6 +89,7 @@ _u32 = struct.Struct("<I")
 _qid = struct.Struct("<BIQ")
 _stat = struct.Struct("<HHIBIQIIIQ")
 _stat_after_size = struct.Struct("<HIBIQIIIQ")
+_numbers = struct.Struct("<III")
 
 
 def _fixed(code: str) -> _Kind:
@@ -165,14 +171,24 @@ def _unpack_qids(frame: bytes, at: int) -> tuple[tuple[Qid, ...], int]:
 
 def pack_dir(d: Dir) -> bytes:
     """A stat record as directory reads return it: size[2] and the fields."""
-    tail = _pack_str(d.name) + _pack_str(d.uid) + _pack_str(d.gid) + _pack_str(d.muid)
+    return _pack_dir(d, b"")
+
+
+def pack_dir_u(d: Dir) -> bytes:
+    """The same in 9P2000.u: extension[s], always empty here, and numeric owners."""
+    return _pack_dir(d, b"\0\0" + _numbers.pack(d.n_uid, d.n_gid, d.n_muid))
+
+
+def _pack_dir(d: Dir, more: bytes) -> bytes:
+    names = _pack_str(d.name) + _pack_str(d.uid) + _pack_str(d.gid) + _pack_str(d.muid)
+    tail = names + more
     size = _stat_after_size.size + len(tail)
     return (
         _stat.pack(size, d.type, d.dev, *d.qid, d.mode, d.atime, d.mtime, d.length) + tail
     )
 
 
-def _unpack_dir_at(raw: bytes, at: int) -> tuple[Dir, int]:
+def _unpack_dir_at(raw: bytes, at: int, unix: bool = False) -> tuple[Dir, int]:
     size, type_, dev, qt, qv, qp, mode, atime, mtime, length = _stat.unpack_from(raw, at)
     end = at + 2 + size
     if end > len(raw):
@@ -182,9 +198,16 @@ def _unpack_dir_at(raw: bytes, at: int) -> tuple[Dir, int]:
     uid, at = _unpack_str(raw, at)
     gid, at = _unpack_str(raw, at)
     muid, at = _unpack_str(raw, at)
+    numbers = (c.NONUNAME,) * 3
+    if unix:
+        _, at = _unpack_str(raw, at)
+        numbers = _numbers.unpack_from(raw, at)
+        at += _numbers.size
     if at != end:
         raise _Short("a stat record's size does not match its fields")
-    return Dir(name, Qid(qt, qv, qp), mode, type_, dev, atime, mtime, length, uid, gid, muid), at
+    return Dir(
+        name, Qid(qt, qv, qp), mode, type_, dev, atime, mtime, length, uid, gid, muid, *numbers
+    ), at
 
 
 def unpack_dirs(raw: bytes) -> list[Dir]:
@@ -200,17 +223,19 @@ def unpack_dirs(raw: bytes) -> list[Dir]:
     return dirs
 
 
-def _pack_stat(value: Dir) -> bytes:
-    raw = pack_dir(value)
-    return _u16.pack(len(raw)) + raw
+def _stat_kind(pack_record: Callable[[Dir], bytes], unix: bool) -> _Kind:
+    def pack(value: Dir) -> bytes:
+        raw = pack_record(value)
+        return _u16.pack(len(raw)) + raw
 
+    def unpack(frame: bytes, at: int) -> tuple[Dir, int]:
+        (n,) = _u16.unpack_from(frame, at)
+        d, end = _unpack_dir_at(frame, at + 2, unix)
+        if end != at + 2 + n:
+            raise _Short("a stat field's length does not match its record")
+        return d, end
 
-def _unpack_stat(frame: bytes, at: int) -> tuple[Dir, int]:
-    (n,) = _u16.unpack_from(frame, at)
-    d, end = _unpack_dir_at(frame, at + 2)
-    if end != at + 2 + n:
-        raise _Short("a stat field's length does not match its record")
-    return d, end
+    return _Kind("", pack, unpack)
 
 
 _KINDS = {
@@ -223,7 +248,8 @@ _KINDS = {
     "QidField": _Kind("", _pack_qid, _unpack_qid),
     "Names": _Kind("", _pack_names, _unpack_names),
     "Qids": _Kind("", _pack_qids, _unpack_qids),
-    "Stat": _Kind("", _pack_stat, _unpack_stat),
+    "Stat": _stat_kind(pack_dir, unix=False),
+    "StatU": _stat_kind(pack_dir_u, unix=True),
 }
 
 U8 = Annotated[int, "U8"]
@@ -236,6 +262,7 @@ QidField = Annotated[Qid, "QidField"]
 Names = Annotated[tuple[str, ...], "Names"]
 Qids = Annotated[tuple[Qid, ...], "Qids"]
 Stat = Annotated[Dir, "Stat"]
+StatU = Annotated[Dir, "StatU"]
 
 
 def field_kinds(cls: type) -> dict[str, str]:

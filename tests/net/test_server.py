@@ -23,6 +23,7 @@ from llambo9p.net.client import Client
 from llambo9p.net.server import Connection, Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import Framer
 from llambo9p.p9.server import Limits
 
@@ -62,7 +63,7 @@ async def replies(sock: socket.socket, count: int) -> list[m.Message]:
         data = await loop.sock_recv(sock, 1 << 20)
         assert data, "the server closed the connection"
         frames += framer.feed(data)
-    return [m.P9_2000.unpack(frame) for frame in frames]
+    return [P9_2000.unpack(frame) for frame in frames]
 
 
 def py9p_session(client: py9p.Client) -> None:

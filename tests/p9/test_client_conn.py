@@ -8,11 +8,12 @@ import pytest
 
 from llambo9p.p9 import messages as m
 from llambo9p.p9.client import ClientConn
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import ProtocolError
 
 
 def sent(conn: ClientConn) -> list[m.Message]:
-    return [m.P9_2000.unpack(frame) for frame in conn.data_to_send()]
+    return [P9_2000.unpack(frame) for frame in conn.data_to_send()]
 
 
 def test_tags_are_used_again_after_their_replies() -> None:

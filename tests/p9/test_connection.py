@@ -14,10 +14,20 @@ from .transcript import HELLO, play, playing
 # -- version -------------------------------------------------------------------
 
 
-def test_version_of_a_dialect_is_answered_with_what_we_speak() -> None:
-    play("""
-        -> Tversion tag NOTAG msize 8192 version "9P2000.u"
-        <- Rversion tag NOTAG msize 8192 version "9P2000"
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("9P2000.u", "9P2000.u"),
+        ("9P2000.L", "9P2000.L"),
+        ("9P2000.l", "9P2000"),
+        ("9P2000.e", "9P2000"),
+        ("9P2000.", "9P2000"),
+    ],
+)
+def test_version_is_answered_with_the_nearest_that_we_speak(asked: str, answered: str) -> None:
+    play(f"""
+        -> Tversion tag NOTAG msize 8192 version "{asked}"
+        <- Rversion tag NOTAG msize 8192 version "{answered}"
     """)
 
 

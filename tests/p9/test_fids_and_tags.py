@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llambo9p import errors
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.fid import Request
 from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.server import Limits, ServerConn
@@ -309,7 +310,7 @@ class FidsAndTags(RuleBasedStateMachine):
             self.calls.append(request)
             request.cancel = lambda request=request: self._cancel(request)  # type: ignore[misc]
         for frame in self.conn.data_to_send():
-            self._reply(m.P9_2000.unpack(frame))
+            self._reply(P9_2000.unpack(frame))
 
     def _cancel(self, request: Request) -> None:
         """As asyncio does it: soon, not now; a deaf call goes on."""
@@ -335,7 +336,7 @@ class FidsAndTags(RuleBasedStateMachine):
         if isinstance(reply, m.Rerror):
             assert not isinstance(msg, m.Tflush), "Tflush is never refused"
             return
-        assert reply.type == msg.type + 1
+        assert reply.number == msg.number + 1
         match msg, reply:
             case m.Tattach(), _:
                 self._make(msg.fid, sent)

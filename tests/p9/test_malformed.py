@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.wire import BadMessage
 
 from . import strategies
@@ -20,7 +21,7 @@ def frame(type: int, body: bytes, tag: int = 0x1234) -> bytes:
 
 def unpack_or_bad(raw: bytes) -> m.Message | BadMessage:
     try:
-        msg = m.P9_2000.unpack(raw)
+        msg = P9_2000.unpack(raw)
     except BadMessage as bad:
         assert bad.tag == int.from_bytes(raw[5:7], "little")
         assert bad.reason
@@ -47,13 +48,13 @@ def test_mutated_messages(msg: m.Message, data: st.DataObject) -> None:
 def test_messages_cut_short(msg: m.Message, data: st.DataObject) -> None:
     body = msg.pack()[7:]
     cut = body[: data.draw(st.integers(0, len(body)))]
-    result = unpack_or_bad(frame(msg.type, cut, msg.tag))
+    result = unpack_or_bad(frame(msg.number, cut, msg.tag))
     assert isinstance(result, BadMessage) == (cut != body)
 
 
 @given(strategies.messages, st.binary(min_size=1, max_size=9))
 def test_messages_with_bytes_left_over(msg: m.Message, extra: bytes) -> None:
-    result = unpack_or_bad(frame(msg.type, msg.pack()[7:] + extra, msg.tag))
+    result = unpack_or_bad(frame(msg.number, msg.pack()[7:] + extra, msg.tag))
     assert isinstance(result, BadMessage)
 
 
@@ -66,22 +67,22 @@ def string(raw: bytes, length: int | None = None) -> bytes:
     [
         (frame(99, b""), "unknown message type 99"),
         (frame(106, b""), "unknown message type 106"),
-        (frame(m.Tclunk.type, b""), "too short"),
-        (frame(m.Tread.type, b"\0" * 15), "too short"),
-        (frame(m.Tclunk.type, b"\0" * 5), "1 bytes beyond"),
-        (frame(m.Rerror.type, string(b"no\0good")), "NUL"),
-        (frame(m.Rerror.type, string(b"caf\xc3")), "utf-8"),
-        (frame(m.Rerror.type, string(b"\xed\xa0\x80")), "utf-8"),
-        (frame(m.Rerror.type, string(b"abc", 4)), "string of 4 bytes reaches beyond"),
-        (frame(m.Rread.type, b"\xff\xff\xff\xff abc"), "data of 4294967295 bytes reaches"),
-        (frame(m.Twalk.type, b"\0" * 8 + b"\x11\0" + string(b"a") * 17), "17 names"),
-        (frame(m.Rwalk.type, b"\x11\0" + b"\0" * 13 * 17), "17 qids"),
-        (frame(m.Rstat.type, b"\x31\0\xff\xff" + b"\0" * 47), "65535 bytes reaches beyond"),
-        (frame(m.Rstat.type, b"\x32\0\x2f\0" + b"\0" * 47), "does not match"),
+        (frame(m.Tclunk.number, b""), "too short"),
+        (frame(m.Tread.number, b"\0" * 15), "too short"),
+        (frame(m.Tclunk.number, b"\0" * 5), "1 bytes beyond"),
+        (frame(m.Rerror.number, string(b"no\0good")), "NUL"),
+        (frame(m.Rerror.number, string(b"caf\xc3")), "utf-8"),
+        (frame(m.Rerror.number, string(b"\xed\xa0\x80")), "utf-8"),
+        (frame(m.Rerror.number, string(b"abc", 4)), "string of 4 bytes reaches beyond"),
+        (frame(m.Rread.number, b"\xff\xff\xff\xff abc"), "data of 4294967295 bytes reaches"),
+        (frame(m.Twalk.number, b"\0" * 8 + b"\x11\0" + string(b"a") * 17), "17 names"),
+        (frame(m.Rwalk.number, b"\x11\0" + b"\0" * 13 * 17), "17 qids"),
+        (frame(m.Rstat.number, b"\x31\0\xff\xff" + b"\0" * 47), "65535 bytes reaches beyond"),
+        (frame(m.Rstat.number, b"\x32\0\x2f\0" + b"\0" * 47), "does not match"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_violation_is_named(raw: bytes, reason: str) -> None:
     with pytest.raises(BadMessage, match=reason) as bad:
-        m.P9_2000.unpack(raw)
+        P9_2000.unpack(raw)
     assert bad.value.tag == 0x1234

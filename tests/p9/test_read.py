@@ -11,6 +11,7 @@ import pytest
 
 from llambo9p import errors
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.node import Node, Walk
 from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.text import parse
@@ -314,7 +315,7 @@ def ask(file: Oddity, question: str, msize: int = 300) -> m.Message:
         conn.receive(parse(line).pack())
     frame = conn.data_to_send()[-1]
     assert len(frame) <= msize
-    reply = m.P9_2000.unpack(frame)
+    reply = P9_2000.unpack(frame)
     assert reply.tag == 1
     return reply
 
@@ -362,7 +363,7 @@ def test_a_late_result_that_is_no_file_is_an_error_and_leaves_no_fid(
     (request,) = conn.take_started()
     conn.complete(request, "not a file")
     request.awaitable.close()  # type: ignore[union-attr]
-    reply = m.P9_2000.unpack(conn.data_to_send()[-1])
+    reply = P9_2000.unpack(conn.data_to_send()[-1])
     assert isinstance(reply, m.Rerror) and "AttributeError" in reply.ename
     assert not conn.fids and not conn.requests
 

@@ -28,7 +28,6 @@ from llambo9p.fs.file import File, OpenFile
 from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.p9.fid import Request
-from llambo9p.p9.messages import P9_2000
 from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.text import format, parse
@@ -288,9 +287,10 @@ class Player:
             texts = [line[len(mark) :].strip() for line in block]
             match mark:
                 case "->":
-                    self.send(b"".join(parse(text).pack() for text in texts))
+                    self.send(b"".join(parse(text, self.conn.dialect).pack() for text in texts))
                 case "<-":
-                    self._expect([format(parse(text)) for text in texts], self.replies())
+                    dialect = self.conn.dialect
+                    self._expect([format(parse(text, dialect)) for text in texts], self.replies())
                 case "**":
                     self._expect(texts, self.noted())
                 case "!":
@@ -308,7 +308,7 @@ class Player:
         lines = []
         while self.received:
             size = int.from_bytes(self.received[:4], "little")
-            lines.append(format(P9_2000.unpack(bytes(self.received[:size]))))
+            lines.append(format(self.conn.dialect.unpack(bytes(self.received[:size]))))
             del self.received[:size]
         return lines
 

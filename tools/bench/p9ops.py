@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator
 
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import Framer
 from llambo9p.p9.wire import Dir, Qid
 
@@ -87,7 +88,7 @@ class Generator:
             frames: list[bytes] = []
             while not frames:
                 frames = self._framer.feed(self._receive_one())
-            reply = m.P9_2000.unpack(frames[0])
+            reply = P9_2000.unpack(frames[0])
             if isinstance(reply, m.Rerror):
                 raise RuntimeError(reply.ename)
             size += len(frames[0])
@@ -183,7 +184,7 @@ def serve_echo(port: int) -> None:
         while data := sock.recv(1 << 18):
             size = int.from_bytes(data[:4], "little")
             type, tag = data[4], data[5] | data[6] << 8
-            clunks = type == m.Twalk.type and len(data) > size
+            clunks = type == m.Twalk.number and len(data) > size
             if (type, clunks) not in kept:
                 kept[type, clunks] = canned(type, tag) + (m.Rclunk(0).pack() if clunks else b"")
             unit = size + len(m.Tclunk(0, 0).pack()) if clunks else size
@@ -201,7 +202,7 @@ def canned(type: int, tag: int) -> bytes:
         m.Rread(tag, b"x" * COUNT),
         m.Rstat(tag, Dir(NAME, qid, 0o444, uid="bench", gid="bench", muid="bench")),
     ]
-    return next(reply.pack() for reply in replies if reply.type == type + 1)
+    return next(reply.pack() for reply in replies if reply.number == type + 1)
 
 
 SERVE = {"ours": serve_ours, "pyroute2": serve_pyroute2, "echo": serve_echo}
