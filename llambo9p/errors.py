@@ -157,12 +157,15 @@ _BY_ENAME: dict[str, type[Error]] = {
 }
 
 
-def from_ename(ename: str) -> Error:
-    """The error that a peer's Rerror string stands for.
+def from_ename(ename: str, errno: int = 0) -> Error:
+    """The error that a peer's Rerror stands for; 9P2000.u adds the errno.
 
     A standard string, alone or with details after `: `, gives its own class, so that
     `except NotFound` works across a connection; any other is kept verbatim in a
     `RemoteError`.
     """
     cls = _BY_ENAME.get(ename) or _BY_ENAME.get(ename.partition(": ")[0], RemoteError)
-    return cls(ename)
+    error = cls(ename)
+    if errno and cls is RemoteError:
+        error.errno = errno
+    return error

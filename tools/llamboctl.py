@@ -9,6 +9,7 @@ else to stderr; a failure is one line there and exit code 1 (2 for a wrong comma
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -332,19 +333,32 @@ def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
 
 def main() -> None:
     """The console script."""
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         code = cli.main(prog_name="llamboctl", standalone_mode=False)
         # click returns the code of --help and --version, and a command's None
         sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as e:
-        e.show()
-        sys.exit(e.exit_code)
     except click.Abort:
         sys.exit(130)
-    except OSError as e:  # standard output cannot be written, or a file not be read
-        where = f"{e.filename}: " if e.filename else ""
-        click.echo(f"llamboctl: {where}{e.strerror or e}", err=True)
-        sys.exit(1)
+    except Exception as e:
+        if interrupted:  # ctypes, below py9p, makes an error of its own of KeyboardInterrupt
+            sys.exit(130)
+        if isinstance(e, click.ClickException):
+            e.show()
+            sys.exit(e.exit_code)
+        if isinstance(e, OSError):  # standard output cannot be written, or a file not be read
+            where = f"{e.filename}: " if e.filename else ""
+            click.echo(f"llamboctl: {where}{e.strerror or e}", err=True)
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
-from ..p9.wire import unpack_dirs
 from .balancer import Balancer
 from .launch import LocalHost
 from .remote import Mount, QidMap
@@ -107,7 +106,7 @@ class Members:
         """Connect to a host of ours and mount all its workers; `process` is stopped
         when that fails."""
         try:
-            host = await self._connect(address)
+            host = await self._connect(address, c.VERSION_9P2000_U)
         except BaseException:
             if process is not None:
                 await process.stop()
@@ -186,13 +185,17 @@ class Members:
         async with await host.control.open(host.root, path, c.OWRITE) as file:
             await file.write(text.encode())
 
-    async def _connect(self, address: Address) -> Host:
-        """Raises Error naming the address, also when nobody answers there in time."""
+    async def _connect(self, address: Address, version: str = c.VERSION_9P2000) -> Host:
+        """Raises Error naming the address, also when nobody answers there in time.
+
+        Hosts of ours are spoken to in 9P2000.u, whose errors have an errno; strangers
+        in plain 9P2000, for some answer to every version and speak but one.
+        """
         opened: list[Client] = []
         try:
             async with _in_time(address):
                 for _ in range(2):
-                    opened.append(await Client.connect(address))
+                    opened.append(await Client.connect(address, version))
                 client, control = opened
                 root, _ = await control.attach(self._tree.owner)
         except BaseException:
@@ -311,7 +314,7 @@ class Members:
 
     async def _entries(self, host: Host) -> set[str]:
         async with await host.control.open(host.root, "", c.OREAD) as file:
-            return {entry.name for entry in unpack_dirs(await file.read_all())}
+            return {entry.name for entry in host.control.dialect.unpack_dirs(await file.read_all())}
 
     def _node_text(self, worker: Worker) -> str:
         host = worker.host

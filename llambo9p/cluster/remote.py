@@ -21,7 +21,7 @@ from ..net.client import Client, ignore
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.node import Maybe, Node, Walk
-from ..p9.wire import Dir, Qid, unpack_dirs
+from ..p9.wire import Dir, Qid
 
 _T = TypeVar("_T")
 _REMOTE_BITS = 40
@@ -251,7 +251,7 @@ class RemoteFile:
         entries: list[Dir] = []
         offset = 0
         while data := await self.read(offset, count):
-            entries += unpack_dirs(data)
+            entries += self._mount.client.dialect.unpack_dirs(data)
             offset += len(data)
         return [self._mount.local(entry) for entry in entries]
 

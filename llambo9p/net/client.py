@@ -22,6 +22,7 @@ from ..errors import Error, NotFound, WorkerLost, from_ename
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.client import ClientConn
+from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
 from .address import Address
 
@@ -45,8 +46,9 @@ class Client(asyncio.Protocol):
         self._why = "connection closed"
 
     @classmethod
-    async def connect(cls, address: Address) -> Self:
-        """Connect and negotiate.  Raises `WorkerLost` naming the address."""
+    async def connect(cls, address: Address, version: str = c.VERSION_9P2000) -> Self:
+        """Connect and negotiate `version`, 9P2000.u or plain: with .u errors keep their
+        errno.  Raises `WorkerLost` naming the address."""
         loop = asyncio.get_running_loop()
         try:
             if address.net == "unix":
@@ -60,10 +62,10 @@ class Client(asyncio.Protocol):
             raise WorkerLost(f"cannot connect to {address}: {why}") from e
         try:
             reply = await client.call(
-                m.Tversion(c.NOTAG, client._conn.msize, c.VERSION_9P2000), m.Rversion
+                m.Tversion(c.NOTAG, client._conn.msize, version), m.Rversion
             )
-            if reply.version != c.VERSION_9P2000:
-                raise Error(f"{address} speaks {reply.version!r}, not {c.VERSION_9P2000}")
+            if reply.version not in (version, c.VERSION_9P2000):
+                raise Error(f"{address} speaks {reply.version!r}, not {version}")
         except BaseException:
             client.close()
             raise
@@ -72,6 +74,10 @@ class Client(asyncio.Protocol):
     @property
     def msize(self) -> int:
         return self._conn.msize
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._conn.dialect
 
     # -- requests ---------------------------------------------------------------
 
@@ -173,7 +179,8 @@ class Client(asyncio.Protocol):
             if future is None or future.done():
                 continue
             if isinstance(reply, m.Rerror):
-                future.set_exception(from_ename(reply.ename))
+                errno = reply.errno if isinstance(reply, Rerror_u) else 0
+                future.set_exception(from_ename(reply.ename, errno))
             else:
                 future.set_result(reply)
 

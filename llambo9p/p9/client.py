@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from . import constants as c
 from . import messages as m
-from .dialects import P9_2000
+from .dialects import DIALECTS, P9_2000
 from .framing import Framer, ProtocolError
 from .wire import BadMessage
 
 
 class ClientConn:
-    """Give it T-messages with `send`, bytes with `receive`; write `data_to_send`."""
+    """Give it T-messages of 9P2000 with `send`, bytes with `receive`; write
+    `data_to_send`.  What is sent takes the form of the dialect that Rversion names:
+    9P2000 or 9P2000.u, as Tversion asked."""
 
     def __init__(self, msize: int = c.DEFAULT_MSIZE) -> None:
         self.dialect = P9_2000
@@ -42,7 +44,7 @@ class ClientConn:
             raise ProtocolError("all tags of the connection are in use")
         msg.tag = tag
         self._outstanding[tag] = self.dialect.table[msg.number + 1]
-        self._out.append(msg.pack())
+        self._out.append(self.dialect.of(msg).pack())
         return tag
 
     def flush(self, tag: int) -> None:
@@ -72,6 +74,7 @@ class ClientConn:
                 raise ProtocolError(f"{type(msg).__name__} where {expected.__name__} was expected")
             if isinstance(msg, m.Rversion):
                 self.msize = self._framer.msize = min(self.msize, msg.msize)
+                self.dialect = DIALECTS.get(msg.version, self.dialect)
             flushed = self._flushing.pop(msg.tag, None)
             if flushed is not None:
                 if self._outstanding.pop(flushed, None) is not None:

@@ -10,13 +10,14 @@ diod's protocol.md and Linux's include/net/9p/9p.h.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import Error
 from . import messages as m
-from .constants import HEADER, VERSION_9P2000, VERSION_9P2000_L, VERSION_9P2000_U
+from .constants import HEADER, NONUNAME, VERSION_9P2000, VERSION_9P2000_L, VERSION_9P2000_U
 from .messages import Message, message
 from .wire import (
     U8,
@@ -31,6 +32,8 @@ from .wire import (
     frame_tag,
     pack_dir,
     pack_dir_u,
+    unpack_dirs,
+    unpack_dirs_u,
 )
 
 # -- 9P2000.u: the messages of 9P2000 with more fields ----------------------------------
@@ -38,12 +41,12 @@ from .wire import (
 
 @message(102)
 class Tauth_u(m.Tauth):
-    n_uname: U32
+    n_uname: U32 = NONUNAME
 
 
 @message(104)
 class Tattach_u(m.Tattach):
-    n_uname: U32
+    n_uname: U32 = NONUNAME
 
 
 @message(107)
@@ -53,7 +56,7 @@ class Rerror_u(m.Rerror):
 
 @message(114)
 class Tcreate_u(m.Tcreate):
-    extension: Str
+    extension: Str = ""
 
 
 @message(125)
@@ -387,12 +390,15 @@ class Dialect:
         messages: Iterable[type[Message]],
         say: Callable[[int, Error, int], Message],
         pack_dir: Callable[[Dir], bytes],
+        unpack_dirs: Callable[[bytes], list[Dir]],
     ) -> None:
         self.version = version
         self.table = {cls.number: cls for cls in messages}
         self.by_name = {name_of(cls): cls for cls in messages}
         self.pack_dir = pack_dir
         """one entry of a directory that Tread reads"""
+        self.unpack_dirs = unpack_dirs
+        """all that one such Tread gave; raises ValueError"""
         self.Rstat: Any = self.by_name.get("Rstat")
         self._say = say
         self._unpackers = {cls.number: cls.unpack for cls in messages}
@@ -403,6 +409,13 @@ class Dialect:
         if unpack is None:
             raise BadMessage(frame_tag(frame), f"unknown message type {frame[4]}")
         return unpack(frame)
+
+    def of(self, msg: Message) -> Message:
+        """A message of 9P2000 as this dialect has it, what it adds at its default."""
+        cls = self.table[msg.number]
+        if type(msg) is cls:
+            return msg
+        return cls(*(getattr(msg, field.name) for field in dataclasses.fields(msg)))
 
     def error(self, tag: int, error: Error, msize: int) -> Message:
         """`error` as a reply of at most `msize` bytes."""
@@ -437,13 +450,16 @@ _ADDED_BY_L: list[type[Message]] = [
     *(Trenameat, Rrenameat, Tunlinkat, Runlinkat),
 ]
 
-P9_2000 = Dialect(VERSION_9P2000, _9P2000, _say_ename, pack_dir)
-P9_2000_U = Dialect(VERSION_9P2000_U, [*_9P2000, *_ADDED_BY_U], _say_both, pack_dir_u)
+P9_2000 = Dialect(VERSION_9P2000, _9P2000, _say_ename, pack_dir, unpack_dirs)
+P9_2000_U = Dialect(
+    VERSION_9P2000_U, [*_9P2000, *_ADDED_BY_U], _say_both, pack_dir_u, unpack_dirs_u
+)
 P9_2000_L = Dialect(
     VERSION_9P2000_L,
     [*(cls for cls in _9P2000 if cls not in _LEFT_OUT_BY_L), *_ADDED_BY_L],
     _say_errno,
     pack_dir,
+    unpack_dirs,
 )
 DIALECTS = {dialect.version: dialect for dialect in (P9_2000, P9_2000_U, P9_2000_L)}
 

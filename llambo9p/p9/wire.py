@@ -212,11 +212,20 @@ def _unpack_dir_at(raw: bytes, at: int, unix: bool = False) -> tuple[Dir, int]:
 
 def unpack_dirs(raw: bytes) -> list[Dir]:
     """The records of a directory read.  Raises ValueError on a broken one."""
+    return _unpack_dirs(raw, unix=False)
+
+
+def unpack_dirs_u(raw: bytes) -> list[Dir]:
+    """The same in 9P2000.u."""
+    return _unpack_dirs(raw, unix=True)
+
+
+def _unpack_dirs(raw: bytes, unix: bool) -> list[Dir]:
     dirs = []
     at = 0
     try:
         while at < len(raw):
-            d, at = _unpack_dir_at(raw, at)
+            d, at = _unpack_dir_at(raw, at, unix)
             dirs.append(d)
     except (_Short, struct.error, UnicodeDecodeError) as e:
         raise ValueError(f"malformed directory entry: {e}") from e

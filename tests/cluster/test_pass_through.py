@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -13,6 +15,7 @@ from pyroute2 import Plan9ServerSocket
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.net.address import Address
+from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.wire import Qid
@@ -237,3 +240,23 @@ def test_without_workers_the_prompt_fails_and_says_what_to_do() -> None:
 
     asyncio.run(run())
 
+
+def test_an_error_of_a_worker_keeps_its_errno() -> None:
+    """What Linux makes of it: EINVAL for a bad verb, not EIO."""
+
+    async def run() -> None:
+        async with cluster() as running, simulated_host() as host:
+            await running.files.write("ctl", f"mount {host.address}")
+            client = await Client.connect(running.address, c.VERSION_9P2000_U)
+            root, _ = await client.attach("glenda")
+            ctl = await client.open(root, "worker-0000/ctl", c.OWRITE)
+            with pytest.raises(Error, match="unknown verb nonsense") as refused:
+                await ctl.write(b"nonsense")
+            assert refused.value.errno == errno.EINVAL
+            listing = await client.open(root, "worker-0000", c.OREAD)
+            entries = client.dialect.unpack_dirs(await listing.read_all())
+            assert "prompt" in {entry.name for entry in entries}
+            assert {entry.n_uid for entry in entries} == {os.getuid()}
+            client.close()
+
+    asyncio.run(run())

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import pytest
 
+from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.client import ClientConn
-from llambo9p.p9.dialects import P9_2000
+from llambo9p.p9.dialects import P9_2000, Rerror_u, Tattach_u
 from llambo9p.p9.framing import ProtocolError
 
 
@@ -96,3 +97,23 @@ def test_a_malformed_reply_ends_the_connection() -> None:
     conn.send(m.Tread(0, 1, 0, 9))
     with pytest.raises(ProtocolError, match="bad Rread"):
         conn.receive(b"\x08\0\0\0\x75\0\0\0")
+
+
+def test_what_is_sent_has_the_form_of_the_dialect_that_was_agreed_on() -> None:
+    conn = ClientConn()
+    conn.send(m.Tversion(0, 8192, "9P2000.u"))
+    conn.data_to_send()
+    conn.receive(m.Rversion(c.NOTAG, 8192, "9P2000.u").pack())
+    tag = conn.send(m.Tattach(0, 1, c.NOFID, "me", ""))
+    assert conn.data_to_send() == [Tattach_u(tag, 1, c.NOFID, "me", "", c.NONUNAME).pack()]
+    [(_, reply)] = conn.receive(Rerror_u(tag, "no", 13).pack())
+    assert reply == Rerror_u(tag, "no", 13)
+
+
+def test_a_server_that_answers_plain_9p2000_gets_plain_9p2000() -> None:
+    conn = ClientConn()
+    conn.send(m.Tversion(0, 8192, "9P2000.u"))
+    conn.data_to_send()
+    conn.receive(m.Rversion(c.NOTAG, 8192, "9P2000").pack())
+    tag = conn.send(m.Tattach(0, 1, c.NOFID, "me", ""))
+    assert conn.data_to_send() == [m.Tattach(tag, 1, c.NOFID, "me", "").pack()]
