@@ -83,7 +83,7 @@ def main(
         server = Server(attach, limits=LIMITS, trace=process.print_message if trace else None)
         address = await server.listen(address)
         try:
-            await _until(stop, engine.start(_Progress()))
+            await _until(stop, engine.start(_print_progress))
             if stop.is_set():
                 return
             _check_memory(runner, memory)
@@ -127,17 +127,8 @@ def _check_memory(runner: Runner, memory: int | None) -> None:
         )
 
 
-class _Progress:
-    """Prints `loading PERCENT`, each percent once."""
-
-    def __init__(self) -> None:
-        self._said = -1
-
-    def __call__(self, fraction: float) -> None:
-        percent = int(fraction * 100)
-        if percent > self._said:
-            self._said = percent
-            print(f"loading {percent}", flush=True)
+def _print_progress(fraction: float) -> None:
+    print(f"loading {int(fraction * 100)}", flush=True)
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -19,6 +19,8 @@ import click
 from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
 from py9p.messages import Dir
 
+from llambo9p.fs.ctl import quote
+
 from . import show, start
 from .failure import Failure
 from .remote import Remote, Unreachable
@@ -95,8 +97,7 @@ def spawn(count: int | None, type_name: str | None) -> None:
     if count is not None:
         words += ["--count", str(count)]
     if type_name is not None:
-        # quoted as in rc: it is one word whatever is in it
-        words += ["--type", "'" + type_name.replace("'", "''") + "'"]
+        words += ["--type", quote(type_name)]
     cluster = _cluster()
     with Remote(cluster.address) as remote:
         before = {entry.name for entry in remote.entries("nodes")}

@@ -210,14 +210,13 @@ async def _clone(worker: Worker) -> Remote:
     """A new conversation on the worker."""
     mount = worker.mount
     mount.use()
+    ctl: RemoteOpen | None = None
     try:
         ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
-        try:
-            return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
-        except BaseException:
-            ctl.forget()
-            raise
+        return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
     except BaseException:
+        if ctl is not None:
+            ctl.forget()
         mount.unuse()
         raise
 

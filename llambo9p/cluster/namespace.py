@@ -101,7 +101,7 @@ class Orchestrator:
             if alive + count > limit:
                 raise Busy(f"{count} more workers would be more than max_nodes {limit}")
             first = self._first_free(count)
-            names = [f"worker-{number:04d}" for number in range(first, first + count)]
+            names = [_worker_name(number) for number in range(first, first + count)]
             host = self._host_to_grow(type_name)
             if host is not None:
                 await self._grow(host, first, names)
@@ -144,7 +144,7 @@ class Orchestrator:
         taken = {name for name, worker in self._members.workers.items() if worker.state != "lost"}
         first = number = 0
         while number < first + count:
-            if f"worker-{number:04d}" in taken:
+            if _worker_name(number) in taken:
                 first = number + 1
             number += 1
         return first
@@ -188,6 +188,11 @@ async def _attached(walk: Maybe[Walk]) -> Node:
     if walked.file is None:
         raise walked.error or NotFound()
     return walked.file
+
+
+def _worker_name(number: int) -> str:
+    """What a host calls the worker of that number."""
+    return f"worker-{number:04d}"
 
 
 def _count(word: str) -> int:

@@ -118,7 +118,8 @@ class DecodeThread:
     # On the event loop.
 
     async def start(self, progress: Callable[[float], None] | None = None) -> None:
-        """Load the model on the decode thread; `progress` is told 0.0 to 1.0.
+        """Load the model on the decode thread; `progress` is told 0.0 to 1.0, once for
+        each percent.
 
         Raises `ModelError`.  When the caller is cancelled the load is given up.
         """

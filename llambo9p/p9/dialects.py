@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ..errors import Error
 from . import messages as m
@@ -399,7 +398,6 @@ class Dialect:
         """one entry of a directory that Tread reads"""
         self.unpack_dirs = unpack_dirs
         """all that one such Tread gave; raises ValueError"""
-        self.Rstat: Any = self.by_name.get("Rstat")
         self._say = say
         self._unpackers = {cls.number: cls.unpack for cls in messages}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from . import constants as c
 from . import dialects as d
-from .fid import Fid, check_name
+from .fid import Fid, check_name, whole
 from .messages import Message
 from .node import Handle, Node, Walk
 from .wire import Dir, Qid
@@ -124,19 +124,8 @@ def _readdir(conn: ServerConn, msg: d.Treaddir, fid: Fid) -> Message | None:
 
     def take(entries: Sequence[Dir]) -> Message:
         fid.entries = entries
-        parts: list[bytes] = []
-        left = room
-        for at in range(min(msg.offset, len(entries)), len(entries)):
-            entry = _entry(entries[at], at + 1)
-            if len(entry) > left:
-                if not parts:
-                    raise errors.InvalidArgument(
-                        f"readdir of {msg.count} bytes is too small for an entry of {len(entry)}"
-                    )
-                break
-            parts.append(entry)
-            left -= len(entry)
-        return d.Rreaddir(msg.tag, b"".join(parts))
+        left = (_entry(entries[at], at + 1) for at in range(msg.offset, len(entries)))
+        return d.Rreaddir(msg.tag, b"".join(whole(left, room)))
 
     if msg.offset and fid.entries is not None:
         return take(fid.entries)

@@ -7,7 +7,8 @@ The rules that move fids and end requests are `server`'s.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from .. import errors
@@ -70,22 +71,30 @@ class DirCursor:
 
     def take(self, count: int) -> bytes:
         """As many whole entries as fit into `count` bytes."""
-        parts: list[bytes] = []
-        room = count
-        while self.next < len(self.entries):
-            entry = self._pack(self.entries[self.next])
-            if len(entry) > room:
-                if not parts:
-                    raise errors.InvalidArgument(
-                        f"read of {count} bytes is too small for a directory entry "
-                        f"of {len(entry)}"
-                    )
-                break
-            parts.append(entry)
-            room -= len(entry)
-            self.next += 1
-        self.offset += count - room
-        return b"".join(parts)
+        parts = whole(map(self._pack, islice(self.entries, self.next, None)), count)
+        data = b"".join(parts)
+        self.next += len(parts)
+        self.offset += len(data)
+        return data
+
+
+def whole(entries: Iterable[bytes], count: int) -> list[bytes]:
+    """Those of `entries` from the first on that fit into `count` bytes.
+
+    Raises InvalidArgument when not even one does.
+    """
+    parts: list[bytes] = []
+    room = count
+    for entry in entries:
+        if len(entry) > room:
+            if not parts:
+                raise errors.InvalidArgument(
+                    f"read of {count} bytes is too small for a directory entry of {len(entry)}"
+                )
+            break
+        parts.append(entry)
+        room -= len(entry)
+    return parts
 
 
 class Request:

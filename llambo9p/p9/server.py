@@ -280,12 +280,12 @@ class ServerConn:
         fid: Fid,
         result: Maybe[Any],
         commit: Callable[[Any], m.Message],
-        busy: bool = False,
+        **later: Any,
     ) -> m.Message | None:
-        """The reply that `commit` makes of `result`, now or later."""
+        """The reply that `commit` makes of `result`, now or, as `_later`, later."""
         if not isinstance(result, Awaitable):
             return commit(result)
-        self._later(msg, fid, result, commit, busy=busy)
+        self._later(msg, fid, result, commit, **later)
         return None
 
     def _settle(self, fid: Fid) -> None:
@@ -365,13 +365,10 @@ class ServerConn:
 
         try:
             result = self._attach(msg.uname, msg.aname)
-            if not isinstance(result, Awaitable):
-                return commit(result)
-            self._later(msg, fid, result, commit, lambda node: node.release(), busy=True)
+            return self.answer(msg, fid, result, commit, undo=_release, busy=True)
         except Exception:
             del self.fids[msg.fid]
             raise
-        return None
 
     def _flush(self, msg: m.Tflush) -> m.Message | None:
         old = self.requests.get(msg.oldtag)
@@ -473,11 +470,9 @@ class ServerConn:
         def commit(handle: Handle) -> m.Message:
             return reply(msg.tag, *self._opened(fid, handle, mode))
 
-        result = node.open(mode)
-        if not isinstance(result, Awaitable):
-            return commit(result)
-        self._later(msg, fid, result, commit, _drop, abandon=node.release, busy=True)
-        return None
+        return self.answer(
+            msg, fid, node.open(mode), commit, undo=_drop, abandon=node.release, busy=True
+        )
 
     def _create(self, msg: m.Tcreate, fid: Fid) -> m.Message | None:
         return self.create(msg, fid, msg.name, msg.perm, msg.mode, m.Rcreate)
@@ -504,11 +499,8 @@ class ServerConn:
             fid.node = made[0]
             return reply(msg.tag, *self._opened(fid, made[1], mode))
 
-        result = node.create(name, perm, mode)
-        if isinstance(result, tuple):
-            return commit(result)
-        self._later(msg, fid, result, commit, undo, busy=True)
-        return None
+        made = node.create(name, perm, mode)
+        return self.answer(msg, fid, made, commit, undo=undo, busy=True)
 
     def _read(self, msg: m.Tread, fid: Fid) -> m.Message | None:
         handle = fid.handle
@@ -598,10 +590,14 @@ class ServerConn:
     def _stat(self, msg: m.Tstat, fid: Fid) -> m.Message | None:
         assert fid.node is not None
 
+
+        def commit(stat: Dir) -> m.Message:
+            return self.dialect.of(m.Rstat(msg.tag, stat))
+
         result = fid.node.stat()
         if isinstance(result, Dir):
-            return self.dialect.Rstat(msg.tag, result)  # type: ignore[no-any-return]
-        self._later(msg, fid, result, lambda stat: self.dialect.Rstat(msg.tag, stat))
+            return commit(result)
+        self._later(msg, fid, result, commit)
         return None
 
     def _wstat(self, msg: m.Twstat, fid: Fid) -> m.Message | None:
@@ -631,6 +627,10 @@ class ServerConn:
 
 def _drop(handle: Handle) -> None:
     handle.drop()
+
+
+def _release(node: Node) -> None:
+    node.release()
 
 
 async def _and_then(waiting: Awaitable[None], end: Callable[[], None]) -> None:

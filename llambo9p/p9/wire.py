@@ -137,36 +137,24 @@ def _unpack_qid(frame: bytes, at: int) -> tuple[Qid, int]:
     return Qid._make(_qid.unpack_from(frame, at)), at + 13
 
 
-def _pack_names(value: tuple[str, ...]) -> bytes:
-    return _u16.pack(len(value)) + b"".join(map(_pack_str, value))
+def _list_kind(pack_item: Pack, unpack_item: Unpack, what: str) -> _Kind:
+    """n[2] and then n items, at most MAXWELEM."""
 
+    def pack(value: tuple[Any, ...]) -> bytes:
+        return _u16.pack(len(value)) + b"".join(map(pack_item, value))
 
-def _unpack_names(frame: bytes, at: int) -> tuple[tuple[str, ...], int]:
-    (n,) = _u16.unpack_from(frame, at)
-    if n > c.MAXWELEM:
-        raise _Short(f"{n} names in a walk, the limit is {c.MAXWELEM}")
-    at += 2
-    names = []
-    for _ in range(n):
-        name, at = _unpack_str(frame, at)
-        names.append(name)
-    return tuple(names), at
+    def unpack(frame: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+        (n,) = _u16.unpack_from(frame, at)
+        if n > c.MAXWELEM:
+            raise _Short(f"{n} {what} in a walk, the limit is {c.MAXWELEM}")
+        at += 2
+        items = []
+        for _ in range(n):
+            item, at = unpack_item(frame, at)
+            items.append(item)
+        return tuple(items), at
 
-
-def _pack_qids(value: tuple[Qid, ...]) -> bytes:
-    return _u16.pack(len(value)) + b"".join(map(_pack_qid, value))
-
-
-def _unpack_qids(frame: bytes, at: int) -> tuple[tuple[Qid, ...], int]:
-    (n,) = _u16.unpack_from(frame, at)
-    if n > c.MAXWELEM:
-        raise _Short(f"{n} qids in a walk, the limit is {c.MAXWELEM}")
-    at += 2
-    qids = []
-    for _ in range(n):
-        qid, at = _unpack_qid(frame, at)
-        qids.append(qid)
-    return tuple(qids), at
+    return _Kind("", pack, unpack)
 
 
 def pack_dir(d: Dir) -> bytes:
@@ -255,8 +243,8 @@ _KINDS = {
     "Str": _Kind("", _pack_str, _unpack_str),
     "Data": _Kind("", _pack_data, _unpack_data),
     "QidField": _Kind("", _pack_qid, _unpack_qid),
-    "Names": _Kind("", _pack_names, _unpack_names),
-    "Qids": _Kind("", _pack_qids, _unpack_qids),
+    "Names": _list_kind(_pack_str, _unpack_str, "names"),
+    "Qids": _list_kind(_pack_qid, _unpack_qid, "qids"),
     "Stat": _stat_kind(pack_dir, unix=False),
     "StatU": _stat_kind(pack_dir_u, unix=True),
 }

@@ -173,16 +173,20 @@ def in_process(serve: Callable[..., None], *args: object) -> Connection:
     return ours
 
 
-def serve_bare(pipe: Connection, n_seq: int, n_threads: int) -> None:
-    bare = BareLoop(n_seq, N_CTX, n_threads)
+def serve(pipe: Connection, complete: Callable[[list[str], int], int]) -> None:
+    """The other end of `in_process`: time `complete(texts, n_tokens)`."""
     while (asked := pipe.recv()) is not None:
         began = time.perf_counter()
-        tokens = bare.complete(*asked)
+        tokens = complete(*asked)
         pipe.send((tokens, time.perf_counter() - began))
 
 
+def serve_bare(pipe: Connection, n_seq: int, n_threads: int) -> None:
+    serve(pipe, BareLoop(n_seq, N_CTX, n_threads).complete)
+
+
 def serve_engine(pipe: Connection, n_seq: int, n_threads: int) -> None:
-    async def serve() -> None:
+    async def serve_async() -> None:
         path = gguf.default_model()
         engine = DecodeThread(LlamaRunner(path, n_ctx=N_CTX, n_seq=n_seq, n_threads=n_threads))
         await engine.start()
@@ -192,7 +196,7 @@ def serve_engine(pipe: Connection, n_seq: int, n_threads: int) -> None:
             pipe.send((tokens, time.perf_counter() - began))
         await engine.stop()
 
-    uvloop.run(serve())
+    uvloop.run(serve_async())
 
 
 def measure(contenders: dict[str, Connection], n: int, rounds: int, n_tokens: int) -> Rates:

@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,7 +33,7 @@ from llambo9p.net import address
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 
-from .decode import N_CTX, THREADS, in_process, measure, ratio, serve_bare
+from .decode import N_CTX, THREADS, in_process, measure, ratio, serve, serve_bare
 
 
 def serve_lock(pipe: Connection) -> None:
@@ -61,10 +60,7 @@ def serve_lock(pipe: Connection) -> None:
             thread.join()
         return sum(counts)
 
-    while (asked := pipe.recv()) is not None:
-        began = time.perf_counter()
-        tokens = answer(*asked)
-        pipe.send((tokens, time.perf_counter() - began))
+    serve(pipe, answer)
 
 
 def serve_files(pipe: Connection, count: int) -> None:
@@ -82,10 +78,7 @@ def serve_files(pipe: Connection, count: int) -> None:
             if line.startswith("listening"):
                 break
         at = address.parse(line.split()[1])
-        while (asked := pipe.recv()) is not None:
-            began = time.perf_counter()
-            tokens = uvloop.run(_ask_files(at, *asked))
-            pipe.send((tokens, time.perf_counter() - began))
+        serve(pipe, lambda texts, n_tokens: uvloop.run(_ask_files(at, texts, n_tokens)))
         host.stdin.close()
 
 
