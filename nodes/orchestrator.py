@@ -14,13 +14,15 @@ import click
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster import state
 from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
 from . import process
 
 
 @click.command()
-@click.option("--listen", metavar="ADDR", help="[default: network.listen of the configuration]")
+@click.option("--listen", metavar="ADDR", multiple=True,
+              help="May be repeated.  [default: network.listen of the configuration]")  # fmt: skip
 @click.option(
     "--config",
     "config_path",
@@ -31,7 +33,7 @@ from . import process
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
 def main(
-    listen: str | None,
+    listen: tuple[str, ...],
     config_path: Path | None,
     state_path: Path | None,
     insecure: bool,
@@ -42,14 +44,30 @@ def main(
     async def serve(stop: asyncio.Event) -> None:
         path = config_path or os.environ.get("CLUSTER_CONFIG")
         config = configuration.load(Path(path)) if path else configuration.Cluster()
-        address = process.listen_address(listen or config.network.listen, insecure)
+        addresses = [
+            process.listen_address(words, config.security, insecure)
+            for words in listen or config.network.listen
+        ]
         state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
-        orchestrator = Orchestrator(config, stop.set)
-        server = Server(orchestrator.attach, trace=process.print_message if trace else None)
-        address = await server.listen(address)
+        tls = None
+        if config.security.cert is not None and config.security.ca is not None:
+            tls = client_tls(config.security.cert, config.security.ca)
+        orchestrator = Orchestrator(
+            config, stop.set, process.conversation_limits(config.limits), tls
+        )
+        server = Server(
+            orchestrator.attach,
+            limits=process.server_limits(config.limits),
+            security=process.security(config.security),
+            trace=process.print_message if trace else None,
+        )
         try:
-            state.write(state_file, str(address))
-            print(f"listening {address}", flush=True)
+            addresses = [await server.listen(address) for address in addresses]
+            # tools of this machine need no certificate where there is another way
+            local = next((a for a in addresses if a.net != "tls"), addresses[0])
+            state.write(state_file, str(local))
+            for address in addresses:
+                print(f"listening {address}", flush=True)
             await stop.wait()
         finally:
             state.remove(state_file)

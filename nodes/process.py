@@ -1,4 +1,5 @@
-"""What both programs do alike: the event loop, signals, errors, listening.
+"""What both programs do alike: the event loop, signals, errors, listening, and the
+sections of the configuration that concern clients.
 
 A program ends with 0 when it was told to stop, and with 1 and one line on stderr
 when it could not do its work; a traceback is a bug.
@@ -15,9 +16,14 @@ from typing import Any
 
 import uvloop
 
+from llambo9p.cluster import config
+from llambo9p.conversation import conversation
 from llambo9p.errors import Error, InvalidArgument
 from llambo9p.net import address as addresses
 from llambo9p.net.address import Address
+from llambo9p.net.security import Security, server_tls
+from llambo9p.net.server import Limits
+from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
 from llambo9p.p9.messages import Message
 
@@ -43,21 +49,60 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         sys.exit(1)
 
 
-def listen_address(words: str, insecure: bool) -> Address:
+def listen_address(words: str, security: config.Security, insecure: bool) -> Address:
     """The address to listen on.  Raises InvalidArgument.
 
     Plain TCP is single-user: every client is the owner of the process.  So it stays
-    on loopback unless `--insecure` says that this is meant.
+    on loopback unless `--insecure` says that this is meant, and is closed even there by
+    `security.loopback: off`, for machines that others use.
     """
     address = addresses.parse(words)
+    if address.net != "tcp":
+        return address
     if not address.is_loopback:
         if not insecure:
             raise InvalidArgument(
                 f"{address} is not a loopback address, and whoever reaches it is the owner; "
-                "give --insecure if that is meant"
+                "use tls!HOST!PORT, or give --insecure if that is meant"
             )
         print(f"WARNING: everybody who can reach {address} owns this server", file=sys.stderr)
+    elif not security.loopback and not insecure:
+        raise InvalidArgument(
+            f"{address}: security.loopback is off, for plain TCP makes every user of this "
+            "machine the owner; use unix!PATH or tls!HOST!PORT"
+        )
     return address
+
+
+def security(section: config.Security) -> Security:
+    """Raises InvalidArgument naming a file that cannot be used."""
+    tls = None
+    if section.cert is not None and section.ca is not None:
+        tls = server_tls(section.cert, section.ca)
+    return Security(admins=section.admins, speaks_for=section.speaks_for, tls=tls)
+
+
+def server_limits(section: config.Limits) -> Limits:
+    return Limits(
+        p9.Limits(
+            msize=section.max_msize,
+            min_msize=section.min_msize,
+            fids=section.fids,
+            requests=section.requests,
+        ),
+        connections=section.connections,
+        connections_per_user=section.connections_per_user,
+        version_s=section.version_timeout / 1000,
+        stalled_s=section.reader_timeout / 1000,
+    )
+
+
+def conversation_limits(section: config.Limits) -> conversation.Limits:
+    return conversation.Limits(
+        prompt_bytes=section.prompt,
+        history_bytes=section.history,
+        buffer=conversation.Buffer(section.buffered),
+    )
 
 
 def print_message(direction: str, msg: Message) -> None:

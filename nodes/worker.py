@@ -15,19 +15,21 @@ from pathlib import Path
 
 import click
 
+from llambo9p.cluster import config as configuration
 from llambo9p.engine import gguf
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.errors import Busy, ModelError
 from llambo9p.fs.file import File
+from llambo9p.fs.user import User
 from llambo9p.net.server import Server
-from llambo9p.p9.server import Limits
 from llambo9p.worker.host import Host
 
 from . import process
 
-LIMITS = Limits(requests=32_768, fids=1 << 20)
-"""of a connection: an orchestrator passes on what all its clients do over one"""
+REQUESTS, FIDS = 32_768, 1 << 20
+"""the least that a connection may have: an orchestrator passes on what all its clients
+do over one"""
 
 
 @click.command()
@@ -46,7 +48,12 @@ LIMITS = Limits(requests=32_768, fids=1 << 20)
 @click.option("--context", default=512, show_default=True, help="Tokens of a sequence.")
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
 @click.option("--memory", type=int, help="Bytes that one worker's KV cache may use.")
-@click.option("--queue", default=1024, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Its sections `security` and `limits` are used.",
+)
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
 @click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
@@ -60,7 +67,7 @@ def main(
     context: int,
     threads: int | None,
     memory: int | None,
-    queue: int,
+    config_path: Path | None,
     insecure: bool,
     trace: bool,
     exit_with_stdin: bool,
@@ -68,19 +75,31 @@ def main(
     """Serve COUNT workers of one model over 9P."""
 
     async def serve(stop: asyncio.Event) -> None:
-        address = process.listen_address(listen, insecure)
+        config = configuration.load(config_path) if config_path else configuration.Cluster()
+        address = process.listen_address(listen, config.security, insecure)
         if exit_with_stdin:
             _stop_at_eof(stop)
         runner = _runner(model, context, slots, threads)
-        engine = DecodeThread(runner, max_queue=queue)
+        engine = DecodeThread(runner, max_queue=config.limits.queue)
         host: Host | None = None
 
-        def attach(uname: str, aname: str) -> File:
+        def attach(user: User, aname: str) -> File:
             if host is None:
                 raise Busy("the model is loading")
-            return host.attach(uname, aname)
+            return host.attach(user, aname)
 
-        server = Server(attach, limits=LIMITS, trace=process.print_message if trace else None)
+        limits = config.limits.model_copy(
+            update={
+                "requests": max(config.limits.requests, REQUESTS),
+                "fids": max(config.limits.fids, FIDS),
+            }
+        )
+        server = Server(
+            attach,
+            limits=process.server_limits(limits),
+            security=process.security(config.security),
+            trace=process.print_message if trace else None,
+        )
         address = await server.listen(address)
         try:
             await _until(stop, engine.start(_print_progress))
@@ -93,6 +112,7 @@ def main(
                 node_type=node_type,
                 context_size=context,
                 shutdown=stop.set,
+                limits=process.conversation_limits(config.limits),
             )
             host.grow(count, first)
             print(f"listening {address}", flush=True)

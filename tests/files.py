@@ -79,9 +79,12 @@ class Files:
         return await self.read(f"{path}/out")
 
     async def ls(self, path: str = "") -> list[str]:
+        return [entry.name for entry in await self.entries(path)]
+
+    async def entries(self, path: str = "") -> list[Dir]:
         file = await self.open(path)
         try:
-            return [entry.name for entry in unpack_dirs(await file.read_all())]
+            return unpack_dirs(await file.read_all())
         finally:
             await file.clunk()
 
@@ -122,10 +125,12 @@ def reading(file: RemoteOpen, offset: int = 0, count: int = 8192) -> asyncio.Fut
 
 
 @contextlib.asynccontextmanager
-async def files_of(address: Address, aname: str = "") -> AsyncIterator[Files]:
+async def files_of(
+    address: Address, aname: str = "", uname: str = ""
+) -> AsyncIterator[Files]:
     client = await Client.connect(address)
     try:
-        root, _ = await client.attach("glenda", aname)
+        root, _ = await client.attach(uname, aname)
         yield Files(client, root)
     finally:
         client.close()

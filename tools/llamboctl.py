@@ -9,11 +9,12 @@ else to stderr; a failure is one line there and exit code 1 (2 for a wrong comma
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
@@ -40,8 +41,8 @@ def _addr_option(command: _Command) -> _Command:
         metavar="ADDR",
         expose_value=False,
         callback=_remember_address,
-        help="The cluster, as tcp!HOST!PORT or unix!PATH  [default: $LLAMBO_ADDR, or what "
-        "the state file says]",
+        help="The cluster, as tcp!HOST!PORT, tls!HOST!PORT or unix!PATH  [default: $LLAMBO_ADDR, "
+        "or what the state file says]",
     )(command)
 
 
@@ -56,7 +57,25 @@ def _connect() -> Remote:
     return Remote(_cluster().address)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands with a module of their own are imported when they are asked for: some
+    need much that the others do not."""
+
+    elsewhere: ClassVar[dict[str, str]] = {"cert": "cert"}
+    """name -> module"""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.elsewhere:
+            return super().get_command(ctx, name)
+        module = importlib.import_module(f".{self.elsewhere[name]}", __package__)
+        command: click.Command = getattr(module, name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llambo9p", prog_name="llamboctl")
 @_addr_option
 def cli() -> None:

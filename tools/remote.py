@@ -11,16 +11,19 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Self
 
 from py9p.client import Client, RemoteError
 from py9p.constants import DMDIR, IOHDRSZ, OREAD, OWRITE, VERSION9P
-from py9p.messages import Dir, NinePError
+from py9p.messages import Dir, NinePError, Rattach, Tattach
 from py9p.native import decode_dir
 
 from llambo9p.net.address import Address
+from llambo9p.net.client import explain
 
+from .certificate import tls_for
 from .failure import Failure
 
 _MSIZE = 65536
@@ -39,13 +42,12 @@ class Remote:
     def __init__(self, address: Address) -> None:
         """Raises Unreachable."""
         self.address = address
+        tls = tls_for(address)
         try:
-            sock = _connect(address)
+            sock = _connect(address, tls)
         except OSError as e:
-            raise Unreachable(
-                f"no cluster answers at {address}: {e.strerror or e}. "
-                "Start one with `llamboctl init`"
-            ) from None
+            hint = ". Start one with `llamboctl init`" if not isinstance(e, ssl.SSLError) else ""
+            raise Unreachable(f"no cluster answers at {address}: {explain(e)}{hint}") from None
         self._client = Client(sock, msize=_MSIZE)
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
@@ -53,7 +55,8 @@ class Remote:
             version = self._client.negotiate().version
             if version != VERSION9P:
                 raise Unreachable(f"{address} speaks {version!r}, not 9P2000")
-            self._client.attach(0)
+            # without a uname: as whom the connection shows us to be
+            self._client.rpc(Tattach(0, uname=""), Rattach)
         except TimeoutError:
             self.close()
             raise Unreachable(f"{address} does not answer 9P: is another server there?") from None
@@ -204,7 +207,7 @@ class RemoteFile:
             self._remote._clunk(self._fid)
 
 
-def _connect(address: Address) -> socket.socket:
+def _connect(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
     if address.net == "unix":
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(_ANSWER_S)
@@ -214,4 +217,11 @@ def _connect(address: Address) -> socket.socket:
             sock.close()
             raise
         return sock
-    return socket.create_connection((address.host, address.port), timeout=_ANSWER_S)
+    sock = socket.create_connection((address.host, address.port), timeout=_ANSWER_S)
+    if tls is None:
+        return sock
+    try:
+        return tls.wrap_socket(sock, server_hostname=address.host)
+    except BaseException:
+        sock.close()
+        raise

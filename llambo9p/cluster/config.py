@@ -10,10 +10,18 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..errors import InvalidArgument
 from ..net import address
@@ -46,6 +54,12 @@ def _parse_address(value: str) -> str:
         raise ValueError(str(e)) from None
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_parse_memory), Field(ge=1)]
+"""bytes"""
 Memory = Annotated[int, BeforeValidator(_parse_memory), Field(ge=2**20)]
 """bytes"""
 Cores = Annotated[float, BeforeValidator(_parse_cores), Field(gt=0, le=4096)]
@@ -92,7 +106,33 @@ class Orchestrator(_Section):
 
 
 class Network(_Section):
-    listen: Annotated[str, AfterValidator(_parse_address)] = "tcp!127.0.0.1!5640"
+    listen: Annotated[
+        list[Annotated[str, AfterValidator(_parse_address)]],
+        BeforeValidator(_as_list),
+        Field(min_length=1),
+    ] = ["tcp!127.0.0.1!5640"]
+    """one address or several"""
+
+
+class Security(_Section):
+    """See `net.security`."""
+
+    cert: Path | None = None
+    """PEM file with this server's key and certificate; `tls!` addresses need it"""
+    ca: Path | None = None
+    """PEM file with the certificate of the CA that signs everybody's"""
+    admins: list[str] = []
+    """who may, beside the owner, spawn, drain, shut down ..."""
+    speaks_for: list[str] = []
+    """who may attach as any user, beside the owner and uid 0: other orchestrators"""
+    loopback: bool = True
+    """plain TCP on loopback, where every local user is the owner"""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.cert is None) != (self.ca is None):
+            raise ValueError("cert and ca must be given together")
+        return self
 
 
 class State(_Section):
@@ -100,8 +140,30 @@ class State(_Section):
 
 
 class Limits(_Section):
+    """What clients may hold; beyond it they get an error that names the limit."""
+
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """requests waiting in one host's engine, and in the orchestrator"""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    connections_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    fids: Annotated[int, Field(ge=16, le=2**24)] = 65_536
+    """of a connection"""
+    requests: Annotated[int, Field(ge=1, le=65_535)] = 1_024
+    """without a reply, of a connection: tags in use"""
+    min_msize: Annotated[Size, Field(ge=256, le=2**24)] = 256
+    """a client that asks for less is refused"""
+    max_msize: Annotated[Size, Field(ge=4096, le=2**24)] = 128 * 2**10
+    """a client that asks for more gets this"""
+    prompt: Size = 8 * 2**20
+    """of one prompt, system prompt or history that is written"""
+    buffered: Size = 256 * 2**20
+    """of what all clients have written and not yet asked"""
+    history: Size = 16 * 2**20
+    """of one conversation"""
+    version_timeout: Milliseconds = 30_000
+    """from a connection to its Tversion"""
+    reader_timeout: Milliseconds = 300_000
+    """without reading any of the replies that are there"""
 
 
 class Cluster(_Section):
@@ -111,6 +173,7 @@ class Cluster(_Section):
     load_balancer: LoadBalancer = LoadBalancer()
     orchestrator: Orchestrator = Orchestrator()
     network: Network = Network()
+    security: Security = Security()
     state: State = State()
     limits: Limits = Limits()
 
@@ -136,7 +199,14 @@ def load(path: Path) -> Cluster:
         raise InvalidArgument(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:
         raise InvalidArgument(f"{path}: not UTF-8 at byte {e.start}") from None
-    return parse(text, str(path))
+    cluster = parse(text, str(path))
+    security = cluster.security
+    beside = {  # the file says where its certificates are from where it is itself
+        name: path.parent / getattr(security, name)
+        for name in ("cert", "ca")
+        if getattr(security, name) is not None
+    }
+    return cluster.model_copy(update={"security": security.model_copy(update=beside)})
 
 
 def parse(text: str, name: str) -> Cluster:

@@ -13,10 +13,13 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+
+import yaml
 
 from ..errors import Error
 from ..net.address import Address, parse
-from .config import NodeType
+from .config import Limits, NodeType
 
 _STOP_S = 5.0
 """how long a host may take to stop by itself"""
@@ -33,17 +36,21 @@ class LocalHost:
 
     @classmethod
     async def start(
-        cls, type_name: str, node: NodeType, count: int, first: int, queue: int,
-        progress: Callable[[int], None],
+        cls, directory: Path, type_name: str, node: NodeType, count: int, first: int,
+        limits: Limits, progress: Callable[[int], None],
     ) -> tuple[LocalHost, Address]:
         """Start a host with `count` workers and wait until it listens.
 
-        `progress` is told percents of the model's loading.  Raises Error with the
-        host's own words when it ends before.
+        It listens on a unix socket in `directory`, which must be ours alone: so it knows
+        us, and believes us as whom we attach.  `progress` is told percents of the model's
+        loading.  Raises Error with the host's own words when it ends before.
         """
+        config = directory / "host.yaml"
+        config.write_text(yaml.safe_dump({"cluster": {"limits": limits.model_dump()}}))
         r = node.resources
         options = {
-            "--listen": "tcp!127.0.0.1!0",
+            "--listen": f"unix!{directory}/{first:04d}",
+            "--config": config,
             "--model": r.model,
             "--count": count,
             "--first": first,
@@ -51,7 +58,6 @@ class LocalHost:
             "--context": r.context_size,
             "--slots": r.slots,
             "--memory": r.memory,
-            "--queue": queue,
         }
         if r.threads is not None:
             options["--threads"] = r.threads

@@ -14,18 +14,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from ..errors import Error, Exists, InvalidArgument, NotFound, TimedOut
+from ..errors import Error, Exists, InvalidArgument, NotFound, PermissionDenied, TimedOut
 from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
 from .balancer import Balancer
 from .launch import LocalHost
-from .remote import Mount, QidMap
+from .remote import Mount
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ class Worker:
     name: str
     host: Host
     mount: Mount
+    """as the owner sees it"""
+    mounts: list[Mount] = field(default_factory=list)
+    """that one, and those of other users"""
     state: str = "idle"
     """as its host said last; `lost` when the host is"""
     active: int = 0
@@ -85,20 +89,56 @@ async def _in_time(address: Address) -> AsyncIterator[None]:
 
 
 class Members:
-    """`root` gets the mounts, `nodes` a file for each worker."""
+    """See the module.  `tls` is for hosts at `tls!` addresses."""
 
     def __init__(
-        self, tree: Tree, root: Directory, nodes: Directory, balancer: Balancer, interval: float
+        self,
+        tree: Tree,
+        balancer: Balancer,
+        interval: float,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts: list[Host] = []
         self.workers: dict[str, Worker] = {}
         self._tree = tree
-        self._root = root
-        self._nodes = nodes
+        self._roots: dict[str, tuple[Directory, Directory]] = {}
+        """root and `nodes` of each user"""
+        self._tls = tls
         self._balancer = balancer
         self._interval = interval
         """seconds between heartbeats; a host that misses one is lost after another"""
         self._epoch = 0
+
+    # -- what users see -----------------------------------------------------------
+
+    def show_to(self, user: str, root: Directory, nodes: Directory) -> None:
+        """Put what is mounted, now and later, into the `root` of one more user, and a
+        file for each worker into its `nodes`.  The owner comes first."""
+        self._roots[user] = root, nodes
+        for worker in self.workers.values():
+            self._show(worker, user)
+
+    def _show(self, worker: Worker, user: str) -> None:
+        root, nodes = self._roots[user]
+        mount = worker.mount
+        if user != self._tree.owner:
+            aname = worker.name if mount.of_worker else ""
+            client = worker.host.client
+            refusal = None
+            if client.address.net == "tcp":
+                refusal = PermissionDenied(
+                    f"{PermissionDenied.ename}: {worker.name} is mounted over plain TCP, which "
+                    "does not tell one user from another"
+                )
+            mount = Mount(self._tree, worker.name, client, user, aname, refusal)
+        mount.parent = root
+        worker.mounts.append(mount)
+        root.add(mount)
+        nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
+
+    def _taken(self, name: str) -> bool:
+        root, _ = self._roots[self._tree.owner]
+        return root.find(name) is not None
 
     # -- joining ------------------------------------------------------------------
 
@@ -195,7 +235,7 @@ class Members:
         try:
             async with _in_time(address):
                 for _ in range(2):
-                    opened.append(await Client.connect(address, version))
+                    opened.append(await Client.connect(address, version, self._tls))
                 client, control = opened
                 root, _ = await control.attach(self._tree.owner)
         except BaseException:
@@ -214,20 +254,18 @@ class Members:
             self._drop_worker(before)
             if not before.host.workers:
                 await self.remove_host(before.host)
-        if self._root.find(name) is not None:
+        if self._taken(name):
             raise Exists(f"{name} exists already")
+        mount = Mount(self._tree, name, host.client, self._tree.owner, aname)
         async with _in_time(host.address):
-            fid, reply = await host.client.attach(self._tree.owner, aname)
-        if self._root.find(name) is not None:  # while we waited
-            host.client.forget(fid)
+            await mount.attach()
+        if self._taken(name):  # while we waited
+            mount.unmount()
             raise Exists(f"{name} exists already")
-        qids = QidMap(self._tree)
-        mount = Mount(self._tree, name, host.client, fid, reply.qid, qids, of_worker=bool(aname))
-        mount.parent = self._root
         worker = Worker(name, host, mount, capacity=capacity)
-        self._root.add(mount)
-        self._nodes.add(TextFile(self._tree, name, lambda: self._node_text(worker)))
         host.workers[name] = self.workers[name] = worker
+        for user in self._roots:
+            self._show(worker, user)
         if capacity:
             self._balancer.add(name)
 
@@ -237,11 +275,13 @@ class Members:
         if self.workers.get(worker.name) is not worker:
             return  # by a heartbeat meanwhile
         self._balancer.remove(worker.name)
-        self._root.discard(worker.name)
-        self._nodes.discard(worker.name)
+        for root, nodes in self._roots.values():
+            root.discard(worker.name)
+            nodes.discard(worker.name)
         self.workers.pop(worker.name, None)
         worker.host.workers.pop(worker.name, None)
-        worker.mount.unmount()
+        for mount in worker.mounts:
+            mount.unmount()
 
     async def remove_host(self, host: Host) -> None:
         """Unmount all of a host, and stop it if we started it."""

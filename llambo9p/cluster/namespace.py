@@ -2,6 +2,7 @@
 
 Its root is a conversation like any other, answered by the `ClusterEngine`; beside
 its files stand the mounted `worker-XXXX/` trees, `nodes/`, `status` and `clone`.
+Each user has a root of his own, and the workers' trees as those show them to him.
 This module joins the parts of the cluster and owns none of their rules.
 """
 
@@ -10,14 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
+import ssl
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..conversation.clone import CloneFile
-from ..conversation.conversation import Conversation
+from ..conversation.conversation import Conversation, Limits
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..errors import Busy, Error, InvalidArgument, NotFound
-from ..fs.ctl import Action, Command, Commands, whole_number
+from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
 from ..fs.tree import Directory, Tree
+from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
 from .balancer import Balancer
@@ -31,53 +37,90 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 
 
 class Orchestrator:
-    """`root` is the tree to serve; `stop` is called by the verb `shutdown`."""
+    """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    def __init__(self, config: Cluster, stop: Callable[[], None]) -> None:
+    `tls` is for mounting hosts at `tls!` addresses.
+    """
+
+    def __init__(
+        self,
+        config: Cluster,
+        stop: Callable[[], None],
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.config = config
-        self.tree = Tree()
-        self.root = Directory(self.tree, "/")
-        nodes = Directory(self.tree, "nodes")
+        self._tree = Tree()
+        self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy)
         self._members = Members(
-            self.tree, self.root, nodes, self._balancer, lb.health_check_interval / 1000
+            self._tree, self._balancer, lb.health_check_interval / 1000, tls
         )
-        engine = ClusterEngine(
+        self._engine = ClusterEngine(
             self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
         )
-        self.conversation = Conversation(engine)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""
         self._spawning = asyncio.Lock()
-        commands = Commands(
-            [
-                Command("spawn", "--count N --type T", 0, 4, self._spawn),
-                Command("mount", "ADDR [NAME]", 1, 2, self._mount),
-                Command("unmount", "NAME", 1, 1, self._unmount),
-                Command("shutdown", "", 0, 0, lambda words: stop),
-                *ctl_commands(self.conversation),
-            ],
-            self.conversation.noting,
-        )
-        add_conversation_files(self.root, self.conversation, commands, self.status_text)
-        self.root.add(CloneFile(self.root, lambda: Conversation(engine)))
-        self.root.add(nodes)
+        self._hosts_directory: Path | None = None
+        """for the sockets of the hosts that are started here"""
+        self._commands = [
+            Command("spawn", "--count N --type T", 0, 4, self._spawn),
+            Command("mount", "ADDR [NAME]", 1, 2, self._mount),
+            Command("unmount", "NAME", 1, 1, self._unmount),
+            Command("shutdown", "", 0, 0, lambda words: stop),
+        ]
+        self._roots: dict[str, Directory] = {}
+        """each user's tree"""
+        self._conversations: list[Conversation] = []
+        self._root_of(owner())
 
-    def attach(self, uname: str, aname: str) -> Maybe[Node]:
-        """The root, or by aname the tree of one worker."""
+    def attach(self, user: User, aname: str) -> Maybe[Node]:
+        """The root, or by aname the tree of one worker, as `user` sees it."""
+        root = self._root_of(user)
         name = aname.strip("/")
         if not name:
-            return self.root
-        worker = self._members.workers.get(name)
-        if worker is None:
+            return root
+        mount = root.find(name) if name in self._members.workers else None
+        if mount is None:
             raise NotFound(f"no worker {name}")
-        return _attached(worker.mount.walk(()))
+        return _attached(mount.walk(()))
+
+    def _root_of(self, user: User) -> Directory:
+        root = self._roots.get(user.name)
+        if root is None:
+            root = self._roots[user.name] = self._make_root(user)
+        return root
+
+    def _make_root(self, user: User) -> Directory:
+        """A conversation of the user's own, and around it what all users share."""
+        root = Directory(self._tree.owned_by(user.name), "/")
+        conversation = self._converse()
+        self._conversations.append(conversation)
+        commands = Commands(
+            [
+                *(for_admins(user, command) for command in self._commands),
+                *ctl_commands(conversation),
+            ],
+            conversation.noting,
+        )
+        add_conversation_files(root, conversation, commands, self.status_text)
+        root.add(CloneFile(root, self._converse))
+        nodes = root.add(Directory(self._tree, "nodes"))
+        self._members.show_to(user.name, root, nodes)
+        return root
+
+    def _converse(self) -> Conversation:
+        return Conversation(self._engine, limits=self._limits)
 
     async def close(self) -> None:
         """Stop the hosts that were started here and leave the others."""
-        self.conversation.close()
+        for conversation in self._conversations:
+            conversation.close()
         await self._members.close()
+        if self._hosts_directory is not None:
+            shutil.rmtree(self._hosts_directory, ignore_errors=True)
 
     # -- verbs ----------------------------------------------------------------------
 
@@ -107,12 +150,15 @@ class Orchestrator:
                 await self._grow(host, first, names)
                 return
             try:
+                if self._hosts_directory is None:
+                    self._hosts_directory = Path(tempfile.mkdtemp(prefix="llambo-"))
                 process, at = await LocalHost.start(
+                    self._hosts_directory,
                     type_name,
                     self.config.node_type(type_name),
                     count,
                     first,
-                    self.config.limits.queue,
+                    self.config.limits,
                     lambda percent: self._loading.__setitem__(names[0], percent),
                 )
             finally:

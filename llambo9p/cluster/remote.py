@@ -10,13 +10,14 @@ When the server is lost every pending and later operation fails at once with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..errors import NotFound
-from ..fs.file import OpenFile, numbers_of
+from ..errors import Error, NotFound
+from ..fs.file import OpenFile
 from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
+from ..fs.user import numbers_of
 from ..net.client import Client, ignore
 from ..p9 import constants as c
 from ..p9 import messages as m
@@ -61,23 +62,29 @@ class QidMap:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._prefix = tree.mount_prefix(_REMOTE_BITS)
-        self._large: dict[int, int] = {}
-        """paths that do not fit beside the prefix, numbered by our tree"""
+        self._fixed: dict[int, int] = {}
+        """of the root, and of paths that do not fit beside the prefix"""
+
+    def fix(self, remote: int, path: int) -> None:
+        """Let the remote path be `path` here."""
+        self._fixed[remote] = path
 
     def __call__(self, qid: Qid) -> Qid:
-        if qid.path < 1 << _REMOTE_BITS:
-            return Qid(qid.type, qid.vers, self._prefix | qid.path)
-        path = self._large.get(qid.path)
+        path = self._fixed.get(qid.path)
         if path is None:
-            path = self._large[qid.path] = self._tree.qid().path
+            if qid.path < 1 << _REMOTE_BITS:
+                path = self._prefix | qid.path
+            else:
+                path = self._fixed[qid.path] = self._tree.qid().path
         return Qid(qid.type, qid.vers, path)
 
 
 class Mount(SyntheticFile):
-    """The root of a mounted tree, a child of one of our directories.
+    """The root of a mounted tree as one user sees it, a child of one of our directories.
 
-    `client` and the attached `fid` belong to it; `unmount` clunks the fid, when nobody
-    `use`s it any more, and leaves the connection, which other mounts may share.
+    `client` and the fid, attached for that user when it is first needed, belong to it;
+    `unmount` clunks the fid, when nobody `use`s it any more, and leaves the connection,
+    which other mounts may share.
     """
 
     def __init__(
@@ -85,20 +92,41 @@ class Mount(SyntheticFile):
         tree: Tree,
         name: str,
         client: Client,
-        fid: int,
-        qid: Qid,
-        qids: QidMap,
-        of_worker: bool = False,
+        uname: str,
+        aname: str = "",
+        refusal: Error | None = None,
     ) -> None:
-        super().__init__(tree, name, c.DMDIR | 0o555, qids(qid))
+        """`aname` names one worker of a host of ours, and nothing else is below it;
+        a mount with a `refusal` is only there to be seen."""
+        super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
         self.client = client
-        self.fid = fid
-        self.qids = qids
-        self.of_worker = of_worker
-        """it is one worker of a host of ours, and nothing else is below it"""
+        self.of_worker = bool(aname)
         self.parent: Directory | None = None
-        self._uses = FidCount(lambda: client.forget(fid))
+        self.qids = QidMap(tree)
+        self._uname = uname
+        self._aname = aname
+        self._refusal = refusal
+        self._fid: int | None = None
+        self._unmounted = False
+        self._uses = FidCount(self._unused)
         self._uses.retain()
+
+    @property
+    def fid(self) -> int:
+        """Of the remote root; it is attached."""
+        assert self._fid is not None
+        return self._fid
+
+    async def attach(self) -> None:
+        """Make `fid`, if there is none.  Raises Error."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        fid, reply = await self.client.attach(self._uname, self._aname)
+        if self._fid is not None or self._unmounted:  # somebody was faster
+            self.client.forget(fid)
+        else:
+            self._fid = fid
+            self.qids.fix(reply.qid.path, self.qid.path)
 
     def local(self, stat: Dir) -> Dir:
         """A stat of the other server's with our qid, and the numbers that its owner's
@@ -106,14 +134,16 @@ class Mount(SyntheticFile):
         n_uid, n_gid = numbers_of(stat.uid)
         return replace(stat, qid=self.qids(stat.qid), n_uid=n_uid, n_gid=n_gid, n_muid=n_uid)
 
-    def _root(self) -> RemoteFile:
-        return RemoteFile(self, self.fid, self.qid, 0)
-
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
-        return self._root().walk(names)
+        if self._fid is None:
+            return self._attach_and_walk(names)
+        return RemoteFile(self, self._fid, self.qid, 0).walk(names)
 
-    def stat(self) -> Maybe[Dir]:
-        return self._root().stat()
+    async def _attach_and_walk(self, names: Sequence[str]) -> Walk:
+        await self.attach()
+        if self._fid is None:
+            raise NotFound
+        return await RemoteFile(self, self._fid, self.qid, 0).walk(names)
 
     def use(self) -> None:
         """`fid` is walked from until `unuse`."""
@@ -122,7 +152,12 @@ class Mount(SyntheticFile):
     def unuse(self) -> None:
         self._uses.release()
 
+    def _unused(self) -> None:
+        if self._fid is not None:
+            self.client.forget(self._fid)
+
     def unmount(self) -> None:
+        self._unmounted = True
         self.unuse()
 
 
@@ -143,7 +178,7 @@ class RemoteFile:
         """the remote fid was clunked or removed"""
         self.qid = qid
 
-    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+    def walk(self, names: Sequence[str]) -> Awaitable[Walk]:
         depth = self._depth
         for i, name in enumerate(names):
             depth += 1 if name != ".." else -1

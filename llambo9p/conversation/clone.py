@@ -40,7 +40,7 @@ class CloneFile(SyntheticFile):
     __slots__ = ("_directory", "_make", "_numbers")
 
     def __init__(self, directory: Directory, make: Callable[[], Conversation]) -> None:
-        super().__init__(directory.tree, "clone", 0o666)
+        super().__init__(directory.tree, "clone", 0o600)
         self._directory = directory
         self._make = make
         self._numbers = itertools.count()
@@ -55,7 +55,7 @@ class CloneFile(SyntheticFile):
             self._directory.discard(number)
             conversation.close()
 
-        directory = Directory(self.tree, number)
+        directory = Directory(self.tree, number, 0o500)
         directory.fids = FidCount(close)
         commands = Commands(
             [*ctl_commands(conversation), Command("close", "", 0, 0, lambda words: close)],

@@ -13,15 +13,37 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from ..engine.base import Engine, Message, Request, State, Usage
-from ..errors import Busy, Error, Interrupted, InvalidArgument
+from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
 from ..fs.stream import Stream
 from . import texts
 from .settings import Settings
+
+
+class Buffer:
+    """Bytes that the clients of a process may have in it, written and not yet asked."""
+
+    __slots__ = ("_used", "limit")
+
+    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+        self.limit = limit
+        self._used = 0
+
+    def take(self, count: int) -> None:
+        """Raises NoSpace, and takes nothing, when it is full."""
+        if self._used + count > self.limit:
+            raise NoSpace(
+                f"{NoSpace.ename}: the prompts that all clients are writing or have queued "
+                f"would be more than {self.limit} bytes"
+            )
+        self._used += count
+
+    def give_back(self, count: int) -> None:
+        self._used -= count
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +54,32 @@ class Limits:
     """of one prompt, system prompt or history that is being written"""
     queued_prompts: int = 64
     """behind the running one"""
+    history_bytes: int = 16 * 1024 * 1024
+    """of all messages; older turns are forgotten, or with `overflow error` the next
+    prompt is refused"""
+    buffer: Buffer = field(default_factory=Buffer)
+    """for what is written and not yet asked, shared with other conversations"""
 
 
 class Turn:
     """One prompt and its answer, from submit to the end.  An engine `Listener`."""
 
-    __slots__ = ("_ended", "error", "position", "prompt", "request", "state", "stream", "usage")
+    __slots__ = (
+        "_ended",
+        "error",
+        "position",
+        "prompt",
+        "request",
+        "size",
+        "state",
+        "stream",
+        "usage",
+    )
 
     def __init__(self, prompt: str, ended: Callable[[Turn], None]) -> None:
         self.prompt = prompt
+        self.size = 0
+        """bytes of the prompt, while it is queued in the conversation"""
         self.stream = Stream()
         self.state = State.QUEUED
         self.position = 0
@@ -97,6 +136,7 @@ class Conversation:
         self.closed = False
         self._engine = engine
         self._admit = admit
+        self._history_bytes = 0
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
 
@@ -112,9 +152,12 @@ class Conversation:
         self.newest = turn
         try:
             self._check_admission()
+            self._check_history()
             turn.prompt = self._prompt_text(data)
             if len(self._queue) >= self.limits.queued_prompts:
                 raise Busy
+            self.limits.buffer.take(len(data))
+            turn.size = len(data)
         except Error as e:
             turn.failed(e)
             return
@@ -147,8 +190,10 @@ class Conversation:
             self.stop(running)
         queued, self._queue = self._queue, deque()
         for turn in queued:
+            self.limits.buffer.give_back(turn.size)
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
+        self._history_bytes = 0
         self.newest = None
         self.last_usage = None
         self.last_error = ""
@@ -175,6 +220,7 @@ class Conversation:
     def _start_next(self) -> None:
         while self.running is None and self._queue:
             turn = self.running = self._queue.popleft()
+            self.limits.buffer.give_back(turn.size)
             try:
                 self._give_to_engine(turn, history=True)
             except Error as e:
@@ -209,8 +255,27 @@ class Conversation:
             answer = turn.stream.data.decode()
             if not isinstance(turn.request.prompt, str) and answer:
                 # a cancelled answer stays as far as it was seen
-                self.history += [Message("user", turn.prompt), Message("assistant", answer)]
+                self._remember([Message("user", turn.prompt), Message("assistant", answer)])
         self._start_next()
+
+    def _remember(self, messages: list[Message]) -> None:
+        """Append to the history, and forget the oldest turns that it has no room for."""
+        self.history += messages
+        self._history_bytes += _size(messages)
+        if self.settings.overflow == "trim":
+            while self._history_bytes > self.limits.history_bytes and self.history:
+                oldest = 1
+                while oldest < len(self.history) and self.history[oldest].role != "user":
+                    oldest += 1
+                self._history_bytes -= _size(self.history[:oldest])
+                del self.history[:oldest]
+
+    def _check_history(self) -> None:
+        if self._history_bytes > self.limits.history_bytes:
+            raise NoSpace(
+                f"{NoSpace.ename}: the history is more than {self.limits.history_bytes} bytes; "
+                "`reset` forgets it"
+            )
 
     def _one_shot_over(self, turn: Turn) -> None:
         self._one_shots.discard(turn)
@@ -232,7 +297,15 @@ class Conversation:
 
     def append_history(self, data: bytes) -> None:
         """Append the messages of `texts.parse_history`; all or nothing."""
-        self.history += texts.parse_history(decode(data))
+        messages = texts.parse_history(decode(data))
+        total = self._history_bytes + _size(messages)
+        if total > self.limits.history_bytes:
+            raise NoSpace(
+                f"{NoSpace.ename}: history: {total} bytes would be more than "
+                f"{self.limits.history_bytes}"
+            )
+        self.history += messages
+        self._history_bytes = total
 
     def history_text(self) -> str:
         return texts.show_history(self.history)
@@ -261,3 +334,7 @@ class Conversation:
         if self.last_error:
             lines.append("error " + " ".join(self.last_error.splitlines()))
         return "\n".join(lines) + "\n"
+
+
+def _size(messages: Iterable[Message]) -> int:
+    return sum(len(message.content.encode()) for message in messages)

@@ -2,7 +2,8 @@
 
 Each file is one class or one line of `conversation_files`; what they mean is in
 README.  A file that takes text collects it on the fid and hands it over at
-Tclunk; a connection that is lost, or reset by Tversion, discards it.
+Tclunk; a connection that is lost, or reset by Tversion, discards it.  All of them are
+their owner's alone (0600), and whoever else asks is given files of his own.
 """
 
 from __future__ import annotations
@@ -17,37 +18,55 @@ from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
-from .conversation import Conversation, Turn
+from .conversation import Conversation, Limits, Turn
 
 
 class Written:
-    """What one fid writes, at most `limit` bytes.  A longer text is refused whole, never
-    cut: once it is too long, every write raises NoSpace and so does `take`."""
+    """What one fid writes, within the limits of a prompt and of all clients together.
 
-    __slots__ = ("_data", "_limit", "_name", "_too_long")
+    A text that does not fit is refused whole, never cut: every later write raises the
+    same NoSpace, and so does `take`.  It ends with `take` or `discard`.
+    """
 
-    def __init__(self, name: str, limit: int) -> None:
+    __slots__ = ("_data", "_limits", "_name", "_refused")
+
+    def __init__(self, name: str, limits: Limits) -> None:
         self._name = name
-        self._limit = limit
+        self._limits = limits
         self._data = bytearray()
-        self._too_long = False
+        self._refused: NoSpace | None = None
 
     def __bool__(self) -> bool:
         """Whether there was anything to write."""
-        return bool(self._data) or self._too_long
+        return bool(self._data) or self._refused is not None
 
     def extend(self, data: bytes) -> None:
-        self._too_long |= len(self._data) + len(data) > self._limit
-        self._check()
+        if self._refused is None:
+            try:
+                self._check_size(len(self._data) + len(data))
+                self._limits.buffer.take(len(data))
+            except NoSpace as e:
+                self.discard()
+                self._refused = e
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)
         self._data += data
 
-    def take(self) -> bytes:
-        self._check()
-        return bytes(self._data)
+    def _check_size(self, size: int) -> None:
+        limit = self._limits.prompt_bytes
+        if size > limit:
+            raise NoSpace(f"{NoSpace.ename}: {self._name}: more than {limit} bytes in one write")
 
-    def _check(self) -> None:
-        if self._too_long:
-            raise NoSpace(f"{self._name}: more than {self._limit} bytes in one write")
+    def take(self) -> bytes:
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)
+        data = bytes(self._data)
+        self.discard()
+        return data
+
+    def discard(self) -> None:
+        self._limits.buffer.give_back(len(self._data))
+        self._data.clear()
 
 
 class OpenText(OpenSnapshot):
@@ -78,6 +97,9 @@ class OpenText(OpenSnapshot):
                 self._submit(self._written.take())
         return None
 
+    def drop(self) -> None:
+        self._written.discard()
+
 
 class BufferedFile(SyntheticFile):
     """A text that is written whole: the fid is the buffer, Tclunk submits it.
@@ -98,7 +120,7 @@ class BufferedFile(SyntheticFile):
         submit: Callable[[bytes], None],
         emptied: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(tree, name, 0o644)
+        super().__init__(tree, name, 0o600)
         self._conversation = conversation
         self._text = text
         self._submit = submit
@@ -109,7 +131,7 @@ class BufferedFile(SyntheticFile):
             raise PermissionDenied
         if mode & c.OTRUNC:
             self.truncate()
-        written = Written(self.name, self._conversation.limits.prompt_bytes)
+        written = Written(self.name, self._conversation.limits)
         return OpenText(self._text().encode(), self._conversation, written, self._submit)
 
     def truncate(self) -> None:
@@ -133,7 +155,7 @@ class OutFile(SyntheticFile):
     __slots__ = ("_conversation",)
 
     def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
-        super().__init__(tree, name, 0o444)
+        super().__init__(tree, name, 0o400)
         self._conversation = conversation
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -163,7 +185,7 @@ class OpenData(OpenFile):
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         if self._query is None and data:
             self._stop()
-            self._query = Written("data", self._conversation.limits.prompt_bytes)
+            self._query = Written("data", self._conversation.limits)
         if self._query is not None:
             with self._conversation.noting():
                 self._query.extend(data)
@@ -209,13 +231,16 @@ class OpenData(OpenFile):
 
     def drop(self) -> None:
         self._stop()
+        if self._query is not None:
+            self._query.discard()
+            self._query = None
 
 
 class DataFile(SyntheticFile):
     __slots__ = ("_conversation",)
 
     def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
-        super().__init__(tree, name, 0o666)
+        super().__init__(tree, name, 0o600)
         self._conversation = conversation
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -265,7 +290,7 @@ def add_conversation_files(
     def prompt_text() -> str:
         return conversation.newest.prompt if conversation.newest is not None else ""
 
-    directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands))
+    directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands, 0o600))
     directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
     directory.add(OutFile(tree, "out", conversation))
     directory.add(DataFile(tree, "data", conversation))
@@ -288,5 +313,5 @@ def add_conversation_files(
             conversation.append_history,
         )
     )
-    directory.add(TextFile(tree, "usage", conversation.usage_text))
-    directory.add(TextFile(tree, "status", status_text))
+    directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))
+    directory.add(TextFile(tree, "status", status_text, 0o400))

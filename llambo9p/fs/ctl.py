@@ -18,6 +18,7 @@ from ..errors import InvalidArgument, PermissionDenied
 from ..p9.node import Maybe
 from .file import OpenFile
 from .tree import OpenSnapshot, SyntheticFile, Tree
+from .user import User
 
 Action = Callable[[], Maybe[None]]
 """the committing half: applies what was validated, at once or by waiting"""
@@ -33,6 +34,16 @@ class Command(NamedTuple):
     n_min: int
     n_max: int
     validate: Callable[[Sequence[str]], Action]
+
+
+def for_admins(user: User, command: Command) -> Command:
+    """The command as `user` has it: refused to all but administrators."""
+
+    def validate(words: Sequence[str]) -> Action:
+        user.check_admin(command.name)
+        return command.validate(words)
+
+    return command._replace(validate=validate)
 
 
 def split_lines(text: str) -> Iterator[str]:

@@ -29,14 +29,13 @@ What the server guarantees:
 
 from __future__ import annotations
 
-import functools
-import pwd
 from collections.abc import Sequence
 
 from ..errors import IsDirectory, NotDirectory, PermissionDenied
 from ..p9 import constants as c
 from ..p9.node import Maybe, Walk
 from ..p9.wire import Dir, Qid
+from .user import numbers_of
 
 
 class OpenFile:
@@ -64,16 +63,6 @@ class OpenFile:
 
     def drop(self) -> None:
         """The client is gone without a word.  Must not raise."""
-
-
-@functools.cache
-def numbers_of(user: str) -> tuple[int, int]:
-    """The user's uid and gid here; NONUNAME for one that this machine does not know."""
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        return c.NONUNAME, c.NONUNAME
-    return entry.pw_uid, entry.pw_gid
 
 
 class File:

@@ -2,33 +2,41 @@
 
 A `Tree` numbers the files of one server: qid.path is unique in it and never used
 again.  A `Directory` holds its children by name, in the order they were added;
-listings are snapshots, so a tree may change while it is read.
+listings are snapshots, so a tree may change while it is read, and are made once until
+something changes: a child's stat must not (its times do not, its contents have no stat).
 """
 
 from __future__ import annotations
 
-import getpass
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ..errors import Error, Exists, NotFound, PermissionDenied
+from ..errors import Exists, NotFound, PermissionDenied
 from ..p9 import constants as c
 from ..p9.node import Maybe, Walk
 from ..p9.wire import Dir, Qid
+from . import user
 from .file import File, OpenFile
 
 F = TypeVar("F", bound=File)
 
 
 class Tree:
-    """Numbers the files of one server and says who owns them."""
+    """Numbers the files of one server and says who owns them: by default whoever runs
+    this process."""
 
     def __init__(self, owner: str | None = None) -> None:
-        self.owner = owner or getpass.getuser()
+        self.owner = owner or user.owner().name
         self._paths = itertools.count(1)
         self._mounts = itertools.count(1)
+
+    def owned_by(self, owner: str) -> Tree:
+        """The same tree, for files of somebody else."""
+        tree = Tree(owner)
+        tree._paths, tree._mounts = self._paths, self._mounts
+        return tree
 
     def qid(self, type: int = c.QTFILE) -> Qid:
         return Qid(type, 0, next(self._paths))
@@ -95,22 +103,35 @@ class OpenDirectory(OpenFile):
 
 
 class Directory(SyntheticFile):
-    """A directory of files by name.  Subclasses may override `find` and
-    `entries` to make children as they are asked for."""
+    """A directory of files by name.
 
-    __slots__ = ("_children", "parent")
+    With `fill` its files are made, by `fill(directory)`, when it is first looked into:
+    one that nobody visits costs next to nothing.
+    """
 
-    def __init__(self, tree: Tree, name: str, perm: int = 0o555) -> None:
+    __slots__ = ("_children", "_entries", "_fill", "parent")
+
+    def __init__(
+        self,
+        tree: Tree,
+        name: str,
+        perm: int = 0o555,
+        fill: Callable[[Directory], None] | None = None,
+    ) -> None:
         super().__init__(tree, name, c.DMDIR | perm, tree.qid(c.QTDIR))
         self.parent: Directory = self
         """the root's parent is itself"""
+        self._fill = fill
         self._children: dict[str, File] = {}
+        self._entries: Sequence[Dir] | None = None
+        """the listing, until a child comes or goes"""
 
     def add(self, child: F) -> F:
         """Give `child` a place here.  Raises `Exists`."""
         if child.name in self._children:
             raise Exists(f"{child.name} already exists")
         self._children[child.name] = child
+        self._entries = None
         if isinstance(child, SyntheticFile) and child.fids is None:
             child.fids = self.fids
         if isinstance(child, Directory):
@@ -120,18 +141,28 @@ class Directory(SyntheticFile):
     def discard(self, name: str) -> None:
         """Take a child out; fids that point at it keep it."""
         self._children.pop(name, None)
+        self._entries = None
 
     @property
     def children(self) -> Iterable[File]:
-        return self._children.values()
+        return self._filled().values()
+
+    def _filled(self) -> dict[str, File]:
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
+        return self._children
 
     def find(self, name: str) -> File | None:
-        """The child of that name.  May raise an `errors.Error`."""
-        return self._children.get(name)
+        """The child of that name."""
+        return self._filled().get(name)
 
     def entries(self) -> Maybe[Sequence[Dir]]:
         """A stat of each child."""
-        return [_stat_now(child) for child in list(self._children.values())]
+        children = self._filled()
+        if self._entries is None:
+            self._entries = [_stat_now(child) for child in children.values()]
+        return self._entries
 
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
         qids: list[Qid] = []
@@ -142,10 +173,7 @@ class Directory(SyntheticFile):
                 if isinstance(rest, Walk):
                     return Walk([*qids, *rest.qids], rest.file, rest.error)
                 return _joined(qids, rest)
-            try:
-                child = here.parent if name == ".." else here.find(name)
-            except Error as e:
-                return Walk(qids, None, e)
+            child = here.parent if name == ".." else here.find(name)
             if child is None:
                 return Walk(qids, None, NotFound())
             qids.append(child.qid)

@@ -1,4 +1,4 @@
-"""Addresses as Plan 9 writes them: `tcp!host!port` and `unix!path`.
+"""Addresses as Plan 9 writes them: `tcp!host!port`, `tls!host!port` and `unix!path`.
 
 The one place that parses or prints an address.  Nothing is resolved here.
 """
@@ -16,14 +16,16 @@ class Address:
     """Where a server listens.  `str()` gives the form it was parsed from."""
 
     net: str
-    """`tcp` or `unix`"""
+    """`tcp`, `tls` or `unix`"""
     host: str = ""
     port: int = 0
     """0 lets the kernel choose when listening"""
     path: str = ""
 
     def __str__(self) -> str:
-        return f"unix!{self.path}" if self.net == "unix" else f"tcp!{self.host}!{self.port}"
+        if self.net == "unix":
+            return f"unix!{self.path}"
+        return f"{self.net}!{self.host}!{self.port}"
 
     @property
     def is_loopback(self) -> bool:
@@ -40,9 +42,9 @@ def parse(text: str) -> Address:
     net, *rest = text.strip().split("!")
     if net == "unix" and len(rest) == 1 and rest[0]:
         return Address("unix", path=rest[0])
-    if net == "tcp" and len(rest) == 2 and rest[0]:
+    if net in ("tcp", "tls") and len(rest) == 2 and rest[0]:
         host, port = rest
         if port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
-            return Address("tcp", host, int(port))
+            return Address(net, host, int(port))
         raise InvalidArgument(f"bad address {text!r}: port {port!r} is not a number 0..65535")
-    raise InvalidArgument(f"bad address {text!r}: use tcp!HOST!PORT or unix!PATH")
+    raise InvalidArgument(f"bad address {text!r}: use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH")

@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Error, NotFound, WorkerLost, from_ename
+from ..errors import Error, InvalidArgument, NotFound, WorkerLost, from_ename
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.client import ClientConn
@@ -46,19 +47,31 @@ class Client(asyncio.Protocol):
         self._why = "connection closed"
 
     @classmethod
-    async def connect(cls, address: Address, version: str = c.VERSION_9P2000) -> Self:
+    async def connect(
+        cls,
+        address: Address,
+        version: str = c.VERSION_9P2000,
+        tls: ssl.SSLContext | None = None,
+    ) -> Self:
         """Connect and negotiate `version`, 9P2000.u or plain: with .u errors keep their
-        errno.  Raises `WorkerLost` naming the address."""
+        errno.  `tls!` addresses need `tls`, see `security.client_tls`.
+
+        Raises `WorkerLost` naming the address, InvalidArgument without a certificate.
+        """
         loop = asyncio.get_running_loop()
+        if address.net != "tls":
+            tls = None
+        elif tls is None:
+            raise InvalidArgument(f"{address} needs a certificate of ours")
         try:
             if address.net == "unix":
                 _, client = await loop.create_unix_connection(lambda: cls(address), address.path)
             else:
                 _, client = await loop.create_connection(
-                    lambda: cls(address), address.host, address.port
+                    lambda: cls(address), address.host, address.port, ssl=tls
                 )
         except (OSError, UnicodeError) as e:
-            why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
+            why = explain(e)
             raise WorkerLost(f"cannot connect to {address}: {why}") from e
         try:
             reply = await client.call(
@@ -66,6 +79,11 @@ class Client(asyncio.Protocol):
             )
             if reply.version not in (version, c.VERSION_9P2000):
                 raise Error(f"{address} speaks {reply.version!r}, not {version}")
+        except WorkerLost as e:
+            if tls is None:
+                raise
+            # what the server thinks of our certificate, it says after the handshake if at all
+            raise WorkerLost(f"{e} (does it accept our certificate?)") from e
         except BaseException:
             client.close()
             raise
@@ -185,7 +203,9 @@ class Client(asyncio.Protocol):
                 future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
+        if isinstance(exc, OSError):
+            self._why = f"connection lost: {explain(exc)}"
+        elif exc is not None:
             self._why = f"connection lost: {exc}"
         if not self.lost.done():
             self.lost.set_result(None)
@@ -257,6 +277,17 @@ class RemoteOpen:
 
     async def __aexit__(self, *exc: object) -> None:
         self.forget()
+
+
+def explain(error: OSError | UnicodeError) -> str:
+    """What went wrong with a connection, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

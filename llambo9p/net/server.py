@@ -6,6 +6,10 @@ callback when what it waits for is a Future already.  All replies of one wake-up
 leave in one write.  A client that does not read its replies is not read from, and
 its messages that came already wait, so the memory it can hold is bounded by its
 requests.
+
+A connection is refused (an Rerror to its first message) when there are too many, or too
+many of one user; it is closed when it does not begin with a Tversion in time, and when
+it has replies to read and reads nothing of them for long.
 """
 
 from __future__ import annotations
@@ -17,19 +21,42 @@ import logging
 import os
 import socket
 import stat
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
-from ..errors import Error
+from ..errors import Busy, Error, InvalidArgument
+from ..fs.user import User
+from ..p9 import server as p9
 from ..p9.fid import Request
 from ..p9.framing import ProtocolError
 from ..p9.messages import Message
-from ..p9.server import Attach, Limits, ServerConn
+from ..p9.node import Maybe, Node
+from ..p9.server import ServerConn
 from .address import Address
+from .security import Peer, Security
 
 log = logging.getLogger(__name__)
 
 Trace = Callable[[str, Message], None]
+Attach = Callable[[User, str], Maybe[Node]]
+"""user, aname -> the root that this user sees, given as a walk gives a file"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the clients of one server may hold; times in seconds."""
+
+    conn: p9.Limits = p9.Limits()
+    """of each connection"""
+    connections: int = 10_000
+    connections_per_user: int = 1_000
+    """of a user that was authenticated, and speaks for nobody else"""
+    version_s: float = 30.0
+    """from the connection to its Tversion"""
+    stalled_s: float = 300.0
+    """without reading anything of the replies that are there"""
 
 
 class Connection(asyncio.Protocol):
@@ -37,8 +64,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._conn = ServerConn(server.attach, limits=server.limits, trace=server.trace)
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._conn = ServerConn(self._attach, limits=server.limits.conn, trace=server.trace)
+        self.peer: Peer | None = None
+        """None when the connection is refused"""
+        self._awaiting_version: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._write_scheduled = False
@@ -47,8 +78,24 @@ class Connection(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.connections.add(self)
+        self.transport = cast(asyncio.Transport, transport)
+        try:
+            self.peer = self._server.admit(self)
+        except Error as e:
+            log.warning("refusing %s: %s", self, e)
+            self._conn.refusal = e
+        limit = self._server.limits.version_s
+        self._awaiting_version = self._loop.call_later(
+            limit, self._give_up, f"no Tversion in {limit:g} s"
+        )
+
+    def _give_up(self, why: str) -> None:
+        log.warning("closing %s: %s", self, why)
+        self.transport.abort()
+
+    def _attach(self, uname: str, aname: str) -> Maybe[Node]:
+        assert self.peer is not None
+        return self._server.attach(self.peer.user(uname), aname)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -56,10 +103,15 @@ class Connection(asyncio.Protocol):
         except ProtocolError as e:
             log.warning("closing %s: %s", self, e)
             self._write()
-            self._transport.close()
+            self.transport.close()
             self._conn.lost()
             return
+        if self._awaiting_version is not None and self._conn.negotiated:
+            self._awaiting_version.cancel()
+            self._awaiting_version = None
         self._proceed()
+        if self.peer is None:
+            self.transport.close()
 
     def _proceed(self) -> None:
         """Await what was started, write what was answered; what is left has its turn
@@ -67,44 +119,59 @@ class Connection(asyncio.Protocol):
         for request in self._conn.take_started():
             self._await(request)
         self._write()
-        if self._conn.stalled and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if self._conn.stalled and not self.transport.is_closing():
+            self.transport.pause_reading()
             if not self._paused:
                 self._loop.call_soon(self._resume)
 
     def _resume(self) -> None:
-        if self._paused or self._transport.is_closing():
+        if self._paused or self.transport.is_closing():
             return
         if self._conn.stalled:
             self._conn.resume()
             self._proceed()
         if not self._paused and not self._conn.stalled:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._transport.pause_reading()
+        self.transport.pause_reading()
+        self._check_stalled(0)
+
+    def _check_stalled(self, before: int) -> None:
+        """Give up when of `before` bytes that were left to send none was read."""
+        left = self.transport.get_write_buffer_size()
+        limit = self._server.limits.stalled_s
+        if before and left >= before:
+            self._give_up(f"it has read no reply for {limit:g} s")
+        else:
+            self._stalled = self._loop.call_later(limit, self._check_stalled, left)
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._stalled is not None:
+            self._stalled.cancel()
         self._resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        for timer in (self._awaiting_version, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        self._server.leave(self)
         self.closed.set_result(None)
         self._conn.lost()
 
     def close(self) -> None:
         """Close when the replies written so far have left."""
-        self._transport.close()
+        self.transport.close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self.transport.abort()
 
     def _write(self) -> None:
         out = self._conn.data_to_send()
-        if out and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if out and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _await(self, request: Request) -> None:
         awaitable = request.awaitable
@@ -148,19 +215,29 @@ class Connection(asyncio.Protocol):
         self._write()
 
     def __repr__(self) -> str:
-        return f"<Connection from {self._transport.get_extra_info('peername')}>"
+        who = self.peer.name if self.peer is not None and self.peer.name else ""
+        at = self.transport.get_extra_info("peername")
+        return f"<Connection of {who or 'somebody'} from {at or 'this machine'}>"
 
 
 class Server:
     """Listens on addresses and serves the tree that `attach` gives."""
 
     def __init__(
-        self, attach: Attach, *, limits: Limits | None = None, trace: Trace | None = None
+        self,
+        attach: Attach,
+        *,
+        limits: Limits | None = None,
+        security: Security | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.attach = attach
         self.limits = limits or Limits()
+        self.security = security or Security()
         self.trace = trace
         self.connections: set[Connection] = set()
+        self._users: Counter[str] = Counter()
+        """connections of each user that was authenticated"""
         self._servers: list[asyncio.Server] = []
         self._unix_paths: list[str] = []
 
@@ -170,22 +247,56 @@ class Server:
         Raises `Error` naming the address when it cannot be listened on.
         """
         loop = asyncio.get_running_loop()
+        tls = self.security.tls if address.net == "tls" else None
+        if address.net == "tls" and tls is None:
+            raise InvalidArgument(f"{address} needs a certificate: set security.cert and .ca")
         try:
             if address.net == "unix":
                 _remove_stale_socket(address.path)
-                server = await loop.create_unix_server(lambda: Connection(self), address.path)
+                server = await loop.create_unix_server(
+                    lambda: Connection(self), address.path, backlog=1024
+                )
                 self._unix_paths.append(address.path)
+                # anybody may connect and is known by uid; the directory says who gets there
+                os.chmod(address.path, 0o666)
             else:
                 server = await loop.create_server(
-                    lambda: Connection(self), address.host, address.port, backlog=1024
+                    lambda: Connection(self),
+                    address.host,
+                    address.port,
+                    ssl=tls,
+                    ssl_handshake_timeout=self.limits.version_s if tls is not None else None,
+                    backlog=1024,
                 )
                 port = server.sockets[0].getsockname()[1]
-                address = Address("tcp", address.host, port)
+                address = Address(address.net, address.host, port)
         except OSError as e:
             why = os.strerror(e.errno) if e.errno and e.errno > 0 else str(e)
             raise Error(f"cannot listen on {address}: {why}") from e
         self._servers.append(server)
         return address
+
+    def admit(self, connection: Connection) -> Peer:
+        """Count it.  Raises what it must be refused with."""
+        self.connections.add(connection)
+        if len(self.connections) > self.limits.connections:
+            raise Busy(f"{Busy.ename}: more than {self.limits.connections} connections")
+        peer = self.security.peer(connection.transport)
+        if peer.name is not None and not peer.trusted:
+            limit = self.limits.connections_per_user
+            if self._users[peer.name] >= limit:
+                raise Busy(f"{Busy.ename}: more than {limit} connections of {peer.name}")
+            self._users[peer.name] += 1
+        return peer
+
+    def leave(self, connection: Connection) -> None:
+        """The end of what `admit` counted."""
+        self.connections.discard(connection)
+        peer = connection.peer
+        if peer is not None and peer.name is not None and not peer.trusted:
+            self._users[peer.name] -= 1
+            if not self._users[peer.name]:
+                del self._users[peer.name]
 
     async def close(self) -> None:
         """Stop listening and close every connection."""

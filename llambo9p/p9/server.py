@@ -42,8 +42,8 @@ from .wire import BadMessage, Dir, Qid
 log = logging.getLogger(__name__)
 
 Attach = Callable[[str, str], Maybe[Node]]
-"""uname, aname -> the root that this client sees, given as a walk gives a file;
-raises errors.Error"""
+"""uname (or, where only that was sent, n_uname in digits), aname -> the root that this
+client sees, given as a walk gives a file; raises errors.Error"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class Limits:
     """What one connection may hold."""
 
     msize: int = c.DEFAULT_MSIZE
+    """the largest; whoever asks for more gets this"""
+    min_msize: int = c.MIN_MSIZE
+    """whoever asks for less is refused"""
     fids: int = 65_536
     """Linux keeps a fid for each directory entry it has cached"""
     requests: int = 1_024
@@ -76,6 +79,8 @@ class ServerConn:
         self.fids: dict[int, Fid] = {}
         self.requests: dict[int, Request] = {}
         """by tag"""
+        self.refusal: errors.Error | None = None
+        """why this connection is not served: the answer to every Tversion"""
         self._attach = attach
         self._trace = trace
         self._framer = Framer(self.limits.msize)
@@ -83,7 +88,7 @@ class ServerConn:
         self._out: list[bytes] = []
         self._unsent = 0
         self._started: list[Request] = []
-        self._negotiated = False
+        self.negotiated = False
 
     # -- the caller's side ----------------------------------------------------
 
@@ -334,17 +339,19 @@ class ServerConn:
         raise errors.InvalidArgument(f"a server does not take {type(msg).__name__}")
 
     def _version(self, msg: m.Tversion) -> m.Message:
-        if msg.msize < c.MIN_MSIZE:
-            raise errors.InvalidArgument(f"msize {msg.msize} is below {c.MIN_MSIZE}")
+        if self.refusal is not None:
+            raise self.refusal
+        if msg.msize < self.limits.min_msize:
+            raise errors.InvalidArgument(f"msize {msg.msize} is below {self.limits.min_msize}")
         self.lost()
-        self._negotiated = False
+        self.negotiated = False
         msize = min(msg.msize, self.limits.msize)
         dialect = negotiated(msg.version)
         if dialect is None:
             return m.Rversion(msg.tag, msize, c.VERSION_UNKNOWN)
         self.dialect = dialect
         self.msize = self._framer.msize = msize
-        self._negotiated = True
+        self.negotiated = True
         return m.Rversion(msg.tag, msize, dialect.version)
 
     def _auth(self, msg: m.Tauth) -> m.Message:
@@ -352,7 +359,7 @@ class ServerConn:
         raise errors.NotFound("authentication not required")
 
     def _attach_root(self, msg: m.Tattach) -> m.Message | None:
-        if not self._negotiated:
+        if not self.negotiated:
             raise errors.InvalidArgument("Tversion must come before Tattach")
         if msg.afid != c.NOFID:
             raise errors.InvalidArgument("authentication not required: afid must be NOFID")
@@ -364,7 +371,7 @@ class ServerConn:
             return m.Rattach(msg.tag, fid.root)
 
         try:
-            result = self._attach(msg.uname, msg.aname)
+            result = self._attach(_uname(msg), msg.aname)
             return self.answer(msg, fid, result, commit, undo=_release, busy=True)
         except Exception:
             del self.fids[msg.fid]
@@ -623,6 +630,12 @@ class ServerConn:
         m.Twstat.number: _wstat,
         **dotl.ON_FID,
     }
+
+
+def _uname(msg: m.Tattach) -> str:
+    """Who attaches.  Linux names its users by number only (9P2000.u and .L)."""
+    n_uname = getattr(msg, "n_uname", c.NONUNAME)
+    return msg.uname or (str(n_uname) if n_uname != c.NONUNAME else "")
 
 
 def _drop(handle: Handle) -> None:

@@ -3,17 +3,22 @@
 Its tree: `worker-XXXX/` directories, `ctl` (`grow N`, `shutdown`), `status`, and
 `workers`, a line for each worker that an orchestrator reads as a heartbeat.  A
 client may attach the whole tree or, by aname, one worker of it.
+
+Each user has a tree of his own, with his own conversation in each worker; what belongs
+to others is not in it, so it can be neither found nor guessed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..conversation.conversation import Limits
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound
-from ..fs.ctl import Action, Command, Commands, CtlFile, whole_number
+from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_number
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
+from ..fs.user import User
 from .worker import Worker
 
 MAX_WORKERS = 10_000
@@ -35,34 +40,49 @@ class Host:
         node_type: str,
         context_size: int,
         shutdown: Callable[[], None],
+        limits: Limits | None = None,
     ) -> None:
-        self.tree = Tree()
-        self.root = Directory(self.tree, "/")
         self.workers: dict[str, Worker] = {}
         self._engine = engine
         self._model = model
         self._type = node_type
         self._context_size = context_size
         self._next = 0
-        commands = Commands(
-            [
-                Command("grow", "N [FIRST]", 1, 2, self._grow),
-                Command("shutdown", "", 0, 0, lambda words: shutdown),
-            ]
-        )
-        self.root.add(CtlFile(self.tree, "ctl", lambda: "", commands))
-        self.root.add(TextFile(self.tree, "status", self.status_text))
-        self.root.add(TextFile(self.tree, "workers", self.workers_text))
+        self._shutdown = shutdown
+        self._limits = limits or Limits()
+        self._tree = Tree()
+        self._roots: dict[str, tuple[User, Directory]] = {}
+        """each user's tree, by name"""
 
-    def attach(self, uname: str, aname: str) -> File:
-        """The host's root, or the worker that `aname` names."""
+    def attach(self, user: User, aname: str) -> File:
+        """The host's root, or the worker that `aname` names, as `user` sees it."""
+        root = self._root_of(user)
         name = aname.strip("/")
         if not name:
-            return self.root
-        worker = self.workers.get(name)
-        if worker is None:
+            return root
+        if name not in self.workers:
             raise NotFound(f"no worker {name} on this host")
-        return worker.directory
+        worker = root.find(name)
+        assert worker is not None
+        return worker
+
+    def _root_of(self, user: User) -> Directory:
+        if user.name in self._roots:
+            return self._roots[user.name][1]
+        root = Directory(self._tree, "/")
+        commands = Commands(
+            [
+                for_admins(user, Command("grow", "N [FIRST]", 1, 2, self._grow)),
+                for_admins(user, Command("shutdown", "", 0, 0, lambda words: self._shutdown)),
+            ]
+        )
+        root.add(CtlFile(self._tree, "ctl", lambda: "", commands))
+        root.add(TextFile(self._tree, "status", self.status_text))
+        root.add(TextFile(self._tree, "workers", self.workers_text))
+        for worker in self.workers.values():
+            root.add(worker.directory(self._tree, user))
+        self._roots[user.name] = user, root
+        return root
 
     def grow(self, count: int, first: int | None = None) -> None:
         """Add `count` workers, numbered from `first` (default: after the last).
@@ -72,9 +92,10 @@ class Host:
         numbers = self._free_numbers(count, first)
         for number in numbers:
             name = worker_name(number)
-            worker = Worker(self.tree, name, self._engine, self._info_text, self._remove)
+            worker = Worker(name, self._engine, self._info_text, self._remove, self._limits)
             self.workers[name] = worker
-            self.root.add(worker.directory)
+            for user, root in self._roots.values():
+                root.add(worker.directory(self._tree, user))
         self._next = max(self._next, numbers.stop)
 
     def _free_numbers(self, count: int, first: int | None) -> range:
@@ -104,7 +125,8 @@ class Host:
     def _remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:  # not another that has its name now
             del self.workers[worker.name]
-            self.root.discard(worker.name)
+            for _, root in self._roots.values():
+                root.discard(worker.name)
 
     # -- texts --------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A worker: one conversation's files, `clone`, and verbs of its own.
+"""A worker: one conversation's files a user, `clone`, and verbs of its own.
 
 Workers of a host share its engine and no state.  A `Worker` is itself an `Engine`
 in front of the host's: whatever is asked in its directory passes through it, so it
@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from ..conversation.clone import CloneFile
-from ..conversation.conversation import Conversation
+from ..conversation.conversation import Conversation, Limits
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..engine.base import Engine, Listener, Load, Request, State, Usage
 from ..errors import Busy, WorkerLost
-from ..fs.ctl import Command, Commands
+from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
+from ..fs.user import User
 
 
 class Worker:
-    """`directory` is its tree; `remove` takes it off its host."""
+    """`remove` takes it off its host; `info` makes further lines of its `status`."""
 
     def __init__(
         self,
-        tree: Tree,
         name: str,
         engine: Engine,
         info: Callable[[], str],
         remove: Callable[[Worker], None],
+        limits: Limits | None = None,
     ) -> None:
         self.name = name
         self.draining = False
@@ -36,29 +37,44 @@ class Worker:
         self.requests = 0
         self.tokens = 0
         self.errors = 0
-        self._engine = engine
         self.removed = False
         """it was shut down; what still refers to it only fails"""
+        self.conversations: dict[str, Conversation] = {}
+        """each user's own, for those who looked into the directory"""
+        self._engine = engine
+        self._info = info
         self._remove = remove
+        self._limits = limits or Limits()
         self._requests: set[Request] = set()
         """given to the engine and not over"""
-        self.conversation = Conversation(self, admit=self._admit)
-        self.directory = Directory(tree, name)
+
+    def directory(self, tree: Tree, user: User) -> Directory:
+        """Its files as `user` sees them, made when they are looked for."""
+        return Directory(
+            tree.owned_by(user.name), self.name, fill=lambda directory: self._fill(directory, user)
+        )
+
+    def _fill(self, directory: Directory, user: User) -> None:
+        conversation = self.conversations[user.name] = self._converse()
         commands = Commands(
             [
-                *ctl_commands(self.conversation),
-                Command("drain", "", 0, 0, lambda words: self.drain),
-                Command("resume", "", 0, 0, lambda words: self.resume),
-                Command("shutdown", "", 0, 0, lambda words: self.shutdown),
+                *ctl_commands(conversation),
+                for_admins(user, Command("drain", "", 0, 0, lambda words: self.drain)),
+                for_admins(user, Command("resume", "", 0, 0, lambda words: self.resume)),
+                for_admins(user, Command("shutdown", "", 0, 0, lambda words: self.shutdown)),
             ],
-            self.conversation.noting,
+            conversation.noting,
         )
 
         def status() -> str:
-            return f"worker {name}\ndraining {'yes' if self.draining else 'no'}\n{info()}"
+            draining = "yes" if self.draining else "no"
+            return f"worker {self.name}\ndraining {draining}\n{self._info()}"
 
-        add_conversation_files(self.directory, self.conversation, commands, status)
-        self.directory.add(CloneFile(self.directory, lambda: Conversation(self, admit=self._admit)))
+        add_conversation_files(directory, conversation, commands, status)
+        directory.add(CloneFile(directory, self._converse))
+
+    def _converse(self) -> Conversation:
+        return Conversation(self, limits=self._limits, admit=self._admit)
 
     def drain(self) -> None:
         """Take no new prompts; those that were taken, queued ones too, go on."""
@@ -70,7 +86,8 @@ class Worker:
     def shutdown(self) -> None:
         """Stop what was asked of it, in cloned conversations too, and leave the host."""
         self.removed = True
-        self.conversation.close()
+        for conversation in self.conversations.values():
+            conversation.close()
         for request in self._requests:
             self._engine.cancel(request)
         self._remove(self)
@@ -82,8 +99,11 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """`draining`, or what its own conversation does."""
-        return "draining" if self.draining else self.conversation.state.value
+        """`draining`, or what the first of its users' conversations does that is not idle."""
+        if self.draining:
+            return "draining"
+        states = (conversation.state for conversation in self.conversations.values())
+        return next((s for s in states if s is not State.IDLE), State.IDLE).value
 
     def _admit(self) -> None:
         self._check_there()

@@ -43,8 +43,12 @@ def orchestrator(directory: Path, config: Path = CONFIG) -> Iterator[int]:
 class Namespace:
     """One attached py9p client and whole-file operations on paths."""
 
-    def __init__(self, port: int, aname: str = "") -> None:
-        self.client = py9p.Client.connect_tcp("127.0.0.1", port)
+    def __init__(self, where: int | str, aname: str = "") -> None:
+        """`where` is a port of this machine or the path of a unix socket."""
+        if isinstance(where, int):
+            self.client = py9p.Client.connect_tcp("127.0.0.1", where)
+        else:
+            self.client = py9p.Client.connect_unix(where)
         self.client.negotiate()
         self.client.attach(0, uname="glenda", aname=aname)
         self._fids = itertools.count(1)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import py9p
 import pytest
@@ -89,7 +90,7 @@ def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
     limits = b"temperature 0\nmax_tokens 200\n"
 
     def steps(ns: Namespace) -> int:
-        with Namespace(int(ns.attrs("nodes/worker-0000")["addr"].rsplit("!", 1)[1])) as host:
+        with Namespace(host_socket(ns, "worker-0000")) as host:
             return int(host.attrs("status")["steps"])
 
     with Namespace(port) as ns:
@@ -141,18 +142,15 @@ def test_killed_host_is_lost_and_the_others_go_on(port: int) -> None:
         assert ns.read("worker-0004/out")
 
 
+def host_socket(ns: Namespace, worker: str) -> str:
+    """Where the worker's host listens."""
+    return ns.attrs(f"nodes/{worker}")["addr"].removeprefix("unix!")
+
+
 def host_pid(ns: Namespace, worker: str) -> int:
-    """The process that listens at the worker's address."""
-    port = int(ns.attrs(f"nodes/{worker}")["addr"].rsplit("!", 1)[1])
-    inode = next(
-        fields[9]
-        for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"
-    )
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(fd) == f"socket:[{inode}]":
-                return int(fd.parts[2])
-        except OSError:
-            continue
-    raise AssertionError(f"nobody listens on {port}")
+    """The process that listens there."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(host_socket(ns, worker))
+        ucred = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", ucred)[0]
+    return pid

@@ -40,6 +40,7 @@ async def simulated_host(
     *,
     answer: Callable[[str], bytes] | None = None,
     gate: Gate | None = None,
+    at: Address = ANYWHERE,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
     engine = DecodeThread(SimulatedRunner(gate=gate, **options))
@@ -49,7 +50,7 @@ async def simulated_host(
     )
     host.grow(count, first)
     server = Server(host.attach)
-    address = await server.listen(ANYWHERE)
+    address = await server.listen(at)
     try:
         yield SimulatedHost(address, server, host, engine)
     finally:

@@ -20,10 +20,10 @@ from llambo9p.engine.thread import DecodeThread
 from llambo9p.fs.ctl import Commands
 from llambo9p.fs.tree import Directory, Tree
 from llambo9p.net.address import Address
-from llambo9p.net.server import Server
+from llambo9p.net.server import Attach, Server
+from llambo9p.net.server import Limits as ServerLimits
 from llambo9p.p9 import constants as c
-from llambo9p.p9.server import Attach
-from llambo9p.p9.server import Limits as ServerLimits
+from llambo9p.p9 import server as p9
 from tests.files import ANYWHERE, Files, files_of, until
 
 
@@ -60,7 +60,7 @@ async def served(
     runner = SimulatedRunner(gate=gate, **runner_options)
     engine = DecodeThread(runner, slots=slots, max_queue=max_queue)
     await engine.start()
-    server = Server(attach(engine), limits=ServerLimits(msize=msize))
+    server = Server(attach(engine), limits=ServerLimits(p9.Limits(msize=msize)))
     address = await server.listen(address)
     try:
         yield Served(engine, runner, server, address)
@@ -91,7 +91,7 @@ async def conversing(limits: Limits | None = None, **options: Any) -> AsyncItera
         commands = Commands(ctl_commands(conversation), conversation.noting)
         add_conversation_files(root, conversation, commands)
         root.add(CloneFile(root, lambda: Conversation(engine, limits=limits)))
-        return lambda uname, aname: root
+        return lambda user, aname: root
 
     async with served(attach, **options) as s, s.connect() as files:
         yield Place(s.engine, s.runner, s.server, s.address, made[0], files)

@@ -273,7 +273,7 @@ async def test_prompts_of_two_fids_do_not_mix():
 @story
 async def test_a_prompt_larger_than_the_limit_is_refused_and_not_cut():
     async with conversing(Limits(prompt_bytes=10)) as place:
-        too_long = "^prompt: more than 10 bytes in one write$"
+        too_long = "^No space left on device: prompt: more than 10 bytes in one write$"
         file = await place.files.open("prompt", c.OWRITE)
         await file.write(b"012345678")
         for piece in (b"xx", b"x"):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.errors import Error, Exists, NotDirectory, NotFound, PermissionDenied, WorkerLost
-from llambo9p.fs.file import File, OpenFile
+from llambo9p.errors import Error, Exists, NotDirectory, NotFound, PermissionDenied
+from llambo9p.fs.file import OpenFile
 from llambo9p.fs.tree import Directory, FidCount, OpenDirectory, SyntheticFile, TextFile, Tree
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Maybe, Walk
@@ -110,17 +110,6 @@ class TestWalk:
     def test_dot_and_odd_names_are_ordinary_names_that_do_not_exist(self) -> None:
         for name in (".", "", "sub/leaf", "SUB"):
             assert walked(self.root.walk([name])).file is None
-
-    def test_a_find_that_fails_is_where_the_walk_stops(self) -> None:
-        class Broken(Directory):
-            def find(self, name: str) -> File | None:
-                raise WorkerLost
-
-        broken = self.root.add(Broken(self.tree, "broken"))
-        walk = walked(self.root.walk(["broken", "x", "y"]))
-        assert (walk.qids, walk.file) == ([broken.qid], None)
-        assert isinstance(walk.error, WorkerLost)
-        self.root.discard("broken")
 
     def test_a_file_that_waits_makes_the_whole_walk_wait(self) -> None:
         class Remote(SyntheticFile):

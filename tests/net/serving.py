@@ -12,10 +12,9 @@ from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client
-from llambo9p.net.server import Server, Trace
+from llambo9p.net.server import Limits, Server, Trace
 from llambo9p.p9 import messages as m
 from llambo9p.p9.node import Maybe, Walk
-from llambo9p.p9.server import Limits
 
 LOOPBACK = parse("tcp!127.0.0.1!0")
 LARGE = bytes(range(256)) * 256
@@ -84,7 +83,7 @@ class Site:
         self.slow.add(TextFile(tree, "leaf", lambda: "leaf"))
         self.traced: list[tuple[str, m.Message]] = []
         trace: Trace = lambda way, msg: self.traced.append((way, msg))  # noqa: E731
-        self.server = Server(lambda uname, aname: root, limits=limits, trace=trace)
+        self.server = Server(lambda user, aname: root, limits=limits, trace=trace)
         self.address: Address = LOOPBACK
 
     async def connect(self) -> tuple[Client, int]:

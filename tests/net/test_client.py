@@ -120,7 +120,7 @@ def test_17_every_pending_call_fails_when_the_connection_is_lost(how: str) -> No
                 case "client closes":
                     client.close()
                 case _:
-                    connection._transport.write(m.Rclunk(7000).pack())
+                    connection.transport.write(m.Rclunk(7000).pack())
             failures = await asyncio.gather(*reads, return_exceptions=True)
             assert len(failures) == 50
             for failure in failures:

@@ -20,12 +20,12 @@ import uvloop
 from llambo9p.errors import Error
 from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client
-from llambo9p.net.server import Connection, Server
+from llambo9p.net.server import Connection, Limits, Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9 import server as p9
 from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import Framer
-from llambo9p.p9.server import Limits
 
 from .serving import LARGE, LOOPBACK, serving, unix, until
 
@@ -150,8 +150,8 @@ def test_replies_to_pipelined_messages_leave_in_one_write(run: Any) -> None:
             client, root = await site.connect()
             file = await client.open(root, "hello", c.OREAD)
             out = await client.open(root, "out", c.OREAD)
-            counted = CountedWrites(the_connection(site.server)._transport)
-            the_connection(site.server)._transport = counted  # type: ignore[assignment]
+            counted = CountedWrites(the_connection(site.server).transport)
+            the_connection(site.server).transport = counted  # type: ignore[assignment]
             assert await asyncio.gather(*(file.read(0, 5) for _ in range(100))) == [b"hello"] * 100
             assert len(counted.writes) == 1
             waiting = asyncio.gather(*(out.read(0, 5) for _ in range(100)))
@@ -166,7 +166,7 @@ def test_replies_to_pipelined_messages_leave_in_one_write(run: Any) -> None:
 
 @both_loops
 def test_30_a_client_that_never_reads_is_not_read_from_and_holds_little(run: Any) -> None:
-    limits = Limits(unsent=256 * 1024)
+    limits = Limits(p9.Limits(unsent=256 * 1024))
     count = 1_000
 
     async def main() -> None:
@@ -179,10 +179,10 @@ def test_30_a_client_that_never_reads_is_not_read_from_and_holds_little(run: Any
             asked = asyncio.create_task(
                 loop.sock_sendall(greedy, m.Tread(1, 1, 0, len(LARGE)).pack() * count)
             )
-            transport: Any = connection._transport
+            transport: Any = connection.transport
             while not connection._paused:
                 await asyncio.sleep(0)
-                assert transport.get_write_buffer_size() < 2 * limits.unsent
+                assert transport.get_write_buffer_size() < 2 * limits.conn.unsent
             answered = len(site.seen(m.Rread))
             assert answered < count / 2
 
@@ -197,7 +197,7 @@ def test_30_a_client_that_never_reads_is_not_read_from_and_holds_little(run: Any
             left = len(reply) * count
             while left:
                 left -= len(await loop.sock_recv(greedy, min(left, 1 << 20)))
-                assert transport.get_write_buffer_size() < 2 * limits.unsent
+                assert transport.get_write_buffer_size() < 2 * limits.conn.unsent
             await asked
             await loop.sock_sendall(greedy, m.Tclunk(9, 1).pack())
             assert await replies(greedy, 1) == [m.Rclunk(9)]
@@ -213,7 +213,7 @@ def test_9_a_client_that_asks_for_much_and_reads_it_fast_takes_turns(run: Any) -
     count = 1_000
 
     async def main() -> None:
-        async with serving(limits=Limits(unsent=256 * 1024)) as site:
+        async with serving(limits=Limits(p9.Limits(unsent=256 * 1024))) as site:
             loop = asyncio.get_running_loop()
             client, root = await site.connect()
             hello = await client.open(root, "hello", c.OREAD)

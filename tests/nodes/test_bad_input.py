@@ -69,7 +69,7 @@ def test_kv_cache_beyond_the_memory_is_refused_with_the_arithmetic() -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("nowhere", "bad address 'nowhere': use tcp!HOST!PORT or unix!PATH"),
+        ("nowhere", "bad address 'nowhere': use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH"),
         ("tcp!127.0.0.1!http", "port 'http' is not a number"),
         ("tcp!0.0.0.0!5640", "not a loopback address"),
         ("unix!/no/such/directory/socket", "cannot listen on unix!/no/such/directory/socket"),

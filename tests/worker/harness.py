@@ -9,7 +9,7 @@ from typing import Any
 
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.net.client import RemoteOpen
-from llambo9p.p9.server import Attach
+from llambo9p.net.server import Attach
 from llambo9p.worker.host import Host
 from tests.files import Files
 

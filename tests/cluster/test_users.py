@@ -1,0 +1,190 @@
+"""Several users of one orchestrator: each has conversations of his own, at the root and
+in every worker, and nobody finds another's.
+
+The servers listen on unix sockets, where this process speaks for everybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.errors import Error, NotFound, PermissionDenied
+from llambo9p.fs.user import User, owner
+from llambo9p.net.address import Address, parse
+from llambo9p.net.security import Security
+from llambo9p.net.server import Server
+from llambo9p.p9 import constants as c
+from tests.files import ANYWHERE, Files, files_of, story
+
+from .harness import simulated_host
+
+ME = owner().name
+CONVERSATION = ["ctl", "prompt", "out", "data", "system", "history", "usage", "status", "clone"]
+
+
+@dataclass
+class Place:
+    me: Files
+    alice: Files
+    bob: Files
+    address: Address
+
+
+@contextlib.asynccontextmanager
+async def shared(directory: Path, host_at: Address | None = None) -> AsyncIterator[Place]:
+    """Two users and an owner of an orchestrator with two workers."""
+    at = host_at or parse(f"unix!{directory}/host")
+    orchestrator = Orchestrator(Cluster(), lambda: None)
+    server = Server(orchestrator.attach, security=Security(admins=["bob"]))
+    async with contextlib.AsyncExitStack() as stack:
+        host = await stack.enter_async_context(simulated_host(2, at=at))
+        stack.push_async_callback(server.close)
+        stack.push_async_callback(orchestrator.close)
+        address = await server.listen(parse(f"unix!{directory}/orchestrator"))
+        users = [
+            await stack.enter_async_context(files_of(address, uname=name))
+            for name in (ME, "alice", "bob")
+        ]
+        await users[0].write("ctl", f"mount {host.address}")
+        yield Place(*users, address)
+
+
+@pytest.mark.parametrize("where", ["", "worker-0000"], ids=["root", "worker"])
+@story
+async def test_each_user_has_a_conversation_of_his_own(tmp_path: Path, where: str) -> None:
+    async with shared(tmp_path) as place:
+        await place.alice.write(f"{where}/system", "for alice")
+        await place.alice.write(f"{where}/ctl", "max_tokens 20")
+        assert await place.alice.ask("from alice", where) == "simulated: from alic"
+        assert await place.bob.ask("from bob", where) == "simulated: from bob"
+        assert await place.alice.read(f"{where}/out") == "simulated: from alic"
+        assert await place.alice.read(f"{where}/prompt") == "from alice"
+        for other in (place.bob, place.me):
+            assert "alice" not in await other.read(f"{where}/history")
+            assert "alice" not in await other.read(f"{where}/prompt")
+            assert await other.read(f"{where}/system") == ""
+            assert "max_tokens 20\n" not in await other.read(f"{where}/ctl")
+        assert await place.me.read(f"{where}/out") == ""
+
+
+@pytest.mark.parametrize("where", ["", "worker-0001"], ids=["root", "worker"])
+@story
+async def test_a_cloned_conversation_is_found_by_nobody_else(tmp_path: Path, where: str) -> None:
+    async with shared(tmp_path) as place:
+        clone = await place.alice.open(f"{where}/clone", c.ORDWR)
+        number = (await clone.read_all()).decode().strip()
+        assert number in await place.alice.ls(where)
+        await place.alice.ask("a secret", f"{where}/{number}")
+        for other in (place.bob, place.me):
+            assert number not in await other.ls(where)
+            for file in ("", "/out", "/prompt", "/history", "/ctl"):
+                with pytest.raises(NotFound):
+                    await other.open(f"{where}/{number}{file}")
+        # bob's first has a number of its own counting, and is his
+        his = await place.bob.open(f"{where}/clone", c.ORDWR)
+        assert (await his.read_all()).decode().strip() == number
+        assert await place.bob.read(f"{where}/{number}/history") == ""
+        assert await place.alice.read(f"{where}/{number}/out") == "simulated: a secret"
+
+
+@story
+async def test_verbs_of_the_cluster_are_for_administrators(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        for path, verb in (
+            ("ctl", "spawn --count 1 --type tiny"),
+            ("ctl", "mount tcp!127.0.0.1!9 x"),
+            ("ctl", "unmount worker-0000"),
+            ("ctl", "shutdown"),
+            ("worker-0000/ctl", "drain"),
+            ("worker-0000/ctl", "shutdown"),
+        ):
+            name = verb.split()[0]
+            with pytest.raises(PermissionDenied, match=f"^permission denied: {name} is for the"):
+                await place.alice.write(path, verb)
+            with pytest.raises(PermissionDenied):  # nothing of a failed write is applied
+                await place.alice.write(path, f"max_tokens 7\n{verb}")
+        assert "max_tokens 7" not in await place.alice.read("ctl")
+        assert "worker-0000" in await place.me.ls()
+        await place.bob.write("ctl", "unmount worker-0000")
+        for files in (place.me, place.alice, place.bob):
+            assert "worker-0000" not in await files.ls()
+            assert await files.ls("nodes") == ["worker-0001"]
+
+
+@story
+async def test_files_belong_to_the_user_that_sees_them(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        for files, name in ((place.alice, "alice"), (place.me, ME)):
+            entries = await files.entries()
+            names = [*CONVERSATION, "nodes", "worker-0000", "worker-0001"]
+            assert [e.name for e in entries] == names
+            assert {e.uid for e in entries if e.name in CONVERSATION} == {name}
+            assert all(e.mode & 0o077 == 0 for e in entries if e.name in CONVERSATION)
+            assert {e.uid for e in await files.entries("worker-0000")} == {name}
+
+
+@story
+async def test_an_aname_gives_the_worker_as_that_user_sees_it(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        async with files_of(place.address, "worker-0001", uname="alice") as hers:
+            await hers.ask("mine")
+        assert await place.alice.read("worker-0001/prompt") == "mine"
+        async with files_of(place.address, "worker-0001", uname="bob") as his:
+            assert await his.read("prompt") == ""
+
+
+@story
+async def test_what_is_mounted_later_is_seen_by_those_who_came_before(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        await place.me.write("ctl", "unmount worker-0001")
+        assert "worker-0001" not in await place.alice.ls()
+        async with simulated_host(3, first=7, at=parse(f"unix!{tmp_path}/second")) as host:
+            await place.me.write("ctl", f"mount {host.address}")
+            assert (await place.alice.ls())[-3:] == ["worker-0007", "worker-0008", "worker-0009"]
+            assert await place.alice.ask("hello", "worker-0008") == "simulated: hello"
+            for worker in ("worker-0007", "worker-0008", "worker-0009"):
+                await place.me.write("ctl", f"unmount {worker}")
+
+
+@story
+async def test_a_host_on_plain_tcp_is_not_shared_for_it_knows_no_users(tmp_path: Path) -> None:
+    async with shared(tmp_path, ANYWHERE) as place:
+        assert "worker-0000" in await place.alice.ls()
+        for path in ("worker-0000", "worker-0000/out"):
+            with pytest.raises(PermissionDenied, match="mounted over plain TCP"):
+                await place.alice.open(path)
+        assert await place.me.ask("mine", "worker-0000") == "simulated: mine"
+        # through the root her request is a conversation of its own there
+        assert await place.alice.ask("hers") == "simulated: hers"
+        assert await place.me.read("worker-0000/prompt") == "mine"
+
+
+@story
+async def test_a_host_that_is_lost_fails_everybody_at_once(tmp_path: Path) -> None:
+    at = parse(f"unix!{tmp_path}/host")
+    orchestrator = Orchestrator(Cluster(), lambda: None)
+    server = Server(orchestrator.attach)
+    address = await server.listen(parse(f"unix!{tmp_path}/orchestrator"))
+    async with files_of(address, uname="alice") as alice, files_of(address) as me:
+        async with simulated_host(at=at) as host:
+            await me.write("ctl", f"mount {host.address}")
+            await alice.ask("hello", "worker-0000")
+        for files in (alice, me):
+            with pytest.raises(Error, match="lost|closed"):
+                await files.read("worker-0000/out")
+    await orchestrator.close()
+    await server.close()
+
+
+def test_an_administrator_is_the_owner_or_is_named() -> None:
+    security = Security(admins=["carol"])
+    assert [security.user(name).admin for name in (ME, "carol", "alice")] == [True, True, False]
+    with pytest.raises(PermissionDenied, match="drain is for the owner"):
+        User("alice").check_admin("drain")

@@ -1,0 +1,108 @@
+"""What clients may have in a process: written and not yet asked, and remembered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llambo9p.conversation.conversation import Buffer, Limits
+from llambo9p.engine.simulated import Gate
+from llambo9p.errors import NoSpace
+from llambo9p.p9 import constants as c
+from tests.files import files_of, story, until
+
+from .harness import conversing
+
+FULL = "^No space left on device: the prompts that all clients are writing or have queued"
+
+
+@story
+async def test_what_all_clients_write_at_once_is_bounded():
+    buffer = Buffer(100)
+    async with conversing(Limits(buffer=buffer)) as place, place.connect() as other:
+        mine = await place.files.open("prompt", c.OWRITE)
+        await mine.write(b"x" * 60)
+        theirs = await other.open("data", c.ORDWR)
+        await theirs.write(b"y" * 40)
+        for file in (await other.open("prompt", c.OWRITE), await other.open("system", c.OWRITE)):
+            with pytest.raises(NoSpace, match=FULL):
+                await file.write(b"z")
+            with pytest.raises(NoSpace, match=FULL):
+                await file.clunk()
+        await mine.clunk()
+        assert await place.files.read("out") == "simulated: " + "x" * 60
+        assert await theirs.read_all() == b"simulated: " + b"y" * 40
+        assert buffer._used == 0
+        await other.write("prompt", "z" * 100)
+
+
+@story
+async def test_prompts_in_a_queue_are_counted_until_they_are_asked():
+    gate = Gate()
+    buffer = Buffer(30)
+    async with conversing(Limits(buffer=buffer), gate=gate, slots=1) as place:
+        for _ in range(3):
+            await place.files.write("prompt", b"x" * 10)  # the first is asked at once
+        assert buffer._used == 20
+        with pytest.raises(NoSpace, match=FULL):
+            await place.files.write("prompt", b"x" * 11)
+        await place.files.write("ctl", "reset")
+        assert buffer._used == 0
+        gate.open()
+
+
+@story
+async def test_who_leaves_gives_back_what_he_was_writing():
+    buffer = Buffer(100)
+    async with conversing(Limits(buffer=buffer)) as place:
+        async with files_of(place.address) as leaving:
+            for path, mode in (("prompt", c.OWRITE), ("data", c.ORDWR), ("history", c.OWRITE)):
+                await (await leaving.open(path, mode)).write(b"x" * 30)
+            assert buffer._used == 90
+        await until(lambda: buffer._used == 0)
+
+
+def turns(*contents: str) -> str:
+    roles = ("user", "assistant")
+    return "".join(
+        json.dumps({"role": roles[i % 2], "content": content}) + "\n"
+        for i, content in enumerate(contents)
+    )
+
+
+@story
+async def test_a_history_forgets_its_oldest_turns_when_it_is_full():
+    async with conversing(Limits(history_bytes=60)) as place:
+        for prompt in ("first", "second", "third"):
+            await place.files.ask(prompt)
+        # 21 + 23 + 21 bytes
+        assert await place.files.read("history") == turns(
+            "second", "simulated: second", "third", "simulated: third"
+        )
+        await place.files.ask("fourth")
+        assert "second" not in await place.files.read("history")
+        assert "third" in await place.files.read("history")
+
+
+@story
+async def test_with_overflow_error_a_full_history_refuses_the_next_prompt():
+    async with conversing(Limits(history_bytes=20)) as place:
+        await place.files.write("ctl", "overflow error")
+        await place.files.ask("first")
+        await place.files.write("prompt", "second")
+        with pytest.raises(NoSpace, match="the history is more than 20 bytes; `reset` forgets it"):
+            await place.files.read("out")
+        assert await place.files.read("history") == turns("first", "simulated: first")
+        await place.files.write("ctl", "reset")
+        assert await place.files.ask("second") == "simulated: second"
+
+
+@story
+async def test_a_history_that_is_written_is_refused_whole_when_it_does_not_fit():
+    async with conversing(Limits(history_bytes=20)) as place:
+        await place.files.write("history", turns("0123456789"))
+        with pytest.raises(NoSpace, match="history: 21 bytes would be more than 20"):
+            await place.files.write("history", turns("012345", "54321"))
+        assert await place.files.read("history") == turns("0123456789")
+        await place.files.write("history", turns("012345", "4321"))

@@ -1,0 +1,377 @@
+"""Who a connection is, and as whom it may attach: unix sockets, TLS, plain TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import py9p
+import pytest
+from click.testing import CliRunner
+from llambo9p_tools.cert import cert
+
+from llambo9p.errors import AuthenticationFailed, Busy, Error, InvalidArgument, WorkerLost
+from llambo9p.fs.tree import Directory, Tree
+from llambo9p.fs.user import User, name_of, owner
+from llambo9p.net.address import Address, parse
+from llambo9p.net.client import Client
+from llambo9p.net.security import Peer, Security, client_tls, server_tls
+from llambo9p.net.server import Limits, Server
+from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
+from llambo9p.p9 import server as p9
+from llambo9p.p9.dialects import Tattach_u
+from tests.files import story
+
+from .serving import LOOPBACK, until
+
+ME = owner().name
+
+
+class Guest:
+    """A server of an empty tree that remembers who attached."""
+
+    def __init__(self, security: Security, limits: Limits | None = None) -> None:
+        self.users: list[User] = []
+        self.root = Directory(Tree(), "/")
+        self.server = Server(self._attach, security=security, limits=limits)
+
+    def _attach(self, user: User, aname: str) -> Directory:
+        self.users.append(user)
+        return self.root
+
+
+def make(directory: Path, *words: str) -> None:
+    done = CliRunner().invoke(cert, [*words, "--dir", str(directory)])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA's directory with a server's certificate and those of alice and bob."""
+    directory = tmp_path_factory.mktemp("ca")
+    make(directory, "ca")
+    make(directory, "server", "localhost", "127.0.0.1")
+    make(directory, "user", "alice")
+    make(directory, "user", "bob")
+    return directory
+
+
+def as_(ca: Path, name: str) -> ssl.SSLContext:
+    return client_tls(ca / f"{name}.pem", ca / "ca.pem")
+
+
+def guarded(ca: Path, **options: list[str]) -> Security:
+    return Security(tls=server_tls(ca / "server-localhost.pem", ca / "ca.pem"), **options)
+
+
+TLS = parse("tls!127.0.0.1!0")
+
+
+# -- TLS --------------------------------------------------------------------------
+
+
+@story
+async def test_under_tls_the_certificate_says_who_it_is(ca: Path) -> None:
+    guest = Guest(guarded(ca, admins=["bob"]))
+    address = await guest.server.listen(TLS)
+    assert address.net == "tls"
+    for name in ("alice", "bob"):
+        client = await Client.connect(address, tls=as_(ca, name))
+        await client.attach("")
+        await client.attach(name)
+        client.close()
+    assert guest.users == [User("alice"), User("alice"), User("bob", True), User("bob", True)]
+    await guest.server.close()
+
+
+@story
+async def test_a_uname_that_differs_from_the_certificates_is_refused(ca: Path) -> None:
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(TLS)
+    client = await Client.connect(address, tls=as_(ca, "alice"))
+    for uname in ("bob", ME, "root", "0", "ALICE"):
+        with pytest.raises(AuthenticationFailed, match="this is alice, who cannot attach as"):
+            await client.attach(uname)
+    assert guest.users == []
+    client.close()
+    await guest.server.close()
+
+
+@story
+async def test_who_speaks_for_others_may_attach_as_any_user(ca: Path) -> None:
+    guest = Guest(guarded(ca, speaks_for=["bob"]))
+    address = await guest.server.listen(TLS)
+    # a server's certificate is its owner's, who speaks for all, too
+    for who in ("bob", "server-localhost"):
+        client = await Client.connect(address, tls=as_(ca, who))
+        await client.attach("alice")
+        client.close()
+    assert guest.users == [User("alice"), User("alice")]
+    await guest.server.close()
+
+
+@story
+async def test_without_a_certificate_of_the_ca_nobody_gets_in(ca: Path, tmp_path: Path) -> None:
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(TLS)
+    make(tmp_path, "ca")
+    make(tmp_path, "user", "alice")
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.load_verify_locations(ca / "ca.pem")
+    assert "does it accept our certificate?" in await _refused(address, stranger)
+    stranger.load_cert_chain(tmp_path / "alice.pem")  # her own CA signed that
+    assert "does it accept our certificate?" in await _refused(address, stranger)
+    with pytest.raises(WorkerLost, match="closed|lost"):
+        await Client.connect(Address("tcp", address.host, address.port))
+    assert guest.users == []
+    await guest.server.close()
+
+
+async def _refused(address: Address, context: ssl.SSLContext) -> str:
+    with pytest.raises(WorkerLost) as e:
+        await Client.connect(address, tls=context)
+    return str(e.value)
+
+
+@story
+async def test_a_server_that_is_somebody_else_is_not_believed(ca: Path, tmp_path: Path) -> None:
+    make(tmp_path, "ca")
+    make(tmp_path, "user", "alice")
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(TLS)
+    assert "its certificate is not valid" in await _refused(address, as_(tmp_path, "alice"))
+    await guest.server.close()
+    # a certificate for users makes no server, whoever steals it
+    thief = Guest(Security(tls=server_tls(ca / "bob.pem", ca / "ca.pem")))
+    address = await thief.server.listen(TLS)
+    assert "its certificate is not valid" in await _refused(address, as_(ca, "alice"))
+    await thief.server.close()
+
+
+@story
+async def test_a_host_name_that_is_not_in_the_certificate_is_refused(ca: Path) -> None:
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(parse("tls!127.0.0.2!0"))
+    assert "not valid: IP address mismatch" in await _refused(address, as_(ca, "alice"))
+    await guest.server.close()
+
+
+@story
+async def test_tls_without_certificates_says_what_is_missing(ca: Path, tmp_path: Path) -> None:
+    guest = Guest(Security())
+    with pytest.raises(InvalidArgument, match=r"needs a certificate: set security.cert and .ca"):
+        await guest.server.listen(TLS)
+    with pytest.raises(InvalidArgument, match=r"tls!h!1 needs a certificate of ours"):
+        await Client.connect(parse("tls!h!1"))
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("no certificate\n")
+    for cert_path, ca_path, why in (
+        (tmp_path / "nowhere", ca / "ca.pem", "nowhere: No such file or directory"),
+        (ca / "ca.pem", ca / "ca.pem", "ca.pem: no PEM file with a key and its certificate"),
+        (ca / "alice.pem", garbage, "garbage.pem: no PEM file with certificates"),
+    ):
+        with pytest.raises(InvalidArgument, match=why):
+            client_tls(cert_path, ca_path)
+
+
+# -- unix sockets -----------------------------------------------------------------
+
+
+def peer(name: str, speaks_for_any: bool = False) -> Peer:
+    return Peer(Security(admins=["carol"]), name, speaks_for_any)
+
+
+def test_who_is_known_by_uid_is_that_user_and_no_other() -> None:
+    assert peer("alice").user("") == peer("alice").user("alice") == User("alice")
+    assert peer("carol").user("").admin
+    with pytest.raises(AuthenticationFailed, match="this is alice, who cannot attach as carol"):
+        peer("alice").user("carol")
+    assert peer("orchestrator", speaks_for_any=True).user("alice") == User("alice")
+    assert peer("orchestrator", speaks_for_any=True).user("") == User("orchestrator")
+
+
+def test_a_number_is_the_user_with_that_uid() -> None:
+    assert peer("root", speaks_for_any=True).user("0") == User(name_of(0), name_of(0) == ME)
+    assert peer("x", speaks_for_any=True).user("3999999999") == User("3999999999")
+    assert peer("x", speaks_for_any=True).user("9" * 40) == User("9" * 40)
+    with pytest.raises(AuthenticationFailed):
+        peer("alice").user("0")
+
+
+@story
+async def test_the_owner_of_the_process_speaks_for_all_on_a_unix_socket(tmp_path: Path) -> None:
+    guest = Guest(Security())
+    address = await guest.server.listen(parse(f"unix!{tmp_path}/s"))
+    client = await Client.connect(address, c.VERSION_9P2000_U)
+    await client.attach("")
+    await client.attach("alice")
+    # what Linux sends for a user it has only the number of
+    await client.call(Tattach_u(0, client.new_fid(), c.NOFID, "", "", os.geteuid()), m.Rattach)
+    assert guest.users == [User(ME, True), User("alice"), User(ME, True)]
+    client.close()
+    await guest.server.close()
+
+
+_ATTACH = """
+import os, sys, py9p
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+client = py9p.Client.connect_unix(sys.argv[1])
+client.negotiate()
+for fid, uname in enumerate(sys.argv[2:]):
+    try:
+        client.attach(fid, uname=uname)
+        print("ok")
+    except py9p.RemoteError as e:
+        print(e)
+client.close()
+"""
+
+
+@story
+async def test_another_uid_on_a_unix_socket_is_only_itself() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    guest = Guest(Security())
+    nobody = name_of(65534)
+    path = Path(f"/tmp/llambo-test-{os.getpid()}.sock")  # pytest's directories are ours alone
+    await guest.server.listen(parse(f"unix!{path}"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _ATTACH, str(path), nobody, "root", "alice",
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert said.decode().splitlines() == [
+        "ok",
+        f"authentication failed: this is {nobody}, who cannot attach as root",
+        f"authentication failed: this is {nobody}, who cannot attach as alice",
+    ]
+    assert guest.users == [User(nobody)]
+    await guest.server.close()
+
+
+# -- plain TCP --------------------------------------------------------------------
+
+
+@story
+async def test_on_plain_tcp_everybody_is_the_owner(ca: Path) -> None:
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(LOOPBACK)
+    client = await Client.connect(address)
+    for uname in ("", "nobody", "alice"):
+        await client.attach(uname)
+    assert guest.users == [User(ME, True)] * 3
+    client.close()
+    await guest.server.close()
+
+
+# -- limits -----------------------------------------------------------------------
+
+
+@story
+async def test_too_many_connections_are_refused_in_words_and_the_others_go_on() -> None:
+    guest = Guest(Security(), Limits(connections=2))
+    address = await guest.server.listen(LOOPBACK)
+    clients = [await Client.connect(address) for _ in range(2)]
+    with pytest.raises(Busy, match="^Device or resource busy: more than 2 connections$"):
+        await Client.connect(address)
+    for client in clients:
+        await client.attach("")
+    clients.pop().close()
+    await until(lambda: len(guest.server.connections) == 1)
+    clients.append(await Client.connect(address))
+    for client in clients:
+        client.close()
+    await guest.server.close()
+
+
+@story
+async def test_one_user_cannot_take_all_connections(ca: Path) -> None:
+    guest = Guest(guarded(ca), Limits(connections_per_user=2))
+    address = await guest.server.listen(TLS)
+    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(2)]
+    with pytest.raises(Busy, match="more than 2 connections of alice"):
+        await Client.connect(address, tls=as_(ca, "alice"))
+    others = [await Client.connect(address, tls=as_(ca, who))
+              for who in ("bob", "server-localhost", "server-localhost", "server-localhost")
+              ]  # fmt: skip
+    hers.pop().close()
+    await until(lambda: len(guest.server.connections) == 5)
+    hers.append(await Client.connect(address, tls=as_(ca, "alice")))
+    for client in hers + others:
+        client.close()
+    await guest.server.close()
+
+
+@story
+async def test_who_sends_no_tversion_in_time_is_hung_up_on() -> None:
+    guest = Guest(Security(), Limits(version_s=0.1))
+    address = await guest.server.listen(LOOPBACK)
+    quick = await Client.connect(address)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"\x13")
+    assert await reader.read() == b""
+    writer.close()
+    await quick.attach("")  # later than that, and still there
+    quick.close()
+    await guest.server.close()
+
+
+@story
+async def test_who_reads_no_replies_for_long_is_hung_up_on() -> None:
+    guest = Guest(Security(), Limits(stalled_s=0.2))
+    address = await guest.server.listen(LOOPBACK)
+    reader, writer = await asyncio.open_connection(address.host, address.port, limit=1)
+    writer.write(m.Tversion(c.NOTAG, 8192, "9P2000").pack())
+    writer.write(m.Tattach(1, 0, c.NOFID, "", "").pack())
+    asking = m.Tstat(1, 0).pack() * 1000
+    await until(lambda: guest.server.connections)
+    (connection,) = guest.server.connections
+    try:
+        while guest.server.connections:
+            writer.write(asking)
+            await asyncio.wait_for(writer.drain(), 0.01)
+    except TimeoutError:
+        pass
+    except ConnectionError:
+        return
+    await connection.closed
+    writer.close()
+    await guest.server.close()
+
+
+@story
+async def test_an_msize_outside_the_range_is_refused_or_lowered() -> None:
+    guest = Guest(Security(), Limits(p9.Limits(msize=8192, min_msize=1024)))
+    address = await guest.server.listen(LOOPBACK)
+    client = await Client.connect(address)
+    assert client.msize == 8192
+    with pytest.raises(Error, match="msize 1023 is below 1024"):
+        await client.call(m.Tversion(c.NOTAG, 1023, "9P2000"), m.Rversion)
+    client.close()
+    await guest.server.close()
+
+
+def test_py9p_comes_in_by_a_wrapped_socket(ca: Path) -> None:
+    """What llamboctl does: the certificate, and no uname."""
+
+    async def main() -> None:
+        guest = Guest(guarded(ca))
+        address = await guest.server.listen(TLS)
+
+        def visit() -> None:
+            plain = socket.create_connection((address.host, address.port))
+            with py9p.Client(as_(ca, "bob").wrap_socket(plain, server_hostname="localhost")) as p:
+                p.negotiate()
+                p.attach(0, uname="bob")
+
+        await asyncio.to_thread(visit)
+        assert guest.users == [User("bob")]
+        await guest.server.close()
+
+    asyncio.run(main())
