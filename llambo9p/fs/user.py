@@ -46,9 +46,9 @@ def owner() -> User:
 
 @functools.lru_cache(maxsize=1024)
 def numbers_of(user: str) -> tuple[int, int]:
-    """The user's uid and gid here; NONUNAME for one that this machine does not know."""
+    """The user's uid and gid here; NOBODY for one that this machine does not know."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        return c.NONUNAME, c.NONUNAME
+        return c.NOBODY, c.NOBODY
     return entry.pw_uid, entry.pw_gid

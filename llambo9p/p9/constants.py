@@ -9,6 +9,8 @@ NOTAG = 0xFFFF
 NOFID = 0xFFFF_FFFF
 NONUNAME = 0xFFFF_FFFF
 """no numeric uid: 9P2000.u and .L"""
+NOBODY = 65534
+"""Linux's uid and gid of nobody: it lets nobody write to or remove a file of NONUNAME"""
 
 HEADER = 7
 """size[4] type[1] tag[2]"""

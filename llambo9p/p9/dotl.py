@@ -45,7 +45,6 @@ MAGIC = 0x0102_1997
 """statfs(2).f_type of 9P"""
 BLOCK = 4096
 NAME_MAX = 255
-NOBODY = 65534
 
 _ENTRY = struct.Struct("<BIQQBH")
 """of Rreaddir: qid[13] offset[8] type[1] name[s]"""
@@ -76,8 +75,8 @@ def _getattr(conn: ServerConn, msg: d.Tgetattr, fid: Fid) -> Message | None:
             valid=msg.request_mask & GETATTR_BASIC,
             qid=of.qid,
             mode=kind | of.mode & 0o777,
-            uid=NOBODY if of.n_uid == c.NONUNAME else of.n_uid,
-            gid=NOBODY if of.n_gid == c.NONUNAME else of.n_gid,
+            uid=of.n_uid,
+            gid=of.n_gid,
             nlink=2 if directory else 1,
             rdev=0,
             size=of.length,

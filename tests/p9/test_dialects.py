@@ -57,7 +57,7 @@ def test_u_stats_have_numbers_and_an_empty_extension() -> None:
         -> Twalk tag 1 fid 0 newfid 1 wname ["hello"]
         <- Rwalk tag 1 wqid [(- 0 2)]
         -> Tstat tag 2 fid 1
-        <- Rstat tag 2 stat {name "hello" qid (- 0 2) mode 0o444 uid "glenda" gid "glenda" muid "glenda"}
+        <- Rstat tag 2 stat {name "hello" qid (- 0 2) mode 0o444 uid "glenda" gid "glenda" muid "glenda" n_uid 65534 n_gid 65534 n_muid 65534}
     """)  # noqa: E501
 
 
