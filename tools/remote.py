@@ -21,7 +21,7 @@ from py9p.messages import Dir, NinePError, Rattach, Tattach
 from py9p.native import decode_dir
 
 from llambo9p.net.address import Address
-from llambo9p.net.client import explain
+from llambo9p.net.sockets import explain
 
 from .certificate import tls_for
 from .failure import Failure

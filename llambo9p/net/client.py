@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Error, InvalidArgument, NotFound, WorkerLost, from_ename
+from ..errors import Error, NotFound, WorkerLost, from_ename
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.client import ClientConn
 from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
+from . import sockets
 from .address import Address
 
 _R = TypeVar("_R", bound=m.Message)
@@ -58,21 +58,7 @@ class Client(asyncio.Protocol):
 
         Raises `WorkerLost` naming the address, InvalidArgument without a certificate.
         """
-        loop = asyncio.get_running_loop()
-        if address.net != "tls":
-            tls = None
-        elif tls is None:
-            raise InvalidArgument(f"{address} needs a certificate of ours")
-        try:
-            if address.net == "unix":
-                _, client = await loop.create_unix_connection(lambda: cls(address), address.path)
-            else:
-                _, client = await loop.create_connection(
-                    lambda: cls(address), address.host, address.port, ssl=tls
-                )
-        except (OSError, UnicodeError) as e:
-            why = explain(e)
-            raise WorkerLost(f"cannot connect to {address}: {why}") from e
+        client = await sockets.connect(address, lambda: cls(address), tls)
         try:
             reply = await client.call(
                 m.Tversion(c.NOTAG, client._conn.msize, version), m.Rversion
@@ -80,7 +66,7 @@ class Client(asyncio.Protocol):
             if reply.version not in (version, c.VERSION_9P2000):
                 raise Error(f"{address} speaks {reply.version!r}, not {version}")
         except WorkerLost as e:
-            if tls is None:
+            if address.net != "tls":
                 raise
             # what the server thinks of our certificate, it says after the handshake if at all
             raise WorkerLost(f"{e} (does it accept our certificate?)") from e
@@ -204,7 +190,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
-            self._why = f"connection lost: {explain(exc)}"
+            self._why = f"connection lost: {sockets.explain(exc)}"
         elif exc is not None:
             self._why = f"connection lost: {exc}"
         if not self.lost.done():
@@ -277,17 +263,6 @@ class RemoteOpen:
 
     async def __aexit__(self, *exc: object) -> None:
         self.forget()
-
-
-def explain(error: OSError | UnicodeError) -> str:
-    """What went wrong with a connection, in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}"
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)
-    return str(error)
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
-import socket
-import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..errors import Busy, Error, InvalidArgument
+from ..errors import Busy, Error
 from ..fs.user import User
 from ..p9 import server as p9
 from ..p9.fid import Request
@@ -34,6 +31,7 @@ from ..p9.framing import ProtocolError
 from ..p9.messages import Message
 from ..p9.node import Maybe, Node
 from ..p9.server import ServerConn
+from . import sockets
 from .address import Address
 from .security import Peer, Security
 
@@ -246,33 +244,11 @@ class Server:
 
         Raises `Error` naming the address when it cannot be listened on.
         """
-        loop = asyncio.get_running_loop()
-        tls = self.security.tls if address.net == "tls" else None
-        if address.net == "tls" and tls is None:
-            raise InvalidArgument(f"{address} needs a certificate: set security.cert and .ca")
-        try:
-            if address.net == "unix":
-                _remove_stale_socket(address.path)
-                server = await loop.create_unix_server(
-                    lambda: Connection(self), address.path, backlog=1024
-                )
-                self._unix_paths.append(address.path)
-                # anybody may connect and is known by uid; the directory says who gets there
-                os.chmod(address.path, 0o666)
-            else:
-                server = await loop.create_server(
-                    lambda: Connection(self),
-                    address.host,
-                    address.port,
-                    ssl=tls,
-                    ssl_handshake_timeout=self.limits.version_s if tls is not None else None,
-                    backlog=1024,
-                )
-                port = server.sockets[0].getsockname()[1]
-                address = Address(address.net, address.host, port)
-        except OSError as e:
-            why = os.strerror(e.errno) if e.errno and e.errno > 0 else str(e)
-            raise Error(f"cannot listen on {address}: {why}") from e
+        server, address = await sockets.listen(
+            address, lambda: Connection(self), self.security.tls, self.limits.version_s
+        )
+        if address.net == "unix":
+            self._unix_paths.append(address.path)
         self._servers.append(server)
         return address
 
@@ -312,22 +288,3 @@ class Server:
             await asyncio.wait(closed, timeout=1)
         for connection in list(self.connections):
             connection.abort()  # it does not read its replies
-
-
-def _remove_stale_socket(path: str) -> None:
-    """Remove a socket that nobody listens on; asyncio would remove any."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, "exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a live server's queue may be full
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise OSError(errno.EADDRINUSE, "in use")
