@@ -8,41 +8,50 @@ more than one incomplete frame, so never more than msize bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .constants import HEADER
 
 
 class ProtocolError(Exception):
     """The peer broke the framing; nothing after it can be understood."""
 
+    def __init__(self, reason: str, frames: Sequence[bytes] = ()) -> None:
+        super().__init__(reason)
+        self.frames = frames
+        """the sound ones that came before, where it was found while cutting"""
+
 
 class Framer:
     """`feed` bytes as they come; get whole frames back, in order."""
 
-    __slots__ = ("_rest", "msize")
+    __slots__ = ("msize", "rest")
 
     def __init__(self, msize: int) -> None:
         self.msize = msize
         """the largest frame accepted; may be lowered between two `feed`s"""
-        self._rest = b""
+        self.rest = b""
+        """what is in no frame yet: one that is incomplete, or all from a bad size on"""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that `data` completes.
 
-        Frames before a bad size are lost with it: raises `ProtocolError`.
+        Raises `ProtocolError`, with the frames before it, at a bad size.
         """
-        if self._rest:
-            data = self._rest + data
-        frames = []
+        if self.rest:
+            data = self.rest + data
+        frames: list[bytes] = []
         at, end = 0, len(data)
         while end - at >= 4:
             size = int.from_bytes(data[at : at + 4], "little")
             if not HEADER <= size <= self.msize:
+                self.rest = data[at:]
                 raise ProtocolError(
-                    f"frame of {size} bytes, must be {HEADER} to {self.msize} (msize)"
+                    f"frame of {size} bytes, must be {HEADER} to {self.msize} (msize)", frames
                 )
             if end - at < size:
                 break
             frames.append(data[at : at + size])
             at += size
-        self._rest = data[at:] if at < end else b""
+        self.rest = data[at:] if at < end else b""
         return frames

@@ -6,11 +6,15 @@ transcript tests are written in.
     Rread tag 3 data "half a caf\\xc3"
     Ropen tag 4 qid (d 0 17) iounit 8168
 
-Integers are decimal, modes octal, NOTAG, NOFID and NONUNAME by name; strings are JSON's;
-data is a string with \\x escapes for what is not ASCII; a Qid is
-(type vers path), its type `-` or the letters of `_QID_LETTERS`; a stat is its
-fields in braces, those left at their defaults left out.  `parse(format(m)) == m`
-for every message.
+Integers are decimal, modes octal, NOTAG, NOFID and NONUNAME by name; strings are JSON's,
+with \\u escapes for what is not printable; data is a string with \\x escapes for what is
+not ASCII; a Qid is (type vers path), its type `-` or the letters of `_QID_LETTERS`; a
+stat is its fields in braces, those left at their defaults left out.  `parse(format(m))
+== m` for every message.
+
+Bytes that no message says are a line too, with a reason behind them:
+
+    hex 0700000063ffff # unknown message type 99
 """
 
 from __future__ import annotations
@@ -48,12 +52,33 @@ _DIR_KINDS = {
 _TOKEN = re.compile(r'\s*(?:([][(){}])|("(?:[^"\\]|\\.)*")|([^\s][^][\s(){}"]*))')
 
 
-def format(msg: Message) -> str:
-    """The message as one line."""
+def format(msg: Message, max_data: int | None = None) -> str:
+    """The message as one line.  With `max_data`, data is shown to so many bytes, and
+    a line that was cut cannot be parsed."""
     words = [name_of(type(msg)), "tag", _integer("tag", msg.tag)]
     for name, kind in field_kinds(type(msg)).items():
-        words += [name, _format_field(name, kind, getattr(msg, name))]
+        value = getattr(msg, name)
+        if kind == "Data" and max_data is not None and len(value) > max_data:
+            cut = _format_field(name, kind, value[:max_data])
+            words += [name, f"{cut}... of {len(value)} bytes"]
+        else:
+            words += [name, _format_field(name, kind, value)]
     return " ".join(words)
+
+
+def format_bytes(data: bytes, reason: str, max_data: int | None = None) -> str:
+    """Bytes as one line, with the reason why they are no message; `max_data` as above."""
+    if max_data is not None and len(data) > max_data:
+        return f"hex {data[:max_data].hex()}... of {len(data)} bytes # {reason}"
+    return f"hex {data.hex()} # {reason}"
+
+
+def parse_bytes(line: str, dialect: Dialect = P9_2000) -> bytes:
+    """The bytes that a line of either function stands for.  Raises ValueError."""
+    word, _, rest = line.partition(" ")
+    if word == "hex":
+        return bytes.fromhex(rest.partition("#")[0])
+    return parse(line, dialect).pack()
 
 
 def _integer(name: str, value: int) -> str:
@@ -68,10 +93,22 @@ def _integer(name: str, value: int) -> str:
     return str(value)
 
 
+def _format_str(value: str) -> str:
+    """As JSON, with what would end the line or steer a terminal escaped too."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    if quoted.isprintable():
+        return quoted
+    return "".join(ch if ch.isprintable() else _escape(ch) for ch in quoted)
+
+
+def _escape(ch: str) -> str:
+    return f"\\u{ord(ch):04x}" if ord(ch) < 0x10000 else json.dumps(ch)[1:-1]
+
+
 def _format_field(name: str, kind: str, value: Any) -> str:
     match kind:
         case "Str":
-            return json.dumps(value, ensure_ascii=False)
+            return _format_str(value)
         case "Data":
             body: str = value.decode("latin-1").encode("unicode_escape").decode()
             return '"' + body.replace('"', '\\"') + '"'

@@ -70,6 +70,15 @@ def test_a_bad_size_is_seen_before_its_frame_is_collected() -> None:
         framer.feed(b"\0")
 
 
+def test_the_frames_before_a_bad_size_are_not_lost() -> None:
+    framer = Framer(MSIZE)
+    frames = STREAMS["mixed"]
+    with pytest.raises(ProtocolError) as error:
+        framer.feed(b"".join(frames) + bytes(9))
+    assert error.value.frames == frames
+    assert framer.rest == bytes(9)
+
+
 def test_a_lowered_msize_holds_for_the_next_frame() -> None:
     framer = Framer(MSIZE)
     framer.msize = 256
