@@ -25,6 +25,7 @@ from llambo9p.fs.ctl import quote
 from . import show, start
 from .failure import Failure
 from .remote import Remote, Unreachable
+from .trace import trace
 from .which_cluster import Cluster, find, parse_address, state_path
 
 _Command = Callable[..., Any]
@@ -349,6 +350,11 @@ def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
     if newline and not last.endswith(b"\n"):
         out.write(b"\n")
         out.flush()
+
+
+# -- the conversation itself ------------------------------------------------------
+
+cli.add_command(trace)
 
 
 def main() -> None:

@@ -4,11 +4,13 @@
     <- Rread tag 1 data "hello"                 the server has answered
     ! feed out "abc"                            something happens (see `Player`)
     ** drop vault                               what the tree was asked to do
+    # Linux does this                           a comment
 
 Lines run in order.  `->` lines that follow each other arrive in one segment.  The
 event loop is run until nothing is left to do before a block of `<-` or `**` lines
 is compared: the replies, or the calls noted since the last such block, must be
-exactly those, in that order.  At the end no reply may be left over.
+exactly those, in that order.  At the end no reply may be left over.  Messages are
+written as `llambo9p.p9.text` has them, and so is what is none: `-> hex 0700000063ffff`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.p9.fid import Request
 from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.server import Limits, ServerConn
-from llambo9p.p9.text import format, parse
+from llambo9p.p9.text import format, parse, parse_bytes
 from llambo9p.p9.wire import Dir
 
 HELLO = """
@@ -287,7 +289,7 @@ class Player:
             texts = [line[len(mark) :].strip() for line in block]
             match mark:
                 case "->":
-                    self.send(b"".join(parse(text, self.conn.dialect).pack() for text in texts))
+                    self.send(b"".join(parse_bytes(text, self.conn.dialect) for text in texts))
                 case "<-":
                     dialect = self.conn.dialect
                     self._expect([format(parse(text, dialect)) for text in texts], self.replies())
