@@ -23,6 +23,7 @@ from .wire import (
     Stat,
     Str,
     codec,
+    field_kinds,
 )
 
 
@@ -32,6 +33,8 @@ class Message:
 
     tag: U16
     number: ClassVar[int]
+    kinds: ClassVar[dict[str, str]]
+    """name -> wire type of each field after the tag, in wire order"""
 
     def pack(self) -> bytes:
         """The whole frame, size and all."""
@@ -54,6 +57,7 @@ def message(number: int) -> Callable[[_M], _M]:
         made: Any = dataclasses.dataclass(slots=True)(cls)
         pack, unpack = codec(made, number)
         made.number = number
+        made.kinds = field_kinds(made)
         made.pack = pack
         made.unpack = staticmethod(unpack)
         return made  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ from typing import Any
 from . import constants as c
 from .dialects import P9_2000, Dialect, name_of
 from .messages import Message
-from .wire import Dir, Qid, field_kinds
+from .wire import Dir, Qid
 
 _QID_LETTERS = {
     "d": c.QTDIR,
@@ -56,7 +56,7 @@ def format(msg: Message, max_data: int | None = None) -> str:
     """The message as one line.  With `max_data`, data is shown to so many bytes, and
     a line that was cut cannot be parsed."""
     words = [name_of(type(msg)), "tag", _integer("tag", msg.tag)]
-    for name, kind in field_kinds(type(msg)).items():
+    for name, kind in msg.kinds.items():
         value = getattr(msg, name)
         if kind == "Data" and max_data is not None and len(value) > max_data:
             cut = _format_field(name, kind, value[:max_data])
@@ -173,7 +173,7 @@ def _parse(words: _Words, dialect: Dialect) -> Message:
         raise ValueError(f"no message {name} in {dialect.version}")
     words.next("tag")
     values = {"tag": _parse_field(words, "U16")}
-    for field, kind in field_kinds(cls).items():
+    for field, kind in cls.kinds.items():
         words.next(field)
         values[field] = _parse_field(words, kind)
     if words.tokens:
