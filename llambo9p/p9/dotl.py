@@ -151,15 +151,18 @@ def _mkdir(conn: ServerConn, msg: d.Tmkdir, fid: Fid) -> Message | None:
     assert fid.node is not None
     check_name(fid.node, msg.name)
 
-    def commit(made: tuple[Node, Handle]) -> Message:
+    def give_back(made: tuple[Node, Handle]) -> None:
         node, handle = made
-        qid = node.qid
         handle.drop()
         node.release()
+
+    def commit(made: tuple[Node, Handle]) -> Message:
+        qid = made[0].qid
+        give_back(made)
         return d.Rmkdir(msg.tag, qid)
 
-    perm = c.DMDIR | msg.mode & 0o777
-    return conn.answer(msg, fid, fid.node.create(msg.name, perm, c.OREAD), commit)
+    making = fid.node.create(msg.name, c.DMDIR | msg.mode & 0o777, c.OREAD)
+    return conn.answer(msg, fid, making, commit, undo=give_back)
 
 
 def _unlinkat(conn: ServerConn, msg: d.Tunlinkat, fid: Fid) -> Message | None:

@@ -9,10 +9,13 @@ import errno
 import pytest
 
 from llambo9p import errors
+from llambo9p.p9 import constants as c
 from llambo9p.p9 import dialects as d
 from llambo9p.p9 import messages as m
+from llambo9p.p9.server import ServerConn
 from llambo9p.p9.text import parse
 
+from .manners import DIRECTORY, Books, Node, Running
 from .transcript import playing
 
 HELLO_U = """
@@ -252,6 +255,24 @@ def test_l_a_file_is_made_where_the_tree_allows_it() -> None:
             -> Twrite tag 3 fid 1 offset 0 data "x"
             <- Rwrite tag 3 count 1
         """)
+
+
+def test_25_l_a_directory_made_after_the_connection_is_given_back() -> None:
+    books = Books()
+    conn = ServerConn(lambda uname, aname: books.give(Node(books, DIRECTORY)))
+    conn.receive(m.Tversion(c.NOTAG, 8192, c.VERSION_9P2000_L).pack())
+    conn.receive(d.Tattach_u(1, 0, c.NOFID, "glenda", "").pack())
+    books.manner = "deaf"
+    conn.receive(d.Tmkdir(2, 0, "new", 0o755, 0).pack())
+    [request] = conn.take_started()
+    making = Running(request)
+    making.begin()
+    conn.lost()
+    with pytest.raises(StopIteration) as made:
+        making.go_on(well=True)
+    conn.complete(request, made.value.value)
+    assert [opened.ends for opened in books.opens] == [1]
+    assert (books.given, books.released) == (2, 2)
 
 
 def test_a_second_version_may_change_the_dialect() -> None:

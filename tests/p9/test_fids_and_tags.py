@@ -1,163 +1,102 @@
 """A model of fids and tags, and hypothesis looking for a way to break ServerConn.
 
-Invariants, after every step and at the end:
-- each T-message has one reply, of its own kind or Rerror, under its tag;
+Invariants, in each dialect, after every step and at the end:
+- each T-message has one reply, of its own kind or an error, under its tag;
+- every reply fits msize, and its data the count that was asked for;
 - after its Rflush a request is never answered; after Rversion nothing old is;
 - the fid table is the model's, which knows only what the replies say;
 - each file that was given to a fid is released once, after its open ended in one
   clunk or one drop.
 
-The files answer at once, late, or (deaf) late in spite of a cancellation, well or
-badly, as hypothesis likes; it also chooses which waiting call returns next.
+Hypothesis chooses the dialect, the messages, the manners of the files (see `manners`),
+and which waiting call returns next.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llambo9p import errors
 from llambo9p.p9 import constants as c
+from llambo9p.p9 import dialects as d
 from llambo9p.p9 import messages as m
-from llambo9p.p9.dialects import P9_2000
-from llambo9p.p9.fid import Request
-from llambo9p.p9.node import Maybe, Walk
+from llambo9p.p9.node import Maybe
 from llambo9p.p9.server import Limits, ServerConn
-from llambo9p.p9.wire import Dir, Qid
+from llambo9p.p9.wire import Dir
 
-manners = st.sampled_from(["at once"] * 4 + ["late"] * 2 + ["deaf", "refused at once"])
+from .manners import DIRECTORY, FILE, Books, Node, Running
+
+manners = st.sampled_from(["at once"] * 4 + ["late", "deaf"] * 2 + ["refused at once"])
+versions = st.sampled_from([*d.DIALECTS, "9P2000.x"])
+msizes = st.sampled_from([c.MIN_MSIZE, 8192])
 LIMITS = Limits(fids=3, requests=5)
-DIRECTORY, FILE = Qid(c.QTDIR, 0, 1), Qid(c.QTFILE, 0, 2)
 
 FIDS = range(4)
 TAGS = range(20)
-things = st.sampled_from(
-    ["open", "open for both", "create", "read", "write", "stat", "wstat", "clunk", "remove"]
-)
+COUNT = 1000
+"""of Treads: more than fits the smaller msize"""
 
-
-class Call:
-    """A call of a file that has not returned: what is sent into it is its result."""
-
-    def __init__(self, result: Callable[[], Any], deaf: bool) -> None:
-        self.result = result
-        self.deaf = deaf
-        self.cancelled = False
-
-    def __await__(self) -> Generator[Call, Any, Any]:
-        return (yield self)
-
-    def close(self) -> None:
-        """Discarded before anyone awaited it."""
-
-
-class Books:
-    """What became of every file given and every open."""
-
-    def __init__(self) -> None:
-        self.manner = "at once"
-        self.given = 0
-        self.released = 0
-        self.opens: list[Open] = []
-
-    def does(self, result: Callable[[], Any]) -> Any:
-        if self.manner == "at once":
-            return result()
-        if self.manner == "refused at once":
-            raise errors.Error("it refuses")
-        return Call(result, self.manner == "deaf")
-
-    def give(self, node: Node) -> Node:
-        self.given += 1
-        return node
-
-
-class Open:
-    def __init__(self, books: Books) -> None:
-        self.books = books
-        self.ends = 0
-        books.opens.append(self)
-
-    def read(self, offset: int, count: int) -> Maybe[bytes]:
-        return self.books.does(lambda: b"x" * min(count, 3))
-
-    def readdir(self) -> Maybe[Sequence[Dir]]:
-        return self.books.does(lambda: [])
-
-    def write(self, offset: int, data: bytes) -> Maybe[int]:
-        return self.books.does(lambda: len(data))
-
-    def clunk(self) -> Maybe[None]:
-        self.ends += 1
-        return self.books.does(lambda: None)
-
-    def drop(self) -> None:
-        self.ends += 1
-
-
-class Node:
-    """A directory that holds files of every name but `nope`."""
-
-    def __init__(self, books: Books, qid: Qid) -> None:
-        self.books = books
-        self.qid = qid
-
-    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
-        def result() -> Walk:
-            qids: list[Qid] = []
-            for name in names:
-                if name == "nope":
-                    return Walk(qids, None, errors.NotFound())
-                qids.append(FILE if name == "file" else DIRECTORY)
-            return Walk(qids, self.books.give(Node(self.books, [self.qid, *qids][-1])))
-
-        return self.books.does(result)
-
-    def open(self, mode: int) -> Maybe[Open]:
-        return self.books.does(lambda: Open(self.books))
-
-    def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[Node, Open]]:
-        return self.books.does(
-            lambda: (self.books.give(Node(self.books, FILE)), Open(self.books))
-        )
-
-    def remove(self) -> Maybe[None]:
-        return self.books.does(lambda: None)
-
-    def stat(self) -> Maybe[Dir]:
-        return self.books.does(lambda: Dir("name", self.qid, 0))
-
-    def wstat(self, stat: Dir) -> Maybe[None]:
-        return self.books.does(lambda: None)
-
-    def release(self) -> None:
-        self.books.released += 1
+Make = Callable[[int, int], m.Message]
+"""tag, fid -> a message on the fid"""
+ALIKE: list[Make] = [
+    lambda tag, fid: m.Tread(tag, fid, 0, COUNT),
+    lambda tag, fid: m.Twrite(tag, fid, 0, b"abc"),
+    lambda tag, fid: m.Tclunk(tag, fid),
+    lambda tag, fid: m.Tremove(tag, fid),
+]
+OLD: list[Make] = [
+    *ALIKE,
+    lambda tag, fid: m.Topen(tag, fid, c.OREAD),
+    lambda tag, fid: m.Topen(tag, fid, c.ORDWR),
+    lambda tag, fid: m.Tcreate(tag, fid, "new", 0o644, c.ORDWR),
+    lambda tag, fid: m.Tstat(tag, fid),
+    lambda tag, fid: m.Twstat(tag, fid, Dir("", FILE, 0)),
+]
+LINUX: list[Make] = [
+    *ALIKE,
+    lambda tag, fid: d.Tlopen(tag, fid, 0),
+    lambda tag, fid: d.Tlopen(tag, fid, 0o2),
+    lambda tag, fid: d.Tlcreate(tag, fid, "new", 0o2, 0o644, 0),
+    lambda tag, fid: d.Tgetattr(tag, fid, 0x7FF),
+    lambda tag, fid: d.Tsetattr(tag, fid, 0x68, 0, 0, 0, 0, 0, 0, 0, 0),
+    lambda tag, fid: d.Treaddir(tag, fid, 0, COUNT),
+    lambda tag, fid: d.Treaddir(tag, fid, 3, COUNT),
+    lambda tag, fid: d.Tstatfs(tag, fid),
+    lambda tag, fid: d.Tfsync(tag, fid, 0),
+    lambda tag, fid: d.Tmkdir(tag, fid, "new", 0o755, 0),
+    lambda tag, fid: d.Tunlinkat(tag, fid, "file", 0),
+    lambda tag, fid: d.Txattrwalk(tag, fid, 3, "security.capability"),
+]
+ON_FID = {c.VERSION_9P2000: OLD, c.VERSION_9P2000_U: OLD, c.VERSION_9P2000_L: LINUX}
 
 
 class FidsAndTags(RuleBasedStateMachine):
+    first = c.VERSION_9P2000
+    """the dialect it begins with; a later Tversion may choose any"""
+
     def __init__(self) -> None:
         super().__init__()
         self.books = Books()
         self.conn = ServerConn(self._attach, limits=LIMITS)
         self.history: list[m.Message] = []
-        self.calls: list[Request] = []
-        """awaited, in the order in which they were started"""
+        self.running: list[Running] = []
+        """in the order in which they were started"""
         self.owed: dict[int, list[m.Message]] = defaultdict(list)
-        """by tag, what must still be answered or flushed; more than one in a tag's
-        list is a duplicate, unless the first is over when the server sees it"""
+        """by tag, what must still be answered or flushed; a second one in a tag's list
+        is a duplicate"""
         self.sent: dict[int, int] = {}
         """id of a message -> its place in the order of sending"""
         self.walked: set[int] = set()
         self.opened: set[int] = set()
         self.made: dict[int, int] = {}
         """fid -> the place of the message that made it"""
-        self._version()
 
     def _attach(self, uname: str, aname: str) -> Maybe[Any]:
         return self.books.does(lambda: self.books.give(Node(self.books, DIRECTORY)))
@@ -165,24 +104,32 @@ class FidsAndTags(RuleBasedStateMachine):
     # -- the client ---------------------------------------------------------------
 
     def _send(self, *msgs: m.Message) -> None:
+        """They arrive together: what they start is awaited after the last."""
         for msg in msgs:
             self.owed[msg.tag].append(msg)
             self.sent[id(msg)] = len(self.history)
             self.history.append(msg)
-        self.conn.receive(b"".join(msg.pack() for msg in msgs))
+            self.conn.receive(self.conn.dialect.of(msg).pack())
+            self._take_replies()
         self._pump()
 
-    def _version(self) -> None:
+    @initialize(msize=msizes)
+    def begin(self, msize: int) -> None:
+        self._version(self.first, msize)
+
+    def _version(self, version: str, msize: int) -> None:
         # all that is owed is void from here on; what was answered before it came before
         self.owed.clear()
         self.walked.clear()
         self.opened.clear()
-        self._send(m.Tversion(c.NOTAG, 8192, "9P2000"))
+        self._send(m.Tversion(c.NOTAG, msize, version))
+        assert self.conn.msize == msize
+        assert self.conn.dialect == d.DIALECTS.get(version, d.P9_2000)
 
-    @rule(really=st.integers(0, 9))
-    def version(self, really: int) -> None:
+    @rule(really=st.integers(0, 9), version=versions, msize=msizes)
+    def version(self, really: int, version: str, msize: int) -> None:
         if really == 9:
-            self._version()
+            self._version(version, msize)
             assert not self.conn.fids and not self.conn.requests
             assert not self._owed_tags()
 
@@ -221,46 +168,22 @@ class FidsAndTags(RuleBasedStateMachine):
         self.books.manner = manner
         self._send(m.Twalk(tag, fid, newfid, tuple(names)))
 
-    def _on_fid(self, tag: int, fid: int, what: str) -> m.Message:
-        match what:
-            case "open":
-                return m.Topen(tag, fid, c.OREAD)
-            case "open for both":
-                return m.Topen(tag, fid, c.ORDWR)
-            case "create":
-                return m.Tcreate(tag, fid, "new", 0o644, c.ORDWR)
-            case "read":
-                return m.Tread(tag, fid, 0, 10)
-            case "write":
-                return m.Twrite(tag, fid, 0, b"abc")
-            case "stat":
-                return m.Tstat(tag, fid)
-            case "wstat":
-                return m.Twstat(tag, fid, Dir("", FILE, 0))
-            case "clunk":
-                return m.Tclunk(tag, fid)
-        assert what == "remove"
-        return m.Tremove(tag, fid)
+    def _a_message(self, data: st.DataObject, fid: int) -> m.Message:
+        make = data.draw(st.sampled_from(ON_FID[self.conn.dialect.version]))
+        return make(self._a_tag(data), fid)
 
     @precondition(lambda self: self.conn.fids)
-    @rule(data=st.data(), what=things, manner=manners)
-    def on_fid(self, data: st.DataObject, what: str, manner: str) -> None:
-        tag, fid = self._a_tag(data), self._a_fid(data)
+    @rule(data=st.data(), manner=manners)
+    def on_fid(self, data: st.DataObject, manner: str) -> None:
+        msg = self._a_message(data, self._a_fid(data))
         self.books.manner = manner
-        self._send(self._on_fid(tag, fid, what))
+        self._send(msg)
 
     @precondition(lambda self: self.conn.fids)
-    @rule(
-        data=st.data(),
-        whats=st.lists(things, min_size=2, max_size=4),
-        flushed=st.booleans(),
-        manner=manners,
-    )
-    def pipelined(
-        self, data: st.DataObject, whats: list[str], flushed: bool, manner: str
-    ) -> None:
+    @rule(data=st.data(), count=st.integers(2, 4), flushed=st.booleans(), manner=manners)
+    def pipelined(self, data: st.DataObject, count: int, flushed: bool, manner: str) -> None:
         fid = self._a_fid(data)
-        msgs = [self._on_fid(self._a_tag(data), fid, what) for what in whats]
+        msgs = [self._a_message(data, fid) for _ in range(count)]
         if flushed:
             msgs.append(m.Tflush(50, data.draw(st.sampled_from(msgs)).tag))
         self.books.manner = manner
@@ -278,62 +201,56 @@ class FidsAndTags(RuleBasedStateMachine):
 
     # -- the server's files ----------------------------------------------------------
 
-    @precondition(lambda self: self.calls)
+    @precondition(lambda self: self.running)
     @rule(data=st.data(), well=st.booleans(), manner=manners)
     def a_call_returns(self, data: st.DataObject, well: bool, manner: str) -> None:
-        request = data.draw(st.sampled_from(self.calls))
+        running = data.draw(st.sampled_from(self.running))
         self.books.manner = manner  # of what waited for it
-        self.calls.remove(request)
-        self._return(request, well)
-
-    def _return(self, request: Request, well: bool) -> None:
-        assert request.awaitable is not None
-        waiting = request.awaitable.__await__()
-        call: Any = next(waiting)  # type: ignore[call-overload]
-        try:
-            if call.cancelled:
-                waiting.throw(asyncio.CancelledError())
-            elif well:
-                waiting.send(call.result())
-            else:
-                waiting.throw(errors.Error("it failed"))
-        except StopIteration as e:
-            self.conn.complete(request, e.value)
-        except (errors.Error, asyncio.CancelledError) as e:
-            self.conn.fail(request, e)
-        else:
-            raise AssertionError("it waits for something else")
+        self._advance(running, lambda: running.go_on(well))
         self._pump()
 
     def _pump(self) -> None:
         for request in self.conn.take_started():
-            self.calls.append(request)
-            request.cancel = lambda request=request: self._cancel(request)  # type: ignore[misc]
-        for frame in self.conn.data_to_send():
-            self._reply(P9_2000.unpack(frame))
+            running = Running(request)
+            self.running.append(running)
+            self._advance(running, running.begin)
+        self._take_replies()
 
-    def _cancel(self, request: Request) -> None:
-        """As asyncio does it: soon, not now; a deaf call goes on."""
-        assert isinstance(request.awaitable, Call), "the end of a clunk is never cancelled"
-        request.awaitable.cancelled = not request.awaitable.deaf
+    def _advance(self, running: Running, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except StopIteration as e:
+            self.running.remove(running)
+            self.conn.complete(running.request, e.value)
+        except (errors.Error, asyncio.CancelledError) as e:
+            self.running.remove(running)
+            self.conn.fail(running.request, e)
 
     # -- what the client sees ----------------------------------------------------------
 
+    def _take_replies(self) -> None:
+        for frame in self.conn.data_to_send():
+            assert len(frame) <= self.conn.msize
+            self._reply(self.conn.dialect.unpack(frame))
+
     def _reply(self, reply: m.Message) -> None:
+        failed = isinstance(reply, m.Rerror | d.Rlerror)
         owed = self.owed[reply.tag]
         assert owed, f"{reply} answers nothing"
-        if reply == m.Rerror(reply.tag, "duplicate tag"):
-            assert len(owed) > 1
+        if len(owed) > 1:
+            assert failed, "a duplicate is refused when it comes"
             owed.pop()
             return
         msg = owed.pop(0)
         sent = self.sent[id(msg)]
         if isinstance(msg, m.Tclunk | m.Tremove):
-            unknown = isinstance(reply, m.Rerror) and reply.ename == errors.UnknownFid.ename
+            unknown = reply == self.conn.dialect.error(
+                reply.tag, errors.UnknownFid(), self.conn.msize
+            )
             if not unknown and self.made[msg.fid] < sent:  # else it was made anew since
                 self.walked.discard(msg.fid)
                 self.opened.discard(msg.fid)
-        if isinstance(reply, m.Rerror):
+        if failed:
             assert not isinstance(msg, m.Tflush), "Tflush is never refused"
             return
         assert reply.number == msg.number + 1
@@ -342,8 +259,10 @@ class FidsAndTags(RuleBasedStateMachine):
                 self._make(msg.fid, sent)
             case m.Twalk(), m.Rwalk() if len(reply.wqid) == len(msg.wname):
                 self._make(msg.newfid, sent)
-            case (m.Topen() | m.Tcreate()), _:
+            case (m.Topen() | m.Tcreate() | d.Tlopen() | d.Tlcreate()), _:
                 self.opened.add(msg.fid)
+            case (m.Tread() | d.Treaddir()), (m.Rread() | d.Rreaddir()):
+                assert len(reply.data) <= msg.count
             case m.Tflush(), _:
                 # the old request, if it is still owed, was not done and is forgotten;
                 # a flush that was flushed is still answered, after this one
@@ -388,8 +307,10 @@ class FidsAndTags(RuleBasedStateMachine):
         if abruptly:
             self.owed.clear()
             self.conn.lost()
-        while self.calls:
-            self._return(self.calls.pop(0), well=True)
+        while self.running:
+            running = self.running[0]
+            self._advance(running, lambda running=running: running.go_on(True))  # type: ignore[misc]
+            self._pump()
         assert not self._owed_tags(), "when all calls have returned, all is answered"
         if not abruptly:
             self.conn.lost()
@@ -398,5 +319,17 @@ class FidsAndTags(RuleBasedStateMachine):
         assert self.books.released == self.books.given
 
 
+class UnixFidsAndTags(FidsAndTags):
+    first = c.VERSION_9P2000_U
+
+
+class LinuxFidsAndTags(FidsAndTags):
+    first = c.VERSION_9P2000_L
+
+
 TestFidsAndTags = FidsAndTags.TestCase
-TestFidsAndTags.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestUnixFidsAndTags = UnixFidsAndTags.TestCase
+TestLinuxFidsAndTags = LinuxFidsAndTags.TestCase
+TestFidsAndTags.settings = TestUnixFidsAndTags.settings = TestLinuxFidsAndTags.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None
+)
