@@ -1,5 +1,6 @@
 """What all tests need: a limit of 20 s for each test that is not marked slow (QEMU,
-Ray, long fuzzing), and hypothesis without deadlines, as the machines are shared.
+Ray, long fuzzing), unless the command line says `--timeout`; and hypothesis without
+deadlines, as the machines are shared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ settings.register_profile("llambo", deadline=None, print_blob=True)
 settings.load_profile("llambo")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("timeout") is not None:
+        return
     for item in items:
         if item.get_closest_marker("timeout") is None:
             slow = item.get_closest_marker("slow") is not None

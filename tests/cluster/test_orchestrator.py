@@ -99,7 +99,7 @@ def test_request_of_a_worker_lost_before_its_first_token_goes_to_another() -> No
     asyncio.run(run())
 
 
-def test_worker_lost_in_the_middle_fails_the_answer_and_says_so() -> None:
+def test_17_worker_lost_in_the_middle_fails_the_answer_and_says_so() -> None:
     async def run() -> None:
         gate = Gate()
         async with (

@@ -80,7 +80,7 @@ def test_foreign_server_passes_through_unchanged() -> None:
     asyncio.run(run())
 
 
-def test_bug_16_equal_qids_of_two_servers_stay_different() -> None:
+def test_16_equal_qids_of_two_servers_stay_different() -> None:
     async def run() -> None:
         async with (
             cluster() as running,
@@ -155,7 +155,7 @@ def test_first_bytes_arrive_while_the_worker_decodes() -> None:
     asyncio.run(run())
 
 
-def test_bug_17_a_lost_host_answers_every_pending_read_with_an_error() -> None:
+def test_17_a_lost_host_answers_every_pending_read_with_an_error() -> None:
     async def run() -> None:
         gate = Gate()
         async with (

@@ -28,6 +28,15 @@ RARELY = Cluster.model_validate(
 )
 
 
+class LaterLoop(asyncio.SelectorEventLoop):
+    """Its clock is `ahead` seconds before the real one."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
 async def ask(files: Files, text: str) -> str:
     data = await files.open("data", c.ORDWR)
     await data.write(text.encode())
@@ -264,3 +273,33 @@ async def test_a_file_can_be_created_through_a_mount() -> None:
         new = root.find("new")
         assert isinstance(new, Created) and new.data == b"written"
     await server.close()
+
+
+def test_23_a_prefill_that_takes_minutes_is_no_lost_worker() -> None:
+    """Heartbeats say that the host is well, however long its first token takes."""
+    gate = Gate()
+    seconds = 10.0
+    config = Cluster.model_validate({"load_balancer": {"health_check_interval": seconds * 1000}})
+
+    async def main(loop: LaterLoop) -> None:
+        async with cluster(config) as running, simulated_host(gate=gate) as host:
+            await running.files.write("ctl", f"mount {host.address}")
+            [mounted] = running.orchestrator._members.hosts
+            outs = []
+            for place in ("", "worker-0000/"):
+                await running.files.write(f"{place}prompt", "long")
+                outs.append(reading(await running.files.open(f"{place}out")))
+            await until(lambda: host.engine.load.active)
+            for _ in range(30):
+                seen = mounted.heartbeat
+                loop.ahead += seconds
+                await until(lambda seen=seen: mounted.heartbeat > seen or mounted.lost)
+            assert not mounted.lost and not any(out.done() for out in outs)
+            gate.open()
+            for out in outs:
+                assert (await out).data.startswith(b"s")
+
+    with asyncio.Runner(loop_factory=LaterLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, LaterLoop)
+        runner.run(main(loop))

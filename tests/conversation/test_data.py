@@ -50,7 +50,7 @@ async def test_a_read_before_any_write_is_at_the_end():
 
 
 @story
-async def test_reads_ignore_offsets_whichever_the_client_sends():
+async def test_5_reads_ignore_offsets_whichever_the_client_sends():
     """Linux goes on where its write ended, plan9port reads at 0 every time."""
     async with conversing() as place:
         for query in (b"a query", b"another"):

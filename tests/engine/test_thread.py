@@ -214,7 +214,7 @@ def test_stop_fails_what_is_pending():
     asyncio.run(main())
 
 
-def test_start_tells_progress_and_fails_with_the_reason():
+def test_26_start_waits_for_the_model_and_fails_with_the_reason():
     async def main():
         told = []
         engine = DecodeThread(SimulatedRunner())

@@ -34,7 +34,7 @@ def worker(*words: str) -> str:
     return run("worker", "--listen", "tcp!127.0.0.1!0", *words)
 
 
-def test_missing_model_is_named(tmp_path: Path) -> None:
+def test_26_missing_model_is_named_before_anything_listens(tmp_path: Path) -> None:
     said = worker("--model", str(tmp_path / "none.gguf"))
     assert said.count("\n") == 1
     assert f"{tmp_path}/none.gguf" in said and "no such file" in said

@@ -105,12 +105,20 @@ def test_version_is_heard_even_on_a_tag_that_is_in_use() -> None:
 
 def test_12_fids_belong_to_one_connection() -> None:
     with playing() as one, playing() as other:
-        one.play(HELLO)
         other.play("""
             -> Tversion tag NOTAG msize 8192 version "9P2000"
             <- Rversion tag NOTAG msize 8192 version "9P2000"
+        """)
+        one.play(HELLO)
+        other.play("""
             -> Tstat tag 1 fid 0
             <- Rerror tag 1 ename "fid unknown or out of range"
+            -> Tattach tag 1 fid 0 afid NOFID uname "glenda" aname "hello"
+            <- Rattach tag 1 qid (- 0 2)
+        """)
+        one.play("""
+            -> Twalk tag 1 fid 0 newfid 1 wname ["dir"]
+            <- Rwalk tag 1 wqid [(d 0 6)]
         """)
 
 

@@ -27,19 +27,19 @@ every_stream = pytest.mark.parametrize("frames", STREAMS.values(), ids=STREAMS)
 
 
 @every_stream
-def test_fed_whole(frames: list[bytes]) -> None:
+def test_20_fed_whole(frames: list[bytes]) -> None:
     assert Framer(MSIZE).feed(b"".join(frames)) == frames
 
 
 @every_stream
-def test_fed_byte_by_byte(frames: list[bytes]) -> None:
+def test_20_fed_byte_by_byte(frames: list[bytes]) -> None:
     framer = Framer(MSIZE)
     stream = b"".join(frames)
     assert [f for i in range(len(stream)) for f in framer.feed(stream[i : i + 1])] == frames
 
 
 @every_stream
-def test_fed_with_trailing_data(frames: list[bytes]) -> None:
+def test_20_fed_with_trailing_data(frames: list[bytes]) -> None:
     framer = Framer(MSIZE)
     last = Tclunk(7, 8).pack()
     assert framer.feed(b"".join(frames) + last[:3]) == frames
@@ -48,7 +48,7 @@ def test_fed_with_trailing_data(frames: list[bytes]) -> None:
 
 
 @given(st.lists(strategies.messages, max_size=5), st.data())
-def test_cut_anywhere(msgs: list[strategies.Message], data: st.DataObject) -> None:
+def test_20_cut_anywhere(msgs: list[strategies.Message], data: st.DataObject) -> None:
     frames = [msg.pack() for msg in msgs]
     stream = b"".join(frames)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
@@ -58,12 +58,12 @@ def test_cut_anywhere(msgs: list[strategies.Message], data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, MSIZE + 1, 0xFFFF_FFFF])
-def test_a_size_that_no_frame_has_ends_the_connection(size: int) -> None:
+def test_20_a_size_that_no_frame_has_ends_the_connection(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"frame of {size} bytes, must be 7 to 8192"):
         Framer(MSIZE).feed(size.to_bytes(4, "little"))
 
 
-def test_a_bad_size_is_seen_before_its_frame_is_collected() -> None:
+def test_20_a_bad_size_is_seen_before_its_frame_is_collected() -> None:
     framer = Framer(MSIZE)
     assert framer.feed((MSIZE + 1).to_bytes(4, "little")[:3]) == []
     with pytest.raises(ProtocolError):

@@ -31,12 +31,12 @@ def unpack_or_bad(raw: bytes) -> m.Message | BadMessage:
 
 
 @given(st.integers(0, 255), st.binary(max_size=200))
-def test_random_bodies(type: int, body: bytes) -> None:
+def test_20_random_bodies(type: int, body: bytes) -> None:
     unpack_or_bad(frame(type, body))
 
 
 @given(strategies.messages, st.data())
-def test_mutated_messages(msg: m.Message, data: st.DataObject) -> None:
+def test_20_mutated_messages(msg: m.Message, data: st.DataObject) -> None:
     raw = bytearray(msg.pack())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(4, len(raw) - 1))
@@ -45,7 +45,7 @@ def test_mutated_messages(msg: m.Message, data: st.DataObject) -> None:
 
 
 @given(strategies.messages, st.data())
-def test_messages_cut_short(msg: m.Message, data: st.DataObject) -> None:
+def test_20_messages_cut_short(msg: m.Message, data: st.DataObject) -> None:
     body = msg.pack()[7:]
     cut = body[: data.draw(st.integers(0, len(body)))]
     result = unpack_or_bad(frame(msg.number, cut, msg.tag))
@@ -53,7 +53,7 @@ def test_messages_cut_short(msg: m.Message, data: st.DataObject) -> None:
 
 
 @given(strategies.messages, st.binary(min_size=1, max_size=9))
-def test_messages_with_bytes_left_over(msg: m.Message, extra: bytes) -> None:
+def test_20_messages_with_bytes_left_over(msg: m.Message, extra: bytes) -> None:
     result = unpack_or_bad(frame(msg.number, msg.pack()[7:] + extra, msg.tag))
     assert isinstance(result, BadMessage)
 
@@ -82,7 +82,7 @@ def string(raw: bytes, length: int | None = None) -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_violation_is_named(raw: bytes, reason: str) -> None:
+def test_20_each_violation_is_named(raw: bytes, reason: str) -> None:
     with pytest.raises(BadMessage, match=reason) as bad:
         P9_2000.unpack(raw)
     assert bad.value.tag == 0x1234

@@ -178,7 +178,7 @@ def test_the_log_is_never_written_through_a_link(cluster, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_spawn_that_fails_says_why(running):
+def test_26_spawn_that_fails_says_why(running):
     said = running.error("spawn", "--count", "1", "--type", "broken")
     assert said.startswith("llamboctl: ctl: ") and "/nowhere/model.gguf" in said
     assert "huge" in running.error("spawn", "--type", "huge")
