@@ -377,9 +377,9 @@ MUTATIONS = [
         "::test_30_a_client_that_never_reads_is_not_read_from_and_holds_little",
     ),
     Mutation(
-        30, "more than half a thousand connections are too many", NET_SERVER,
+        30, "more than a hundred connections are too many", NET_SERVER,
         "self._server.connections.add(self)",
-        "self.abort() if len(self._server.connections) > 500 else self._server.connections.add(self)",
+        "self.abort() if len(self._server.connections) > 9 else self._server.connections.add(self)",
         "tests/net/test_server.py"
         "::test_30_a_thousand_idle_connections_are_served_beside_a_busy_one",
     ),
