@@ -190,9 +190,9 @@ class SlowDirectory(Directory):
         return walk if isinstance(walk, Walk) else await walk
 
     def entries(self) -> Maybe[Sequence[Dir]]:
-        return self._entries()
+        return self._listed()
 
-    async def _entries(self) -> Sequence[Dir]:
+    async def _listed(self) -> Sequence[Dir]:
         await self.journal.gate(f"readdir {self.name}")
         entries = super().entries()
         assert isinstance(entries, Sequence)
