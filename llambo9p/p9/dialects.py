@@ -398,6 +398,8 @@ class Dialect:
         """one entry of a directory that Tread reads"""
         self.unpack_dirs = unpack_dirs
         """all that one such Tread gave; raises ValueError"""
+        self.has_readdir = Treaddir.number in self.table
+        """a directory is read with Treaddir, and a Tread of it is refused"""
         self._say = say
         self._unpackers = {cls.number: cls.unpack for cls in messages}
 

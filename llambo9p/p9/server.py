@@ -518,6 +518,8 @@ class ServerConn:
             return m.Rread(msg.tag, b"")
         assert fid.node is not None
         if fid.node.qid.type & c.QTDIR:
+            if self.dialect.has_readdir:
+                raise errors.IsDirectory
             return self._read_dir(msg, fid, handle, count)
         result = handle.read(msg.offset, count)
         if isinstance(result, bytes):

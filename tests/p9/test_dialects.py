@@ -145,6 +145,18 @@ def test_l_messages_of_the_other_dialects_are_unknown() -> None:
             assert player.replies() == [f"Rlerror tag 3 ecode {errors.InvalidArgument.errno}"]
 
 
+def test_l_a_directory_is_not_read_as_a_file() -> None:
+    """diodcat of a directory says so, and prints no bytes of entries."""
+    play_l("""
+        -> Twalk tag 1 fid 0 newfid 1 wname ["dir"]
+        -> Tlopen tag 2 fid 1 flags 0
+        -> Tread tag 3 fid 1 offset 0 count 100
+        <- Rwalk tag 1 wqid [(d 0 6)]
+        <- Rlopen tag 2 qid (d 0 6) iounit 8168
+        <- Rlerror tag 3 ecode 21
+    """)
+
+
 def test_l_attributes_are_those_asked_for() -> None:
     play_l("""
         -> Twalk tag 1 fid 0 newfid 1 wname ["hello"]
