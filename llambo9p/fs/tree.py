@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import Exists, NotFound, PermissionDenied
@@ -192,8 +192,13 @@ class Directory(SyntheticFile):
         return OpenDirectory(self)
 
 
-async def _joined(qids: list[Qid], rest: Maybe[Walk]) -> Walk:
-    walk = rest if isinstance(rest, Walk) else await rest
+async def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Walk:
+    """A walk of `qids` that goes on elsewhere.  A name that is not there ends it half-way
+    (walk(5)); any other failure is told, for a partial Rwalk has no words."""
+    try:
+        walk = await rest
+    except NotFound as e:
+        return Walk(qids, None, e)
     return Walk([*qids, *walk.qids], walk.file, walk.error)
 
 

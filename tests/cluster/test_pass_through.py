@@ -183,6 +183,24 @@ def test_17_a_lost_host_answers_every_pending_read_with_an_error() -> None:
     asyncio.run(run())
 
 
+def test_walk_that_ends_within_a_mounted_tree_is_partial() -> None:
+    """walk(5): the qids of the names that exist; with a worker that is lost, why."""
+
+    async def run() -> None:
+        async with cluster() as running, simulated_host() as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+            worker = await qid_of(files, "worker-0000")
+            for path in ("worker-0000/nope", "worker-0000/nope/prompt"):
+                _, walked = await files.walk(path)
+                assert walked.wqid == (worker,)
+            host.kill()
+            with pytest.raises(Error, match="connection closed|lost"):
+                await files.walk("worker-0000/nope")
+
+    asyncio.run(run())
+
+
 def test_mount_of_nobody_says_who_did_not_answer() -> None:
     async def run() -> None:
         async with cluster() as running:
