@@ -5,12 +5,16 @@
 #
 #   setup EXTRAS     (`model` or `model,test`) sets $root and $venv, and leaves in
 #                    $venv/bin everything that setup.cfg asks for
+#   setup_clients    installs the programs that tests run as clients
 #
 # $LLAMBO_VENV moves the environment (default: .venv in the checkout), $PYTHON chooses
 # the interpreter that makes it, $CMAKE_ARGS is appended to ours and so wins.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${LLAMBO_VENV:-$root/.venv}
+
+# Debian packages that only tests need: the clients that are put to the test.
+client_packages=(diod qemu-system-x86)
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -148,4 +152,16 @@ setup() {
     fi
     _install "$extras"
     printf '%s\n%s\n' "$extras" "$want" >"$stamp"
+}
+
+# A test whose client is missing is skipped, which in CI is a failure.
+setup_clients() {
+    local missing=() package
+    for package in "${client_packages[@]}"; do
+        [ "$(dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+            missing+=("$package")
+    done
+    if [ "${#missing[@]}" -gt 0 ] && ! (_need_packages "${missing[@]}"); then
+        say "going on; tests that need ${missing[*]} are skipped"
+    fi
 }

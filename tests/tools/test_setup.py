@@ -98,33 +98,59 @@ class TestBareMachine:
 
     ESSENTIAL = ("bash", "dirname", "cat", "cksum", "tee", "grep", "nproc")
 
-    def setup(self, directory: Path, uid: int) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, directory: Path, command: str, uid: int, apt_get: str = "", dpkg_query: str = "exit 1"
+    ) -> subprocess.CompletedProcess[str]:
         bin_path = directory / "bin"
         bin_path.mkdir()
         for name in self.ESSENTIAL:
             found = shutil.which(name)
             assert found is not None
             (bin_path / name).symlink_to(found)
-        for name, text in {"id": f"echo {uid}", "apt-get": 'echo "apt-get $*" >&2'}.items():
+        programs = {
+            "id": f"echo {uid}",
+            "apt-get": f'echo "apt-get $*" >&2\n{apt_get}',
+            "dpkg-query": dpkg_query,
+        }
+        for name, text in programs.items():
             (bin_path / name).write_text(f"#!{shutil.which('bash')}\n{text}\n")
             (bin_path / name).chmod(0o755)
         source = shlex.quote(f"{ROOT}/tools/setup.sh")
         env = {"PATH": str(bin_path), "LLAMBO_VENV": str(directory / "venv")}
         return subprocess.run(
-            [bin_path / "bash", "-c", f"set -euo pipefail; source {source}; setup model"],
+            [bin_path / "bash", "-c", f"set -euo pipefail; source {source}; {command}"],
             capture_output=True, text=True, env=env,
         )  # fmt: skip
 
     NEEDED = "python3 python3-venv g++ cmake ninja-build"
+    INSTALL = "apt-get -qq install -y --no-install-recommends"
 
     def test_root_has_it_installed(self, tmp_path):
-        said = self.setup(tmp_path, 0).stderr
-        assert f"apt-get -qq install -y --no-install-recommends {self.NEEDED}\n" in said
+        said = self.run(tmp_path, "setup model", 0).stderr
+        assert f"{self.INSTALL} {self.NEEDED}\n" in said
 
     def test_others_are_told_what_to_install(self, tmp_path):
-        done = self.setup(tmp_path, 1000)
+        done = self.run(tmp_path, "setup model", 1000)
         assert done.returncode == 1
         assert done.stderr.endswith(f"on Debian: sudo apt-get install {self.NEEDED}\n")
+
+    def test_root_has_the_clients_of_tests_installed(self, tmp_path):
+        said = self.run(tmp_path, "setup_clients", 0).stderr.splitlines()
+        assert said[1:] == ["apt-get -qq update", f"{self.INSTALL} {self.clients()}"]
+
+    @pytest.mark.parametrize(("uid", "apt_get"), [(1000, ""), (0, "exit 100")])
+    def test_clients_that_cannot_be_installed_are_named(self, tmp_path, uid, apt_get):
+        done = self.run(tmp_path, "setup_clients", uid, apt_get)
+        assert done.returncode == 0
+        assert done.stderr.endswith(f"going on; tests that need {self.clients()} are skipped\n")
+
+    def test_clients_that_are_there_are_left_alone(self, tmp_path):
+        done = self.run(tmp_path, "setup_clients", 0, dpkg_query="echo installed")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def clients(self) -> str:
+        words = (ROOT / "tools/setup.sh").read_text().partition("\nclient_packages=(")[2]
+        return words.partition(")")[0]
 
 
 @pytest.mark.parametrize("args", [["--kep"], ["one", "two"]])
