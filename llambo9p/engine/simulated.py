@@ -61,8 +61,9 @@ class Gate:
         self._allowed = threading.Semaphore(0)
         self._open = False
 
-    def entered(self) -> None:
-        self._begun.acquire()
+    def entered(self, timeout: float | None = None) -> bool:
+        """Whether a step has begun within `timeout` seconds."""
+        return self._begun.acquire(timeout=timeout)
 
     def allow(self) -> None:
         self._allowed.release()

@@ -41,12 +41,13 @@ async def simulated_host(
     answer: Callable[[str], bytes] | None = None,
     gate: Gate | None = None,
     at: Address = ANYWHERE,
+    n_ctx: int = 4096,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
-    engine = DecodeThread(SimulatedRunner(gate=gate, **options))
+    engine = DecodeThread(SimulatedRunner(gate=gate, n_ctx=n_ctx, **options))
     await engine.start()
     host = Host(
-        engine, engine.info, node_type="tiny", context_size=4096, shutdown=lambda: None
+        engine, engine.info, node_type="tiny", context_size=n_ctx, shutdown=lambda: None
     )
     host.grow(count, first)
     server = Server(host.attach)
