@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .initramfs import Boot, Unavailable, archive
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 """a script that is silent for longer is stuck"""
 LIFE_S = 900
 """a guest that nobody stopped ends by itself"""

@@ -25,7 +25,7 @@ from tests.files import ANYWHERE, until
 T = TypeVar("T")
 
 HELD = "held/worker-0002"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class Door:
