@@ -102,6 +102,13 @@ class NoSpace(Error):
     errno = errno.ENOSPC
 
 
+class Stale(Error):
+    """A file that was known by its name, which is another's now."""
+
+    ename = "Stale file handle"
+    errno = errno.ESTALE
+
+
 class AuthenticationFailed(Error):
     ename = "authentication failed"
     errno = errno.EPERM
@@ -150,6 +157,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         Interrupted,
         InvalidArgument,
         NoSpace,
+        Stale,
         AuthenticationFailed,
         NotSupported,
         WorkerLost,

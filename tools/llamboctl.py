@@ -22,7 +22,7 @@ from py9p.messages import Dir
 
 from llambo9p.fs.ctl import quote
 
-from . import show, start
+from . import mount, show, start
 from .failure import Failure
 from .remote import Remote, Unreachable
 from .trace import trace
@@ -225,6 +225,39 @@ def shutdown() -> None:
         # it may be gone before it answers
         remote.write("ctl", b"shutdown\n")
     start.wait_until_gone(cluster)
+
+
+# -- mounts -----------------------------------------------------------------------
+
+_dir_argument = click.argument("directory", metavar="[DIR]", default=mount.DEFAULT)
+
+
+@cli.command("mount")
+@_dir_argument
+@click.option("--foreground", is_flag=True, help="Serve the mount in this process.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, as you.")
+@click.option("--kernel", is_flag=True,
+              help="Mount by the kernel's 9P client: no streaming, no reconnecting.")  # fmt: skip
+@_addr_option
+def mount_(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
+    """Mount the cluster's tree on DIR  [default: /n/llambo]."""
+    address = _cluster().address
+    if kernel:
+        if foreground or allow_other:
+            raise click.UsageError("--kernel goes with neither --foreground nor --allow-other")
+        mount.mount_in_kernel(directory, address)
+    elif foreground:
+        mount.mount_in_foreground(directory, address, allow_other)
+    else:
+        mount.mount_in_background(directory, address, allow_other)
+
+
+@cli.command()
+@_dir_argument
+def unmount(directory: str) -> None:
+    """Unmount DIR  [default: /n/llambo], whatever state it is in."""
+    if not mount.unmount(directory):
+        click.echo(f"{directory} is still in use: it ends with its last user", err=True)
 
 
 # -- files ------------------------------------------------------------------------

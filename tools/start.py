@@ -57,7 +57,7 @@ def start_in_background(listen: Address | None, config: Path, state: Path) -> Cl
     """Start an orchestrator and wait until it answers.  Raises Failure, with its own
     words when it ends before."""
     log_path = Path(f"{state}.log")
-    with _open_log(log_path) as log:
+    with open_log(log_path) as log:
         process = subprocess.Popen(
             _command(listen, config, state),
             stdin=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ def _command(listen: Address | None, config: Path, state: Path) -> list[str]:
     ]
 
 
-def _open_log(path: Path) -> BinaryIO:
+def open_log(path: Path) -> BinaryIO:
     """Empty and ours alone: the directory may be everybody's, so no link is followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -128,11 +128,16 @@ def _wait_until_it_answers(
         if time.monotonic() > deadline:
             raise Failure(f"the orchestrator does not answer; its log is {log_path}")
         time.sleep(_POLL_S)
+    raise Failure(last_words(process, log_path, "llambo-orchestrator"))
+
+
+def last_words(process: subprocess.Popen[bytes], log_path: Path, program: str) -> str:
+    """Why a program that ended did so: the last line of its log."""
+    status = process.wait()
     lines = log_path.read_text(errors="replace").strip().splitlines()
     if not lines:
-        raise Failure(f"the orchestrator ended with {process.returncode} and said nothing")
-    program = "llambo-orchestrator: "
-    raise Failure(lines[-1].removeprefix(program))
+        return f"{program} ended with {status} and said nothing"
+    return lines[-1].removeprefix(f"{program}: ")
 
 
 def _answers(address: Address) -> bool:

@@ -24,6 +24,7 @@ from ..p9 import messages as m
 from ..p9.client import ClientConn
 from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
+from ..p9.wire import Dir
 from . import sockets
 from .address import Address
 
@@ -241,19 +242,28 @@ class RemoteOpen:
     async def read_all(self) -> bytes:
         return b"".join([data async for data in self.chunks()])
 
-    async def write(self, data: bytes) -> None:
+    async def read_dir(self) -> list[Dir]:
+        """All entries of a directory.  Raises Error for a broken listing."""
+        try:
+            return self._client.dialect.unpack_dirs(await self.read_all())
+        except ValueError as e:
+            raise Error(f"{self._client.address}: {e}") from None
+
+    async def write(self, data: bytes, offset: int = 0) -> None:
         """All of `data`, in as many Twrites as iounit demands, without waiting
         between them.  Raises the first error."""
+        pieces = ((at, data[at : at + self.iounit]) for at in range(0, len(data), self.iounit))
         calls = [
-            self._client.call(m.Twrite(0, self.fid, at, data[at : at + self.iounit]), m.Rwrite)
-            for at in range(0, len(data), self.iounit)
+            self._client.call(m.Twrite(0, self.fid, offset + at, piece), m.Rwrite)
+            for at, piece in pieces
         ]
         for reply in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(reply, BaseException):
                 raise reply
 
-    async def clunk(self) -> None:
-        await self._client.clunk(self.fid)
+    def clunk(self) -> asyncio.Future[m.Rclunk]:
+        """Send Tclunk now; the Future is its reply."""
+        return self._client.clunk(self.fid)
 
     def forget(self) -> None:
         self._client.forget(self.fid)

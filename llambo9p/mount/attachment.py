@@ -1,0 +1,208 @@
+"""A server's tree by paths, over a connection that is made again when it was lost.
+
+What is pending when the connection goes fails at once, as `Client` has it, and so does
+every use of a file that was open.  The next operation tries to connect; all that come
+meanwhile share the one attempt, and for a moment after a failed one they fail with it, so
+that a storm of stats is no storm of connections.  Nothing here waits longer than that
+for a server that is away.
+
+Every operation walks from the root to its path on a fid of its own: Twalk and what
+follows leave in one write, and the fid is clunked when the replies are in (a clunk would
+interrupt them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import Error, NotFound, Stale, WorkerLost
+from ..net.address import Address
+from ..net.client import Client, RemoteOpen, ignore
+from ..p9 import constants as c
+from ..p9 import messages as m
+from ..p9.wire import Dir, Qid
+from .nodes import Node, Path
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 5.0
+"""how long an attempt may take"""
+_REST_S = 0.5
+"""how long after a failed attempt there is no other"""
+
+_Request = tuple[m.Message, type[m.Message]]
+"""a T-message and the class of its R-message"""
+_OnFid = Callable[[int], _Request]
+"""makes a request for a fid"""
+
+
+class Root(NamedTuple):
+    """A connection and the fid that is attached on it."""
+
+    client: Client
+    fid: int
+    qid: Qid
+
+
+class _Done(NamedTuple):
+    """What came of a walk and the requests after it."""
+
+    client: Client
+    fid: int
+    replies: list[Any]
+
+
+class Attachment:
+    """The tree at `address` as `uname` sees it."""
+
+    def __init__(self, address: Address, uname: str) -> None:
+        self.address = address
+        self._uname = uname
+        self._root: Root | None = None
+        self._attempt: asyncio.Task[Root] | None = None
+        self._failure: Error | None = None
+        """of the last attempt, raised instead of another one until `_rest_until`"""
+        self._rest_until = 0.0
+
+    async def root(self) -> Root:
+        """The connection, made now if need be.  Raises what went wrong with that."""
+        if self._root is not None and not self._root.client.lost.done():
+            return self._root
+        loop = asyncio.get_running_loop()
+        if self._attempt is None:
+            if self._failure is not None and loop.time() < self._rest_until:
+                raise self._failure.with_traceback(None)
+            self._attempt = loop.create_task(self._connect())
+            self._attempt.add_done_callback(self._attempted)
+        # who stops waiting does not stop the others' attempt
+        return await asyncio.shield(self._attempt)
+
+    async def _connect(self) -> Root:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                client = await Client.connect(self.address, c.VERSION_9P2000_U)
+                try:
+                    fid, reply = await client.attach(self._uname)
+                except BaseException:
+                    client.close()
+                    raise
+        except TimeoutError:
+            raise WorkerLost(f"{self.address} does not answer 9P") from None
+        return Root(client, fid, reply.qid)
+
+    def _attempted(self, attempt: asyncio.Task[Root]) -> None:
+        self._attempt = None
+        if attempt.cancelled():
+            return
+        error = attempt.exception()
+        if error is None:
+            self._root, self._failure = attempt.result(), None
+            self._root.client.lost.add_done_callback(self._lost)
+            log.info("connected to %s", self.address)
+        elif isinstance(error, Error):
+            if self._failure is None:
+                log.warning("%s", error)
+            self._failure = error
+            self._rest_until = attempt.get_loop().time() + _REST_S
+
+    def _lost(self, lost: asyncio.Future[None]) -> None:
+        log.warning("lost the connection to %s", self.address)
+
+    def close(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._root is not None:
+            self._root.client.lost.remove_done_callback(self._lost)
+            self._root.client.close()
+
+    # -- operations -----------------------------------------------------------------
+    # all raise NotFound, Stale when another file has taken the place, and the server's
+    # own errors
+
+    async def stat(self, path: Path, qid: Qid | None = None) -> Dir:
+        """Of what is at `path`: of any file, or only of that with `qid`."""
+        stat: Dir = (await self._do(path, qid, _tstat)).replies[0].stat
+        return stat
+
+    async def wstat(self, node: Node, change: Dir) -> Dir:
+        """Change what is not "don't touch" in `change`; the stat after that."""
+
+        def twstat(fid: int) -> _Request:
+            return m.Twstat(0, fid, change), m.Rwstat
+
+        stat: Dir = (await self._do(node.path, node.qid, twstat, _tstat)).replies[1].stat
+        return stat
+
+    async def open(self, node: Node, mode: int) -> RemoteOpen:
+        def topen(fid: int) -> _Request:
+            return m.Topen(0, fid, mode), m.Ropen
+
+        done = await self._do(node.path, node.qid, topen, keep=True)
+        return RemoteOpen(done.client, done.fid, done.replies[0].iounit)
+
+    async def create(
+        self, parent: Node, name: str, perm: int, mode: int
+    ) -> tuple[RemoteOpen, Dir]:
+        """Make and open a file; with its stat."""
+
+        def tcreate(fid: int) -> _Request:
+            return m.Tcreate(0, fid, name, perm, mode), m.Rcreate
+
+        done = await self._do(parent.path, parent.qid, tcreate, _tstat, keep=True)
+        created, stated = done.replies
+        return RemoteOpen(done.client, done.fid, created.iounit), stated.stat
+
+    async def remove(self, path: Path) -> None:
+        await self._do(path, None, lambda fid: (m.Tremove(0, fid), m.Rremove))
+
+    async def _do(
+        self, path: Path, qid: Qid | None, *requests: _OnFid, keep: bool = False
+    ) -> _Done:
+        """Walk a new fid to `path` and send `requests` with it, all at once; unless it is
+        to be kept for the caller it is clunked in the end."""
+        root = await self.root()
+        client = root.client
+        fid = client.new_fid()
+        walks: list[asyncio.Future[m.Rwalk]] = []
+        for at in range(0, max(len(path), 1), c.MAXWELEM):
+            start = fid if walks else root.fid
+            twalk = m.Twalk(0, start, fid, path[at : at + c.MAXWELEM])
+            walks.append(client.call(twalk, m.Rwalk))
+        calls = [client.call(*request(fid)) for request in requests]
+        pending: list[asyncio.Future[Any]] = [*walks, *calls]
+        kept = False
+        try:
+            await _arrive(walks, path, qid)
+            replies = [await call for call in calls]
+            kept = keep
+        except asyncio.CancelledError:
+            for call in pending:
+                call.cancel()
+            raise
+        finally:
+            for call in pending:
+                call.add_done_callback(ignore)
+            if not kept:
+                client.forget(fid)
+        return _Done(client, fid, replies)
+
+
+def _tstat(fid: int) -> _Request:
+    return m.Tstat(0, fid), m.Rstat
+
+
+async def _arrive(
+    walks: Sequence[asyncio.Future[m.Rwalk]], path: Path, qid: Qid | None
+) -> None:
+    """Until the walks of at most MAXWELEM names each have come to `path`'s end."""
+    left = len(path)
+    for walk in walks:
+        found = (await walk).wqid
+        if len(found) < min(left, c.MAXWELEM):
+            raise NotFound
+        left -= len(found)
+        if found and left == 0 and qid is not None and found[-1].path != qid.path:
+            raise Stale

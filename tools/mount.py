@@ -1,0 +1,130 @@
+"""`llamboctl mount` and `unmount`: the process that serves a FUSE mount, and its end.
+
+Owns the composition (connection, mount, bridge) and how that process is started and
+stopped.  It ends when the tree is unmounted, by whomever, and unmounts it when it is
+told to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from llambo9p.errors import Error
+from llambo9p.mount import mounting
+from llambo9p.mount.attachment import Attachment
+from llambo9p.mount.bridge import Bridge
+from llambo9p.net.address import Address
+
+from .failure import Failure
+from .start import last_words, open_log
+from .which_cluster import state_path
+
+DEFAULT = "/n/llambo"
+
+
+def mount_in_kernel(directory: str, address: Address) -> None:
+    """By the kernel's own 9P client.  Raises Failure."""
+    where = mounting.mount_point(directory)
+    with _failing():
+        mounting.prepare(where)
+        mounting.mount_v9fs(where, address, getpass.getuser())
+
+
+def mount_in_background(directory: str, address: Address, allow_other: bool) -> None:
+    """Start a process that serves the mount, and wait until it does.  Raises Failure, with
+    that process's own words when it ends before."""
+    where = mounting.mount_point(directory)
+    log_path = Path(f"{state_path()}.mount{str(where).replace('/', '-')}.log")
+    command = [sys.executable, "-m", "llambo9p_tools.llamboctl", "mount", str(where)]
+    command += ["--foreground", "--addr", str(address)]
+    if allow_other:
+        command.append("--allow-other")
+    with open_log(log_path) as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    try:
+        serves = process.stdout.readline()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if not serves:
+        raise Failure(last_words(process, log_path, "llamboctl"))
+
+
+def mount_in_foreground(directory: str, address: Address, allow_other: bool) -> None:
+    """Serve the mount until it is unmounted or this process told to end.  Raises Failure."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="llamboctl: %(levelname)s: %(message)s"
+    )
+    with _failing():
+        asyncio.run(_serve(mounting.mount_point(directory), address, allow_other))
+
+
+def unmount(directory: str) -> bool:
+    """Whether nobody used it any more: what is still in use ends with its last user.
+    Raises Failure."""
+    with _failing():
+        return mounting.unmount(mounting.mount_point(directory))
+
+
+async def _serve(directory: Path, address: Address, allow_other: bool) -> None:
+    mounting.prepare(directory)
+    attachment = Attachment(address, getpass.getuser())
+    try:
+        root = await attachment.root()
+        device = await asyncio.to_thread(mounting.mount, directory, address, allow_other)
+        try:
+            bridge = Bridge(device, attachment, root.qid, os.getuid(), os.getgid())
+            await _until_unmounted(bridge, directory, address)
+        finally:
+            os.close(device)
+    finally:
+        attachment.close()
+
+
+async def _until_unmounted(bridge: Bridge, directory: Path, address: Address) -> None:
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(bridge.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, serving.cancel)
+    unmounted = False
+    try:
+        await asyncio.wait(
+            (serving, asyncio.create_task(bridge.ready.wait())),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not serving.done():
+            print(f"mounted {address} on {directory}", flush=True)
+        await serving
+        unmounted = True
+    except asyncio.CancelledError:
+        pass  # told to end
+    finally:
+        if not unmounted:
+            with contextlib.suppress(Error):  # it may be unmounted at this moment
+                await asyncio.to_thread(mounting.unmount, directory)
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """Errors become Failures."""
+    try:
+        yield
+    except Error as e:
+        raise Failure(str(e)) from None
