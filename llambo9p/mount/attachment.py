@@ -119,12 +119,12 @@ class Attachment:
             self._root.client.close()
 
     # -- operations -----------------------------------------------------------------
-    # all raise NotFound, Stale when another file has taken the place, and the server's
-    # own errors
+    # all raise NotFound, Stale when another file has taken the node's place, and the
+    # server's own errors
 
-    async def stat(self, path: Path, qid: Qid | None = None) -> Dir:
-        """Of what is at `path`: of any file, or only of that with `qid`."""
-        stat: Dir = (await self._do(path, qid, _tstat)).replies[0].stat
+    async def stat(self, node: Node, *names: str) -> Dir:
+        """Of the node, or of what is below it."""
+        stat: Dir = (await self._do(node, names, _tstat)).replies[0].stat
         return stat
 
     async def wstat(self, node: Node, change: Dir) -> Dir:
@@ -133,14 +133,14 @@ class Attachment:
         def twstat(fid: int) -> _Request:
             return m.Twstat(0, fid, change), m.Rwstat
 
-        stat: Dir = (await self._do(node.path, node.qid, twstat, _tstat)).replies[1].stat
+        stat: Dir = (await self._do(node, (), twstat, _tstat)).replies[1].stat
         return stat
 
     async def open(self, node: Node, mode: int) -> RemoteOpen:
         def topen(fid: int) -> _Request:
             return m.Topen(0, fid, mode), m.Ropen
 
-        done = await self._do(node.path, node.qid, topen, keep=True)
+        done = await self._do(node, (), topen, keep=True)
         return RemoteOpen(done.client, done.fid, done.replies[0].iounit)
 
     async def create(
@@ -151,21 +151,22 @@ class Attachment:
         def tcreate(fid: int) -> _Request:
             return m.Tcreate(0, fid, name, perm, mode), m.Rcreate
 
-        done = await self._do(parent.path, parent.qid, tcreate, _tstat, keep=True)
+        done = await self._do(parent, (), tcreate, _tstat, keep=True)
         created, stated = done.replies
         return RemoteOpen(done.client, done.fid, created.iounit), stated.stat
 
-    async def remove(self, path: Path) -> None:
-        await self._do(path, None, lambda fid: (m.Tremove(0, fid), m.Rremove))
+    async def remove(self, parent: Node, name: str) -> None:
+        await self._do(parent, (name,), lambda fid: (m.Tremove(0, fid), m.Rremove))
 
     async def _do(
-        self, path: Path, qid: Qid | None, *requests: _OnFid, keep: bool = False
+        self, node: Node, names: Path, *requests: _OnFid, keep: bool = False
     ) -> _Done:
-        """Walk a new fid to `path` and send `requests` with it, all at once; unless it is
-        to be kept for the caller it is clunked in the end."""
+        """Walk a new fid to `names` below `node` and send `requests` with it, all at once;
+        unless it is to be kept for the caller it is clunked in the end."""
         root = await self.root()
         client = root.client
         fid = client.new_fid()
+        path = (*node.path, *names)
         walks: list[asyncio.Future[m.Rwalk]] = []
         for at in range(0, max(len(path), 1), c.MAXWELEM):
             start = fid if walks else root.fid
@@ -175,7 +176,9 @@ class Attachment:
         pending: list[asyncio.Future[Any]] = [*walks, *calls]
         kept = False
         try:
-            await _arrive(walks, path, qid)
+            qids = await _qids(walks, len(path))
+            if node.path and qids[len(node.path) - 1].path != node.qid.path:
+                raise Stale
             replies = [await call for call in calls]
             kept = keep
         except asyncio.CancelledError:
@@ -190,19 +193,16 @@ class Attachment:
         return _Done(client, fid, replies)
 
 
+async def _qids(walks: Sequence[asyncio.Future[m.Rwalk]], count: int) -> list[Qid]:
+    """What was found along a path of `count` names, of which each walk but the last has
+    MAXWELEM.  Raises NotFound if the path does not exist."""
+    qids: list[Qid] = []
+    for i, walk in enumerate(walks, 1):
+        qids += (await walk).wqid
+        if len(qids) < min(i * c.MAXWELEM, count):
+            raise NotFound
+    return qids
+
+
 def _tstat(fid: int) -> _Request:
     return m.Tstat(0, fid), m.Rstat
-
-
-async def _arrive(
-    walks: Sequence[asyncio.Future[m.Rwalk]], path: Path, qid: Qid | None
-) -> None:
-    """Until the walks of at most MAXWELEM names each have come to `path`'s end."""
-    left = len(path)
-    for walk in walks:
-        found = (await walk).wqid
-        if len(found) < min(left, c.MAXWELEM):
-            raise NotFound
-        left -= len(found)
-        if found and left == 0 and qid is not None and found[-1].path != qid.path:
-            raise Stale

@@ -169,12 +169,11 @@ class Bridge:
     # -- names and attributes -------------------------------------------------------
 
     async def _lookup(self, request: fuse.OfName) -> bytes:
-        path = self._child(request)
-        return self._entry(path, await self._attachment.stat(path)).pack()
+        parent, path = self._child(request)
+        return self._entry(path, await self._attachment.stat(parent, request.name)).pack()
 
     async def _getattr(self, request: fuse.Request) -> bytes:
-        node = self._nodes[request.nodeid]
-        return self._attr_out(await self._attachment.stat(node.path, node.qid))
+        return self._attr_out(await self._attachment.stat(self._nodes[request.nodeid]))
 
     async def _setattr(self, request: fuse.Setattr) -> bytes:
         if request.valid & (fuse.FATTR_UID | fuse.FATTR_GID):
@@ -207,16 +206,19 @@ class Bridge:
         return self._entry(path, made).pack()
 
     async def _remove(self, request: fuse.OfName) -> bytes:
-        await self._attachment.remove(self._child(request))
+        parent, _ = self._child(request)
+        await self._attachment.remove(parent, request.name)
         return b""
 
-    def _child(self, request: fuse.OfName | fuse.Mkdir | fuse.Create) -> Path:
-        """Where the request's name is.  Raises NotFound for one that 9P cannot say."""
+    def _child(self, request: fuse.OfName | fuse.Mkdir | fuse.Create) -> tuple[Node, Path]:
+        """The request's directory, and where its name is.  Raises NotFound for a name that
+        9P cannot say."""
         try:
             request.name.encode()
         except UnicodeEncodeError:
             raise NotFound from None
-        return (*self._nodes[request.nodeid].path, request.name)
+        parent = self._nodes[request.nodeid]
+        return parent, (*parent.path, request.name)
 
     def _entry(self, path: Path, found: Dir, believe: int = 0) -> fuse.EntryOut:
         """Tell the kernel of a file, which counts as a lookup."""
@@ -260,8 +262,7 @@ class Bridge:
     async def _make(
         self, request: fuse.Mkdir | fuse.Create, perm: int, mode: int
     ) -> tuple[Path, RemoteOpen, Dir]:
-        path = self._child(request)
-        parent = self._nodes[request.nodeid]
+        parent, path = self._child(request)
         return path, *await self._attachment.create(parent, request.name, perm, mode)
 
     def _opened(self, node: Node, file: RemoteOpen) -> bytes:
