@@ -14,7 +14,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${LLAMBO_VENV:-$root/.venv}
 
 # Debian packages that only tests need: the clients that are put to the test.
-client_packages=(diod qemu-system-x86)
+client_packages=(diod fuse3 qemu-system-x86 stunnel4)
 
 say() { printf '%s\n' "$*" >&2; }
 
