@@ -60,14 +60,17 @@ def prepare(directory: Path) -> None:
             f"{directory} is mounted already; `llamboctl unmount {directory}` unmounts it"
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        entries = os.listdir(directory)
+        if os.listdir(directory):
+            raise Error(f"cannot mount on {directory}: it is not empty")
+    except FileNotFoundError:
+        try:
+            directory.mkdir(parents=True)
+        except OSError as e:
+            raise Error(
+                f"cannot make {directory}: {e.strerror}; name a directory of yours"
+            ) from None
     except OSError as e:
-        raise Error(
-            f"cannot mount on {directory}: {e.strerror}; name a directory of yours"
-        ) from None
-    if entries:
-        raise Error(f"cannot mount on {directory}: it is not empty")
+        raise Error(f"cannot mount on {directory}: {e.strerror}") from None
 
 
 def mount(directory: Path, address: Address, allow_other: bool) -> int:
