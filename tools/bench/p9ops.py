@@ -1,20 +1,23 @@
-"""9P operations per second of one connection: our server against pyroute2's.
+"""9P operations per second: our server against diod (C, 9P2000.L) and pyroute2 (9P2000),
+and a tree mounted by an orchestrator against that tree itself.
 
-Each server runs in a process of its own: ours on uvloop, as our processes run it, and
-pyroute2's Plan9ServerSocket on asyncio, as it comes.  One raw socket sends frames that
-were packed beforehand, keeps `depth` operations outstanding, and counts the bytes of
-the replies, whose size is known; it unpacks nothing.  A third server, `echo`, answers
-every frame with a canned reply and does nothing else: what the generator reaches with
-it is the generator's own ceiling, printed beside the others.  A ratio means something
-only where the servers stay below the ceiling.
+Each server runs in a process of its own: ours on uvloop, as our processes run it, diod
+with its own defaults over a directory of tmpfs, pyroute2's Plan9ServerSocket on asyncio,
+as it comes.  The load is `load.c`, compiled here: one thread that unpacks nothing.  It
+says how much of a core it used; below 1 it was not the bottleneck.
 
 The servers take turns in each round; printed are medians over the rounds, and the
 median, least and largest of the rounds' ratios.
 
-    python -m llambo9p_tools.bench.p9ops [--rounds 7] [--seconds 0.5] [--ops read,stat]
+    python -m llambo9p_tools.bench.p9ops [--rounds 7] [--seconds 0.5]
+        [--ops read,stat,walk] [--peers diod,pyroute2,direct] [--depths 1,8,32] [--connections 1,8]
 
-`--serve ours --profile FILE` runs our server alone under cProfile until its first
-connection ends; `--load PORT` runs the generator alone against any 9P server.
+The peer `direct` is the server that the orchestrator has mounted: there `ours` goes
+through the orchestrator, and a ratio is what its pass-through leaves.
+
+`--idle 5000` measures instead what an idle connection costs our server in memory, and
+how an active one does beside them.  `--serve ours` serves and nothing more, for a
+profiler.
 """
 
 from __future__ import annotations
@@ -22,118 +25,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import cProfile
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-
-from llambo9p.p9 import constants as c
-from llambo9p.p9 import messages as m
-from llambo9p.p9.dialects import P9_2000
-from llambo9p.p9.framing import Framer
-from llambo9p.p9.wire import Dir, Qid
+from collections.abc import Iterator
+from pathlib import Path
 
 COUNT = 512
-"""bytes of a read"""
-DEPTHS = (1, 32)
-TAGS = 64
-"""different tags, more than any depth"""
-SERVERS = ("ours", "pyroute2", "echo")
+"""bytes of a read, as in load.c"""
 NAME = "file"
-
-
-# -- the generator -------------------------------------------------------------------
-
-
-def read(tag: int) -> list[m.Message]:
-    return [m.Tread(tag, 1, 0, COUNT)]
-
-
-def stat(tag: int) -> list[m.Message]:
-    return [m.Tstat(tag, 1)]
-
-
-def walk_clunk(tag: int) -> list[m.Message]:
-    fid = 100 + tag
-    return [m.Twalk(2 * tag, 0, fid, (NAME,)), m.Tclunk(2 * tag + 1, fid)]
-
-
-OPS: dict[str, Callable[[int], list[m.Message]]] = {
-    f"read of {COUNT} bytes": read,
-    "stat": stat,
-    "walk+clunk": walk_clunk,
-}
-
-
-class Generator:
-    """One connection, attached as fid 0, with NAME open as fid 1."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._framer = Framer(1 << 20)
-        self.ask(m.Tversion(c.NOTAG, 8192, c.VERSION_9P2000))
-        self.ask(m.Tattach(0, 0, c.NOFID, "bench", ""))
-        self.ask(m.Twalk(0, 0, 1, (NAME,)))
-        self.ask(m.Topen(0, 1, c.OREAD))
-
-    def ask(self, *msgs: m.Message) -> int:
-        """Send and wait; the size of the replies.  Raises RuntimeError for an Rerror."""
-        self._socket.sendall(b"".join(msg.pack() for msg in msgs))
-        size = 0
-        for _ in msgs:
-            frames: list[bytes] = []
-            while not frames:
-                frames = self._framer.feed(self._receive_one())
-            reply = P9_2000.unpack(frames[0])
-            if isinstance(reply, m.Rerror):
-                raise RuntimeError(reply.ename)
-            size += len(frames[0])
-        return size
-
-    def _receive_one(self) -> bytes:
-        header = self._socket.recv(4, socket.MSG_WAITALL)
-        rest = int.from_bytes(header, "little") - 4
-        return header + self._socket.recv(rest, socket.MSG_WAITALL)
-
-    def rate(self, op: Callable[[int], list[m.Message]], depth: int, seconds: float) -> float:
-        """Operations per second, `depth` of them outstanding."""
-        reply_size = self.ask(*op(0))
-        packed = [b"".join(msg.pack() for msg in op(tag)) for tag in range(TAGS)]
-        size = len(packed[0])
-        ring = b"".join(packed) * 2
-        sock = self._socket
-        sock.sendall(ring[: depth * size])
-        sent, done, received = depth, 0, 0
-        began = time.perf_counter()
-        end = began + seconds
-        while (now := time.perf_counter()) < end:
-            received += len(sock.recv(1 << 18))
-            done = received // reply_size
-            if more := done + depth - sent:
-                at = sent % TAGS
-                sock.sendall(ring[at * size : (at + more) * size])
-                sent += more
-        rate = done / (now - began)
-        while received < sent * reply_size:
-            received += len(sock.recv(1 << 18))
-        return rate
-
-    def close(self) -> None:
-        self._socket.close()
+DIALECT = {"diod": "9P2000.L", "pyroute2": "9P2000", "direct": "9P2000"}
+"""that we and the peer are asked in"""
 
 
 # -- the servers --------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def serve_ours(port: int) -> None:
@@ -147,13 +56,9 @@ def serve_ours(port: int) -> None:
         tree = Tree("bench")
         root = Directory(tree, "/")
         root.add(TextFile(tree, NAME, lambda: "x" * COUNT))
-        server = Server(lambda uname, aname: root)
+        server = Server(lambda user, aname: root)
         await server.listen(Address("tcp", "127.0.0.1", port))
-        print("ready", flush=True)
-        while not server.connections:  # noqa: ASYNC110 - only so that --profile may end
-            await asyncio.sleep(0.05)
-        while server.connections:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await asyncio.Event().wait()
 
     uvloop.run(main())
 
@@ -164,121 +69,222 @@ def serve_pyroute2(port: int) -> None:
     async def main() -> None:
         server = Plan9ServerSocket(address=("127.0.0.1", port))
         server.filesystem.create(NAME, data="x" * COUNT)
-        task = await server.async_run()
-        print("ready", flush=True)
-        await task
+        await (await server.async_run())
 
     asyncio.run(main())
 
 
-def serve_echo(port: int) -> None:
-    """Answers every run of equal messages by looking at the first and multiplying.
+def serve_mounted(port: int) -> None:
+    """An orchestrator that mounts whatever is written to its ctl."""
+    import uvloop
 
-    A run arrives whole: the generator sends less at once than a segment holds.
-    """
-    kept: dict[tuple[int, bool], bytes] = {}
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        print("ready", flush=True)
-        sock, _ = listener.accept()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while data := sock.recv(1 << 18):
-            size = int.from_bytes(data[:4], "little")
-            type, tag = data[4], data[5] | data[6] << 8
-            clunks = type == m.Twalk.number and len(data) > size
-            if (type, clunks) not in kept:
-                kept[type, clunks] = canned(type, tag) + (m.Rclunk(0).pack() if clunks else b"")
-            unit = size + len(m.Tclunk(0, 0).pack()) if clunks else size
-            sock.sendall(kept[type, clunks] * (len(data) // unit))
+    from llambo9p.cluster.config import Cluster
+    from llambo9p.cluster.namespace import Orchestrator
+    from llambo9p.net.address import Address
+    from llambo9p.net.server import Server
+
+    async def main() -> None:
+        server = Server(Orchestrator(Cluster(), lambda: None).attach)
+        await server.listen(Address("tcp", "127.0.0.1", port))
+        await asyncio.Event().wait()
+
+    uvloop.run(main())
 
 
-def canned(type: int, tag: int) -> bytes:
-    """The reply to a message of that type; but for the set-up, tags do not matter."""
-    qid = Qid(0, 0, 1)
-    replies: list[m.Message] = [
-        m.Rversion(tag, 8192, c.VERSION_9P2000),
-        m.Rattach(tag, qid),
-        m.Rwalk(tag, (qid,)),
-        m.Ropen(tag, qid, 0),
-        m.Rread(tag, b"x" * COUNT),
-        m.Rstat(tag, Dir(NAME, qid, 0o444, uid="bench", gid="bench", muid="bench")),
-    ]
-    return next(reply.pack() for reply in replies if reply.number == type + 1)
+async def mount(port: int, what: int, name: str) -> None:
+    """Make the orchestrator at `port` mount the server at port `what`."""
+    from llambo9p.net.address import Address
+    from llambo9p.net.client import Client
+    from llambo9p.p9.constants import OWRITE
+
+    client = await Client.connect(Address("tcp", "127.0.0.1", port))
+    root, _ = await client.attach("")
+    async with await client.open(root, "ctl", OWRITE) as ctl:
+        await ctl.write(f"mount tcp!127.0.0.1!{what} {name}".encode())
+    client.close()
 
 
-SERVE = {"ours": serve_ours, "pyroute2": serve_pyroute2, "echo": serve_echo}
+SERVE = {
+    "ours": serve_ours,
+    "direct": serve_ours,
+    "pyroute2": serve_pyroute2,
+    "mounted": serve_mounted,
+}
+
+
+class Running:
+    """A server in a process of its own, at a port of this machine."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port: int = sock.getsockname()[1]
+        self.aname = str(directory) if name == "diod" else ""
+        if name == "diod":
+            command = [
+                *("diod", "--foreground", "--no-auth", "--no-userdb", "--export", str(directory)),
+                *("--listen", f"127.0.0.1:{self.port}"),
+            ]
+        else:
+            command = [sys.executable, __file__, "--serve", name, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise SystemExit(f"{name} did not start") from None
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def memory(self) -> int:
+        """Bytes that the process has resident."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("no VmRSS")
 
 
 @contextlib.contextmanager
-def running(name: str) -> Iterator[Generator]:
-    """The server in a process, and a generator connected to it."""
-    port = free_port()
-    command = [sys.executable, __file__, "--serve", name, "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline() != "ready\n":
-                raise SystemExit(f"{name} did not start")
-            generator = Generator(port)
-            yield generator
-            generator.close()
-        finally:
-            process.kill()
+def running(*names: str) -> Iterator[list[Running]]:
+    shm = Path("/dev/shm")
+    with contextlib.ExitStack() as stack:
+        parent = str(shm) if shm.is_dir() else None
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+        (directory / NAME).write_bytes(b"x" * COUNT)
+        servers = []
+        for name in names:
+            servers.append(Running(name, directory))
+            stack.callback(servers[-1].stop)
+        yield servers
+
+
+# -- the load -----------------------------------------------------------------------
+
+
+class Load:
+    """`load.c`, compiled."""
+
+    def __init__(self, directory: Path) -> None:
+        self.program = str(directory / "load")
+        source = Path(__file__).with_name("load.c")
+        subprocess.run(["cc", "-O2", "-o", self.program, str(source)], check=True)
+
+    def command(
+        self, server: Running, dialect: str, op: str, depth: int, connections: int, seconds: float
+    ) -> list[str]:
+        words = (server.port, dialect, server.aname, NAME, op, depth, connections, seconds)
+        return [self.program, *map(str, words)]
+
+    def rate(
+        self, server: Running, dialect: str, op: str, depth: int, connections: int, seconds: float
+    ) -> tuple[float, float]:
+        """Operations per second, and the cores that the load itself used."""
+        command = self.command(server, dialect, op, depth, connections, seconds)
+        out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rate, cores = out.split()
+        return float(rate), float(cores)
 
 
 # -- the comparison -------------------------------------------------------------------
 
 
-def compare(op: str, depth: int, rounds: int, seconds: float) -> None:
-    rates: dict[str, list[float]] = {name: [] for name in SERVERS}
-    with contextlib.ExitStack() as stack:
-        generators = {name: stack.enter_context(running(name)) for name in SERVERS}
-        for generator in generators.values():
-            generator.rate(OPS[op], depth, seconds / 5)
+def compare(
+    load: Load, peer: str, op: str, depth: int, connections: int, rounds: int, seconds: float
+) -> None:
+    rates: dict[str, list[float]] = {"ours": [], peer: []}
+    cores: list[float] = []
+    with running("mounted" if peer == "direct" else "ours", peer) as servers:
+        if peer == "direct":
+            asyncio.run(mount(servers[0].port, servers[1].port, "bench"))
+            servers[0].aname = "bench"
+        for server in servers:
+            load.rate(server, DIALECT[peer], op, depth, connections, seconds / 5)
         for _ in range(rounds):
-            for name, generator in generators.items():
-                rates[name].append(generator.rate(OPS[op], depth, seconds))
-    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["pyroute2"], strict=True)]
-    ours, theirs, ceiling = (statistics.median(rates[name]) for name in SERVERS)
+            for name, server in zip(rates, servers, strict=True):
+                rate, used = load.rate(server, DIALECT[peer], op, depth, connections, seconds)
+                rates[name].append(rate)
+                if name == "ours":
+                    cores.append(used)
+    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[peer], strict=True)]
+    ours, theirs = (statistics.median(rates[name]) for name in rates)
     print(
-        f"{op:18} {depth:5} {ours:10,.0f} {theirs:10,.0f} {ceiling:12,.0f}   "
-        f"{statistics.median(ratios):5.2f} ({min(ratios):.2f}..{max(ratios):.2f})",
+        f"{op:5} {depth:5} {connections:5} {peer:9} {ours:9,.0f} {theirs:9,.0f} "
+        f"{statistics.median(ratios):6.2f} ({min(ratios):.2f}..{max(ratios):.2f}) "
+        f"{statistics.median(cores):6.2f}",
         flush=True,
     )
 
 
+def measure_idle(load: Load, count: int, rounds: int, seconds: float) -> None:
+    """What `count` connections that do nothing cost, and do to one that does."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with running("ours") as (server,):
+        load.rate(server, "9P2000", "read", 1, 1, seconds)
+        rates: dict[str, list[float]] = {"alone": [], "beside them": []}
+        costs = []
+        for _ in range(rounds):
+            rates["alone"].append(load.rate(server, "9P2000", "read", 1, 1, seconds)[0])
+            before = server.memory()
+            command = load.command(server, "9P2000", "idle", 1, count, 0)
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as idle:
+                assert idle.stdout is not None
+                if idle.stdout.readline() != "ready\n":
+                    raise SystemExit("the idle connections were not made")
+                costs.append((server.memory() - before) / count)
+                beside = load.rate(server, "9P2000", "read", 1, 1, seconds)[0]
+                rates["beside them"].append(beside)
+        # memory of connections that ended is used again, so only the first round shows it
+        print(f"{count} idle connections: {costs[0] / 1024:.1f} KB of memory each")
+        for name, values in rates.items():
+            latency = 1e6 / statistics.median(values)
+            print(f"a read of {COUNT} bytes on an active one {name}: {latency:.1f} us")
+
+
 def main() -> None:
+    def numbers(text: str) -> list[int]:
+        return [int(word) for word in text.split(",")]
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
-    parser.add_argument("--ops", default="read,stat,walk", help="beginnings of names")
-    parser.add_argument("--serve", choices=SERVE, help="run one server alone")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--profile", metavar="FILE", help="with --serve: write cProfile's data")
-    parser.add_argument("--load", type=int, metavar="PORT", help="run the generator alone")
+    parser.add_argument("--ops", default="read,stat,walk")
+    parser.add_argument("--peers", default="diod,pyroute2,direct")
+    parser.add_argument("--depths", type=numbers, default=[1, 8, 32])
+    parser.add_argument("--connections", type=numbers, default=[1, 8])
+    parser.add_argument("--idle", type=int, metavar="N")
+    parser.add_argument("--serve", choices=SERVE)
+    parser.add_argument("--port", type=int, default=5640)
     args = parser.parse_args()
     if args.serve:
-        serve, port = SERVE[args.serve], args.port
-        if not port:
-            port = free_port()
-            print(f"listening on port {port}", file=sys.stderr)
-        if args.profile:
-            cProfile.runctx("serve(port)", {}, {"serve": serve, "port": port}, args.profile)
-        else:
-            serve(port)
+        SERVE[args.serve](args.port)
         return
-    wanted = [op for op in OPS if op.startswith(tuple(args.ops.split(",")))]
-    if args.load:
-        generator = Generator(args.load)
-        for op in wanted:
-            for depth in DEPTHS:
-                rate = generator.rate(OPS[op], depth, args.seconds)
-                print(f"{op:18} {depth:5} {rate:10,.0f}", flush=True)
-        return
-    print(f"operations/s of one connection, medians of {args.rounds} rounds in turns")
-    print(f"{'':18} {'depth':>5} {'ours':>10} {'pyroute2':>10} {'the ceiling':>12}   ours/pyroute2")
-    for op in wanted:
-        for depth in DEPTHS:
-            compare(op, depth, args.rounds, args.seconds)
+    with tempfile.TemporaryDirectory() as directory:
+        load = Load(Path(directory))
+        if args.idle:
+            measure_idle(load, args.idle, args.rounds, args.seconds)
+            return
+        print(f"operations/s, medians of {args.rounds} rounds in turns")
+        print(f"{'':5} depth conns {'':9} {'ours':>9} {'theirs':>9}   ratio {'':13} load's cores")
+        for peer in args.peers.split(","):
+            if peer == "diod" and shutil.which("diod") is None:
+                print("no diod here: apt-get install diod")
+                continue
+            for op in args.ops.split(","):
+                for connections in args.connections:
+                    for depth in args.depths:
+                        rounds, seconds = args.rounds, args.seconds
+                        compare(load, peer, op, depth, connections, rounds, seconds)
 
 
 if __name__ == "__main__":
