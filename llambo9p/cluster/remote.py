@@ -9,16 +9,16 @@ When the server is lost every pending and later operation fails at once with
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import Error, NotFound
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
 from ..fs.user import numbers_of
-from ..net.client import Client, ignore
+from ..net.client import Client
+from ..net.pending import Pending
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.node import Maybe, Node, Walk
@@ -27,33 +27,6 @@ from ..p9.wire import Dir, Qid
 _T = TypeVar("_T")
 _REMOTE_BITS = 40
 """of a qid.path are the remote server's; those above number the mount"""
-
-
-def then(reply: asyncio.Future[Any], result: Callable[[Any], _T]) -> asyncio.Future[_T]:
-    """A Future of `result(reply)`; cancelling it cancels `reply`."""
-    future: asyncio.Future[_T] = reply.get_loop().create_future()
-
-    def replied(reply: asyncio.Future[Any]) -> None:
-        if future.done():
-            if not reply.cancelled():
-                reply.exception()
-        elif reply.cancelled():
-            future.cancel()
-        elif (error := reply.exception()) is not None:
-            future.set_exception(error)
-        else:
-            try:
-                future.set_result(result(reply.result()))
-            except Exception as e:
-                future.set_exception(e)
-
-    def ended(future: asyncio.Future[_T]) -> None:
-        if future.cancelled():
-            reply.cancel()
-
-    reply.add_done_callback(replied)
-    future.add_done_callback(ended)
-    return future
 
 
 class QidMap:
@@ -186,7 +159,7 @@ class RemoteFile:
                 return self._walk_out(names[:i], names[i + 1 :])
         return self._walk_within(names, depth)
 
-    def _walk_within(self, names: Sequence[str], depth: int) -> asyncio.Future[Walk]:
+    def _walk_within(self, names: Sequence[str], depth: int) -> Pending[Walk]:
         client = self._mount.client
         newfid = client.new_fid()
 
@@ -197,17 +170,22 @@ class RemoteFile:
             last = qids[-1] if qids else self.qid
             return Walk(qids, RemoteFile(self._mount, newfid, last, depth))
 
-        def ended(future: asyncio.Future[Walk]) -> None:
-            # whatever became of the walk, a newfid that nobody got is given back
-            if future.cancelled() or future.exception() is not None or (
-                future.result().file is None
-            ):
-                client.forget(newfid)
+        reply: Pending[m.Rwalk] = client.ask(
+            m.Twalk(0, self._fid, newfid, tuple(names)), m.Rwalk
+        )
+        walk: Pending[Walk] = Pending(reply.cancel)
 
-        reply = client.call(m.Twalk(0, self._fid, newfid, tuple(names)), m.Rwalk)
-        future = then(reply, walked)
-        future.add_done_callback(ended)
-        return future
+        def ended(reply: m.Rwalk, error: BaseException | None) -> None:
+            found = walked(reply) if error is None else None
+            if found is None or found.file is None:
+                client.forget(newfid)  # whatever became of it, nobody got it
+            if found is not None:
+                walk.succeed(found)
+            elif error is not None:
+                walk.fail(error)
+
+        reply.listen(ended)
+        return walk
 
     async def _walk_out(self, inside: Sequence[str], outside: Sequence[str]) -> Walk:
         """A walk that leaves the mount: `inside` comes back to its root, the next
@@ -223,8 +201,11 @@ class RemoteFile:
         return Walk(qids, walk.file, walk.error)
 
     def open(self, mode: int) -> Maybe[OpenFile]:
-        reply = self._mount.client.call(m.Topen(0, self._fid, mode), m.Ropen)
-        return then(reply, lambda reply: self._opened(reply.qid, reply.iounit, mode))
+        return self._mount.client.ask(
+            m.Topen(0, self._fid, mode),
+            m.Ropen,
+            lambda reply: self._opened(reply.qid, reply.iounit, mode),
+        )
 
     def _opened(self, qid: Qid, iounit: int, mode: int) -> OpenFile:
         self.qid = self._mount.qids(qid)
@@ -232,32 +213,32 @@ class RemoteFile:
         return OpenRemote(self, min(iounit or room, room), mode & 3 in (c.OWRITE, c.ORDWR))
 
     def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[Node, OpenFile]]:
-        reply = self._mount.client.call(m.Tcreate(0, self._fid, name, perm, mode), m.Rcreate)
-
         def created(reply: m.Rcreate) -> tuple[Node, OpenFile]:
             self._gone = True  # the remote fid is the new file's now
             qid = self._mount.qids(reply.qid)
             made = RemoteFile(self._mount, self._fid, qid, self._depth + 1)
             return made, made._opened(reply.qid, reply.iounit, mode)
 
-        return then(reply, created)
+        tcreate = m.Tcreate(0, self._fid, name, perm, mode)
+        return self._mount.client.ask(tcreate, m.Rcreate, created)
 
     def remove(self) -> Maybe[None]:
-        reply = self._mount.client.remove(self._fid)
         self._gone = True
-        return then(reply, lambda _: None)
+        return self._mount.client.remove(self._fid)
 
     def stat(self) -> Maybe[Dir]:
-        reply = self._mount.client.call(m.Tstat(0, self._fid), m.Rstat)
-        return then(reply, lambda reply: self._mapped(reply.stat))
+        return self._mount.client.ask(
+            m.Tstat(0, self._fid), m.Rstat, lambda reply: self._mapped(reply.stat)
+        )
 
     def _mapped(self, stat: Dir) -> Dir:
         name = self._mount.name if self._depth == 0 else stat.name
         return self._mount.local(replace(stat, name=name))
 
     def wstat(self, stat: Dir) -> Maybe[None]:
-        reply = self._mount.client.call(m.Twstat(0, self._fid, stat), m.Rwstat)
-        return then(reply, lambda _: None)
+        return self._mount.client.ask(
+            m.Twstat(0, self._fid, stat), m.Rwstat, lambda reply: None
+        )
 
     def release(self) -> None:
         if not self._gone:
@@ -272,15 +253,14 @@ class RemoteFile:
         """
         if writable and self._mount.of_worker and not self._gone:
             self._gone = True
-            self._mount.client.remove(self._fid).add_done_callback(ignore)
+            self._mount.client.remove(self._fid)
         else:
             self.release()
 
     # -- open ---------------------------------------------------------------------
 
-    def read(self, offset: int, count: int) -> asyncio.Future[bytes]:
-        reply = self._mount.client.call(m.Tread(0, self._fid, offset, count), m.Rread)
-        return then(reply, lambda reply: reply.data)
+    def read(self, offset: int, count: int) -> Pending[bytes]:
+        return self._mount.client.ask(m.Tread(0, self._fid, offset, count), m.Rread, _data)
 
     async def readdir(self, count: int) -> list[Dir]:
         entries: list[Dir] = []
@@ -290,13 +270,12 @@ class RemoteFile:
             offset += len(data)
         return [self._mount.local(entry) for entry in entries]
 
-    def write(self, offset: int, data: bytes) -> asyncio.Future[int]:
-        reply = self._mount.client.call(m.Twrite(0, self._fid, offset, data), m.Rwrite)
-        return then(reply, lambda reply: reply.count)
+    def write(self, offset: int, data: bytes) -> Pending[int]:
+        return self._mount.client.ask(m.Twrite(0, self._fid, offset, data), m.Rwrite, _count)
 
-    def clunk(self) -> asyncio.Future[None]:
+    def clunk(self) -> Pending[None]:
         self._gone = True
-        return then(self._mount.client.clunk(self._fid), lambda _: None)
+        return self._mount.client.clunk(self._fid)
 
     def __repr__(self) -> str:
         return f"<RemoteFile fid {self._fid} of {self._mount.name}>"
@@ -339,3 +318,11 @@ class OpenRemote(OpenFile):
 
     def drop(self) -> None:
         self._file.drop(self._writable)
+
+
+def _data(reply: m.Rread) -> bytes:
+    return reply.data
+
+
+def _count(reply: m.Rwrite) -> int:
+    return reply.count

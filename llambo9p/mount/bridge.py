@@ -304,7 +304,6 @@ class Bridge:
     async def _readdir(self, request: fuse.Read) -> bytes:
         opened = self._opens[request.fh]
         if request.offset == 0:
-            opened.entries = await opened.file.read_dir()
             here = opened.node.qid
             dots = [Dir(name, here, c.DMDIR) for name in (".", "..")]
             opened.entries = dots + await opened.file.read_dir()

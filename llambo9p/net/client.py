@@ -1,7 +1,9 @@
 """An asyncio 9P client: many requests at once over one connection.
 
 `Client.call` sends a T-message and returns a Future of its R-message; cancelling
-the Future sends a Tflush.  Messages are sent in the order of the calls, so a
+the Future sends a Tflush.  `ask` gives a `Pending` instead, which is lighter.
+
+Messages are sent in the order of the calls, so a
 whole transaction (walk, open, write, clunk) can be sent without waiting, and a
 server that keeps order (ours does) answers as if it had been.  Messages of one
 turn of the event loop leave in one write.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
 
 from ..errors import Error, NotFound, WorkerLost, from_ename
@@ -27,8 +29,10 @@ from ..p9.framing import ProtocolError
 from ..p9.wire import Dir
 from . import sockets
 from .address import Address
+from .pending import Pending
 
 _R = TypeVar("_R", bound=m.Message)
+_T = TypeVar("_T")
 
 
 class Client(asyncio.Protocol):
@@ -41,7 +45,8 @@ class Client(asyncio.Protocol):
         self._conn = ClientConn()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, Pending[Any]] = {}
+        """by tag"""
         self._write_scheduled = False
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
@@ -86,47 +91,63 @@ class Client(asyncio.Protocol):
 
     # -- requests ---------------------------------------------------------------
 
-    def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
-        """Send `msg`; the Future gives its reply, a `reply`, or raises its Rerror."""
-        future: asyncio.Future[_R] = self._loop.create_future()
+    def ask(
+        self, msg: m.Message, reply: type[_R], made: Callable[[_R], _T] | None = None
+    ) -> Pending[_T]:
+        """Send `msg`; what `made` makes of its reply, a `reply`, or its Rerror.
+        Cancelling sends a Tflush."""
+        pending: Pending[_T]
         if self.lost.done():
-            future.set_exception(WorkerLost(f"{self.address}: {self._why}"))
-            return future
+            pending = Pending(_nothing)
+            pending.fail(WorkerLost(f"{self.address}: {self._why}"))
+            return pending
         tag = self._conn.send(msg)
-        self._waiting[tag] = future
-        future.add_done_callback(lambda future: self._settled(tag, future))
+        pending = self._waiting[tag] = Pending(lambda: self._cancel(tag, pending), made)
         self._schedule_write()
-        return future
+        return pending
 
-    def _settled(self, tag: int, future: asyncio.Future[Any]) -> None:
-        if future.cancelled() and self._waiting.get(tag) is future:
+    def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
+        """The reply as a Future."""
+        pending: Pending[_R] = self.ask(msg, reply)
+        return pending.future()
+
+    def _cancel(self, tag: int, pending: Pending[Any]) -> None:
+        if self._waiting.get(tag) is pending:
             del self._waiting[tag]
             self._conn.flush(tag)
             self._schedule_write()
+        pending.fail(asyncio.CancelledError())
 
     def new_fid(self) -> int:
         return self._free_fids.pop() if self._free_fids else next(self._fids)
 
-    def clunk(self, fid: int) -> asyncio.Future[m.Rclunk]:
+    def clunk(self, fid: int) -> Pending[None]:
         """Send Tclunk.  The number is used again when the reply has come: a clunk
         behind a request that still makes or opens the fid is answered late."""
-        reply = self.call(m.Tclunk(0, fid), m.Rclunk)
-        reply.add_done_callback(lambda reply: self._fid_ended(fid, reply))
-        return reply
+        return self._end_fid(fid, m.Tclunk(0, fid), m.Rclunk)
 
-    def _fid_ended(self, fid: int, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled():
-            self._free_fids.append(fid)
-
-    def remove(self, fid: int) -> asyncio.Future[m.Rremove]:
+    def remove(self, fid: int) -> Pending[None]:
         """Send Tremove, which clunks `fid` too, whether it succeeds or not."""
-        reply = self.call(m.Tremove(0, fid), m.Rremove)
-        reply.add_done_callback(lambda reply: self._fid_ended(fid, reply))
-        return reply
+        return self._end_fid(fid, m.Tremove(0, fid), m.Rremove)
+
+    def _end_fid(self, fid: int, msg: m.Message, reply: type[m.Message]) -> Pending[None]:
+        answer: Pending[m.Message] = self.ask(msg, reply)
+        ended: Pending[None] = Pending(answer.cancel)
+
+        def listener(reply: m.Message, error: BaseException | None) -> None:
+            if not isinstance(error, asyncio.CancelledError):
+                self._free_fids.append(fid)
+            if error is not None:
+                ended.fail(error)
+            else:
+                ended.succeed(None)
+
+        answer.listen(listener)
+        return ended
 
     def forget(self, fid: int) -> None:
         """Clunk `fid` without waiting for, or caring about, the reply."""
-        self.clunk(fid).add_done_callback(ignore)
+        self.clunk(fid)
 
     async def attach(self, uname: str, aname: str = "") -> tuple[int, m.Rattach]:
         """Attach a new fid; returns it with the reply."""
@@ -180,14 +201,14 @@ class Client(asyncio.Protocol):
             self._transport.abort()
             return
         for tag, reply in replies:
-            future = self._waiting.pop(tag, None)
-            if future is None or future.done():
-                continue
+            pending = self._waiting.pop(tag, None)
+            if pending is None:
+                continue  # it was cancelled
             if isinstance(reply, m.Rerror):
                 errno = reply.errno if isinstance(reply, Rerror_u) else 0
-                future.set_exception(from_ename(reply.ename, errno))
+                pending.fail(from_ename(reply.ename, errno))
             else:
-                future.set_result(reply)
+                pending.succeed(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
@@ -197,9 +218,8 @@ class Client(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(WorkerLost(f"{self.address}: {self._why}"))
+        for pending in waiting.values():
+            pending.fail(WorkerLost(f"{self.address}: {self._why}"))
 
     def close(self) -> None:
         """Drop the connection at once; the server clunks what was open."""
@@ -261,9 +281,9 @@ class RemoteOpen:
             if isinstance(reply, BaseException):
                 raise reply
 
-    def clunk(self) -> asyncio.Future[m.Rclunk]:
-        """Send Tclunk now; the Future is its reply."""
-        return self._client.clunk(self.fid)
+    def clunk(self) -> asyncio.Future[None]:
+        """Send Tclunk now; the Future is done with its reply."""
+        return self._client.clunk(self.fid).future()
 
     def forget(self) -> None:
         self._client.forget(self.fid)
@@ -273,6 +293,10 @@ class RemoteOpen:
 
     async def __aexit__(self, *exc: object) -> None:
         self.forget()
+
+
+def _nothing() -> None:
+    """There is nothing to cancel."""
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

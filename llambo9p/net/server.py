@@ -2,7 +2,7 @@
 
 One `asyncio.Protocol` a connection.  Requests that files answer at once are
 answered inside `data_received`; a request that must wait gets a task, or just a
-callback when what it waits for is a Future already.  All replies of one wake-up
+callback when what it waits for is a `Pending` or a Future already.  All replies of one wake-up
 leave in one write.  A client that does not read its replies is not read from, and
 its messages that came already wait, so the memory it can hold is bounded by its
 requests.
@@ -21,6 +21,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from ..errors import Busy, Error
@@ -33,6 +34,7 @@ from ..p9.node import Maybe, Node
 from ..p9.server import ServerConn
 from . import sockets
 from .address import Address
+from .pending import Pending
 from .security import Peer, Security
 
 log = logging.getLogger(__name__)
@@ -173,7 +175,10 @@ class Connection(asyncio.Protocol):
 
     def _await(self, request: Request) -> None:
         awaitable = request.awaitable
-        if isinstance(awaitable, asyncio.Future):
+        if isinstance(awaitable, Pending):
+            request.cancel = awaitable.cancel
+            awaitable.listen(partial(self._pending_done, request))
+        elif isinstance(awaitable, asyncio.Future):
             request.cancel = awaitable.cancel
             awaitable.add_done_callback(lambda future: self._future_done(request, future))
         else:
@@ -199,6 +204,13 @@ class Connection(asyncio.Protocol):
             self._conn.fail(request, error)
         else:
             self._conn.complete(request, future.result())
+        self._after_completion()
+
+    def _pending_done(self, request: Request, result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._conn.fail(request, error)
+        else:
+            self._conn.complete(request, result)
         self._after_completion()
 
     def _after_completion(self) -> None:

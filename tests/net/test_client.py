@@ -232,7 +232,7 @@ def test_28_a_number_is_used_again_only_when_its_clunk_is_answered() -> None:
             clunk = client.clunk(fid)
             await until(lambda: site.slow.asked)
             assert await (await client.open(root, "hello", c.OREAD)).read(0, 5) == b"hello"
-            assert not clunk.done()
+            assert not clunk.over
             site.slow.open_up.set()
             await walk
             await clunk
