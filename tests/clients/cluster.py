@@ -13,27 +13,40 @@ from pathlib import Path
 
 import py9p
 
+from llambo9p.cluster import config as configuration
+from llambo9p.net.address import Address, parse
+
 CONFIG = Path(__file__).parents[2] / "cluster-config.yaml"
 
 
 @contextlib.contextmanager
 def orchestrator(directory: Path, config: Path = CONFIG) -> Iterator[int]:
     """An orchestrator process; gives its port."""
+    with listening(directory, config, "tcp!127.0.0.1!0") as (address,):
+        yield address.port
+
+
+@contextlib.contextmanager
+def listening(directory: Path, config: Path, *listen: str) -> Iterator[list[Address]]:
+    """An orchestrator process; gives where it listens, by default as configured."""
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "llambo9p_nodes.orchestrator",
-            "--listen", "tcp!127.0.0.1!0", "--config", str(config),
-            "--state", str(directory / "state"),
+            *(sys.executable, "-m", "llambo9p_nodes.orchestrator"),
+            *("--config", str(config), "--state", str(directory / "state")),
+            *(word for address in listen for word in ("--listen", address)),
         ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        assert line.startswith("listening tcp!127.0.0.1!"), line
-        yield int(line.rsplit("!", 1)[1])
+        addresses = []
+        for _ in listen or configuration.load(config).network.listen:
+            line = process.stdout.readline()
+            assert line.startswith("listening "), line
+            addresses.append(parse(line.removeprefix("listening ")))
+        yield addresses
     finally:
         process.terminate()
         assert process.wait(20) == 0
@@ -43,14 +56,19 @@ def orchestrator(directory: Path, config: Path = CONFIG) -> Iterator[int]:
 class Namespace:
     """One attached py9p client and whole-file operations on paths."""
 
-    def __init__(self, where: int | str, aname: str = "") -> None:
-        """`where` is a port of this machine or the path of a unix socket."""
+    def __init__(self, where: int | str, aname: str = "", uname: str | None = "glenda") -> None:
+        """`where` is a port of this machine or the path of a unix socket; without a uname
+        the user that runs this."""
         if isinstance(where, int):
             self.client = py9p.Client.connect_tcp("127.0.0.1", where)
         else:
             self.client = py9p.Client.connect_unix(where)
-        self.client.negotiate()
-        self.client.attach(0, uname="glenda", aname=aname)
+        try:
+            self.client.negotiate()
+            self.client.attach(0, uname=uname, aname=aname)
+        except BaseException:
+            self.client.close()
+            raise
         self._fids = itertools.count(1)
 
     def __enter__(self) -> Namespace:
