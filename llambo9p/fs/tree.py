@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ..errors import Exists, NotFound, PermissionDenied
 from ..p9 import constants as c
-from ..p9.node import Maybe, Walk
+from ..p9.node import Listing, Maybe, Walk
 from ..p9.wire import Dir, Qid
 from . import user
 from .file import File, OpenFile
@@ -123,7 +123,7 @@ class Directory(SyntheticFile):
         """the root's parent is itself"""
         self._fill = fill
         self._children: dict[str, File] = {}
-        self._entries: Sequence[Dir] | None = None
+        self._entries: Listing | None = None
         """the listing, until a child comes or goes"""
 
     def add(self, child: F) -> F:
@@ -161,7 +161,7 @@ class Directory(SyntheticFile):
         """A stat of each child."""
         children = self._filled()
         if self._entries is None:
-            self._entries = [_stat_now(child) for child in children.values()]
+            self._entries = Listing(_stat_now(child) for child in children.values())
         return self._entries
 
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:

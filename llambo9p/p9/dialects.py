@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ..errors import Error
 from . import messages as m
@@ -394,14 +395,24 @@ class Dialect:
         self.version = version
         self.table = {cls.number: cls for cls in messages}
         self.by_name = {name_of(cls): cls for cls in messages}
-        self.pack_dir = pack_dir
-        """one entry of a directory that Tread reads"""
+        self._pack_dir = pack_dir
         self.unpack_dirs = unpack_dirs
         """all that one such Tread gave; raises ValueError"""
         self.has_readdir = Treaddir.number in self.table
         """a directory is read with Treaddir, and a Tread of it is refused"""
         self._say = say
         self._unpackers = {cls.number: cls.unpack for cls in messages}
+        self._fields: dict[type[Message], Callable[[Message], tuple[Any, ...]]] = {}
+        """of the messages that this dialect adds to: what 9P2000 has in them"""
+        for cls in messages:
+            base = cls.__bases__[0]
+            if issubclass(base, Message) and base is not Message:
+                names = (field.name for field in dataclasses.fields(base))
+                self._fields[cls] = operator.attrgetter(*names)
+
+    def pack_dirs(self, entries: Sequence[Dir]) -> list[bytes]:
+        """The entries of a directory as Tread gives them, one by one."""
+        return list(map(self._pack_dir, entries))
 
     def unpack(self, frame: bytes) -> Message:
         """The message of a sound frame (see `framing`).  Raises `BadMessage`."""
@@ -415,7 +426,7 @@ class Dialect:
         cls = self.table[msg.number]
         if type(msg) is cls:
             return msg
-        return cls(*(getattr(msg, field.name) for field in dataclasses.fields(msg)))
+        return cls(*self._fields[cls](msg))
 
     def error(self, tag: int, error: Error, msize: int) -> Message:
         """`error` as a reply of at most `msize` bytes."""

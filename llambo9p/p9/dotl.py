@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from . import constants as c
 from . import dialects as d
-from .fid import Fid, check_name, whole
+from .fid import Fid, check_name, packed, whole
 from .messages import Message
 from .node import Handle, Node, Walk
 from .wire import Dir, Qid
@@ -121,14 +121,21 @@ def _readdir(conn: ServerConn, msg: d.Treaddir, fid: Fid) -> Message | None:
         raise errors.InvalidArgument("fid is not an open directory")
     room = min(msg.count, conn.msize - c.READHDRSZ)
 
-    def take(entries: Sequence[Dir]) -> Message:
+    def take(entries: Sequence[bytes]) -> Message:
         fid.entries = entries
-        left = (_entry(entries[at], at + 1) for at in range(msg.offset, len(entries)))
-        return d.Rreaddir(msg.tag, b"".join(whole(left, room)))
+        return d.Rreaddir(msg.tag, b"".join(whole(entries, msg.offset, room)))
 
     if msg.offset and fid.entries is not None:
         return take(fid.entries)
-    return conn.answer(msg, fid, fid.handle.readdir(), take, busy=True)
+
+    def commit(entries: Sequence[Dir]) -> Message:
+        return take(packed(entries, _entries))
+
+    return conn.answer(msg, fid, fid.handle.readdir(), commit, busy=True)
+
+
+def _entries(listing: Sequence[Dir]) -> list[bytes]:
+    return [_entry(of, offset) for offset, of in enumerate(listing, 1)]
 
 
 def _entry(of: Dir, offset: int) -> bytes:

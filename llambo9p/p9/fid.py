@@ -7,14 +7,13 @@ The rules that move fids and end requests are `server`'s.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .. import errors
 from . import constants as c
 from .messages import Message
-from .node import Handle, Node
+from .node import Handle, Listing, Node
 from .wire import Dir, Qid
 
 
@@ -49,8 +48,8 @@ class Fid:
         self.waiting: deque[Request] | None = None
         self.cursor: DirCursor | None = None
         """of Treads on a directory"""
-        self.entries: Sequence[Dir] | None = None
-        """of Treaddirs: the directory as it was at offset 0"""
+        self.entries: Sequence[bytes] | None = None
+        """of Treaddirs: the packed directory as it was at offset 0"""
 
     def __repr__(self) -> str:
         state = "busy" if self.busy else "open" if self.handle else "walked"
@@ -58,43 +57,48 @@ class Fid:
 
 
 class DirCursor:
-    """The entries of a directory as they were at offset 0, read once through."""
+    """The packed entries of a directory as they were at offset 0, read once through."""
 
-    __slots__ = ("_pack", "entries", "next", "offset")
+    __slots__ = ("_entries", "_next", "offset")
 
-    def __init__(self, entries: Sequence[Dir], pack: Callable[[Dir], bytes]) -> None:
-        self._pack = pack
-        self.entries = entries
-        self.next = 0
+    def __init__(self, entries: Sequence[bytes]) -> None:
+        self._entries = entries
+        self._next = 0
         self.offset = 0
         """where the next read must begin"""
 
     def take(self, count: int) -> bytes:
         """As many whole entries as fit into `count` bytes."""
-        parts = whole(map(self._pack, islice(self.entries, self.next, None)), count)
+        parts = whole(self._entries, self._next, count)
         data = b"".join(parts)
-        self.next += len(parts)
+        self._next += len(parts)
         self.offset += len(data)
         return data
 
 
-def whole(entries: Iterable[bytes], count: int) -> list[bytes]:
-    """Those of `entries` from the first on that fit into `count` bytes.
+def packed(
+    entries: Sequence[Dir], pack: Callable[[Sequence[Dir]], list[bytes]]
+) -> list[bytes]:
+    """The entries as `pack` makes them; those of a `Listing` are made once."""
+    return entries.packed(pack) if isinstance(entries, Listing) else pack(entries)
+
+
+def whole(entries: Sequence[bytes], first: int, count: int) -> Sequence[bytes]:
+    """Those of `entries` from `first` on that fit into `count` bytes.
 
     Raises InvalidArgument when not even one does.
     """
-    parts: list[bytes] = []
     room = count
-    for entry in entries:
-        if len(entry) > room:
-            if not parts:
+    for at in range(first, len(entries)):
+        room -= len(entries[at])
+        if room < 0:
+            if at == first:
                 raise errors.InvalidArgument(
-                    f"read of {count} bytes is too small for a directory entry of {len(entry)}"
+                    f"read of {count} bytes is too small for a directory entry of "
+                    f"{len(entries[at])}"
                 )
-            break
-        parts.append(entry)
-        room -= len(entry)
-    return parts
+            return entries[first:at]
+    return entries[first:]
 
 
 class Request:

@@ -6,7 +6,7 @@ words: what has been checked before a call, what may run at once, how things end
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .wire import Dir, Qid
@@ -14,6 +14,23 @@ from .wire import Dir, Qid
 _T = TypeVar("_T")
 Maybe: TypeAlias = _T | Awaitable[_T]
 """a result at once, or an awaitable of it"""
+
+
+class Listing(list[Dir]):
+    """A directory's entries for as long as it does not change: each form in which they
+    are sent is made once, for all who read them."""
+
+    __slots__ = ("_forms",)
+
+    def __init__(self, entries: Iterable[Dir]) -> None:
+        super().__init__(entries)
+        self._forms: dict[Callable[[Sequence[Dir]], list[bytes]], list[bytes]] = {}
+
+    def packed(self, pack: Callable[[Sequence[Dir]], list[bytes]]) -> list[bytes]:
+        form = self._forms.get(pack)
+        if form is None:
+            form = self._forms[pack] = pack(self)
+        return form
 
 
 class Handle(Protocol):

@@ -34,7 +34,7 @@ from . import constants as c
 from . import dotl
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import DirCursor, Fid, Request, check_name, confine
+from .fid import DirCursor, Fid, Request, check_name, confine, packed
 from .framing import Framer
 from .node import Handle, Maybe, Node, Walk
 from .wire import BadMessage, Dir, Qid
@@ -534,7 +534,7 @@ class ServerConn:
             return m.Rread(msg.tag, fid.cursor.take(count))
 
         def commit(entries: Sequence[Dir]) -> m.Message:
-            fid.cursor = DirCursor(entries, self.dialect.pack_dir)
+            fid.cursor = DirCursor(packed(entries, self.dialect.pack_dirs))
             return m.Rread(msg.tag, fid.cursor.take(count))
 
         return self.answer(msg, fid, handle.readdir(), commit, busy=True)
