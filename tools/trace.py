@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import os
 import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, cast
@@ -25,6 +26,7 @@ from llambo9p.net import sockets
 from llambo9p.net.address import Address
 from llambo9p.p9.trace import Tracer
 
+from .certificate import tls_for
 from .failure import Failure
 from .which_cluster import parse_address
 
@@ -53,9 +55,11 @@ def trace(
             f"{here} is not loopback, and whoever connects may do what you may: "
             "give --insecure if that is meant"
         )
+    if here.net == "tls":
+        raise Failure(f"{here}: clients of a relay come by tcp or unix")
     if output is not None:
         output.mkdir()
-    relay = Relay(target, Transcripts(output), max_data)
+    relay = Relay(target, tls_for(target), Transcripts(output), max_data)
     try:
         asyncio.run(relay.run(here))
     except Error as e:
@@ -91,8 +95,15 @@ class Transcripts:
 class Relay:
     """All conversations with the server at `target`."""
 
-    def __init__(self, target: Address, transcripts: Transcripts, max_data: int | None) -> None:
+    def __init__(
+        self,
+        target: Address,
+        tls: ssl.SSLContext | None,
+        transcripts: Transcripts,
+        max_data: int | None,
+    ) -> None:
         self.target = target
+        self.tls = tls
         self.max_data = max_data
         self.conversations: set[Conversation] = set()
         self._transcripts = transcripts
@@ -162,7 +173,7 @@ class Conversation:
 
     async def _connect(self) -> None:
         try:
-            await sockets.connect(self._relay.target, lambda: self.server)
+            await sockets.connect(self._relay.target, lambda: self.server, self._relay.tls)
         except Error as e:
             self.show([f"# {e}"])
             self.client.transport.abort()
@@ -209,11 +220,12 @@ class Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._finished = True
-        self.other.transport.write_eof()
-        if self.other._finished:
-            self.transport.close()
-            self.other.transport.close()
-        return True  # the other may have more to say
+        halves = self.transport.can_write_eof() and self.other.transport.can_write_eof()
+        if halves and not self.other._finished:
+            self.other.transport.write_eof()
+            return True  # the other may have more to say
+        self.other.transport.close()
+        return False  # this one is closed, too
 
     def pause_writing(self) -> None:
         self.other.transport.pause_reading()

@@ -226,12 +226,15 @@ def test_a_reader_that_leaves_ends_it() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["tcp!nowhere"], "ADDR: bad address 'tcp!nowhere': use tcp!HOST!PORT or unix!PATH"),
+        (["tcp!nowhere"], "ADDR: bad address 'tcp!nowhere': use tcp!HOST!PORT, tls!HOST!PORT or "
+         "unix!PATH"),
         (["tcp!::1!1", "--listen", "tcp!192.0.2.1!1", "--insecure"],
          "cannot listen on tcp!192.0.2.1!1: Cannot assign requested address"),
         (["tcp!::1!1", "--listen", "tcp!0.0.0.0!0"],
          "tcp!0.0.0.0!0 is not loopback, and whoever connects may do what you may: "
          "give --insecure if that is meant"),
+        (["tcp!::1!1", "--listen", "tls!127.0.0.1!0"],
+         "tls!127.0.0.1!0: clients of a relay come by tcp or unix"),
         (["tcp!::1!1", "--output", "/proc/self"], "/proc/self: File exists"),
     ],
 )  # fmt: skip
