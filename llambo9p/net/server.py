@@ -1,8 +1,8 @@
 """The asyncio shell around `ServerConn`: sockets in, replies out.
 
 One `asyncio.Protocol` a connection.  Requests that files answer at once are
-answered inside `data_received`; a request that must wait gets a task, or just a
-callback when what it waits for is a `Pending` or a Future already.  All replies of one wake-up
+answered inside `data_received`; a request that must wait gets a callback, and a task
+where what it waits for is no `Pending` or Future yet.  All replies of one wake-up
 leave in one write.  A client that does not read its replies is not read from, and
 its messages that came already wait, so the memory it can hold is bounded by its
 requests.
@@ -75,7 +75,8 @@ class Connection(asyncio.Protocol):
         self._write_scheduled = False
         self._paused = False
         """the client does not read its replies"""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._awaited: set[asyncio.Future[Any]] = set()
+        """the loop itself keeps no task from being collected"""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -175,29 +176,19 @@ class Connection(asyncio.Protocol):
 
     def _await(self, request: Request) -> None:
         awaitable = request.awaitable
+        assert awaitable is not None
         if isinstance(awaitable, Pending):
             request.cancel = awaitable.cancel
             awaitable.listen(partial(self._pending_done, request))
-        elif isinstance(awaitable, asyncio.Future):
-            request.cancel = awaitable.cancel
-            awaitable.add_done_callback(lambda future: self._future_done(request, future))
-        else:
-            task = self._loop.create_task(self._run(request))
-            request.cancel = task.cancel
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, request: Request) -> None:
-        assert request.awaitable is not None
-        try:
-            result = await request.awaitable
-        except (Exception, asyncio.CancelledError) as e:
-            self._conn.fail(request, e)
-        else:
-            self._conn.complete(request, result)
-        self._after_completion()
+            return
+        # the end is told by a callback: a task that is cancelled before it began runs no code
+        future = asyncio.ensure_future(awaitable, loop=self._loop)
+        request.cancel = future.cancel
+        self._awaited.add(future)
+        future.add_done_callback(partial(self._future_done, request))
 
     def _future_done(self, request: Request, future: asyncio.Future[Any]) -> None:
+        self._awaited.discard(future)
         if future.cancelled():
             self._conn.fail(request, asyncio.CancelledError())
         elif (error := future.exception()) is not None:

@@ -167,6 +167,24 @@ def test_replies_to_pipelined_messages_leave_in_one_write(run: Any) -> None:
     run(main())
 
 
+def test_10_a_flush_that_comes_before_its_request_has_begun_is_answered() -> None:
+    """Two segments in one turn of the loop, as uvloop reads them from a full socket."""
+
+    async def main() -> None:
+        async with serving() as site:
+            sock = connected(site.address)
+            await asyncio.get_running_loop().sock_sendall(sock, VERSION + ATTACH)
+            await replies(sock, 2)
+            connection = the_connection(site.server)
+            connection.data_received(m.Twalk(1, 0, 1, ("slow",)).pack())
+            connection.data_received(m.Twalk(2, 1, 2, ("leaf",)).pack())
+            connection.data_received(m.Tflush(3, 2).pack())
+            assert [reply.tag for reply in await replies(sock, 2)] == [1, 3]
+            sock.close()
+
+    asyncio.run(main())
+
+
 @both_loops
 def test_30_a_client_that_never_reads_is_not_read_from_and_holds_little(run: Any) -> None:
     limits = Limits(p9.Limits(unsent=256 * 1024))
@@ -295,7 +313,7 @@ def test_25_a_client_that_dies_with_a_read_pending_leaves_nothing(run: Any) -> N
             with pytest.raises(Error, match="connection closed"):
                 await read
             await connection.closed
-            await until(lambda: not site.out.stream._waiters and not connection._tasks)
+            await until(lambda: not site.out.stream._waiters and not connection._awaited)
             assert site.out.ends == ["drop"]
             assert not site.server.connections
 
