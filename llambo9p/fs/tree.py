@@ -8,6 +8,7 @@ something changes: a child's stat must not (its times do not, its contents have 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -192,14 +193,40 @@ class Directory(SyntheticFile):
         return OpenDirectory(self)
 
 
-async def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Walk:
+def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> asyncio.Future[Walk]:
     """A walk of `qids` that goes on elsewhere.  A name that is not there ends it half-way
-    (walk(5)); any other failure is told, for a partial Rwalk has no words."""
-    try:
-        walk = await rest
-    except NotFound as e:
-        return Walk(qids, None, e)
-    return Walk([*qids, *walk.qids], walk.file, walk.error)
+    (walk(5)); any other failure is told, for a partial Rwalk has no words.
+
+    `rest` may be on its way already: cancelling the whole cancels it at once, begun to be
+    awaited or not, and a file that comes in spite of that is released.
+    """
+    walking = asyncio.ensure_future(rest)
+    joined: asyncio.Future[Walk] = walking.get_loop().create_future()
+
+    def walked(walking: asyncio.Future[Walk]) -> None:
+        if walking.cancelled():
+            joined.cancel()
+        elif isinstance(error := walking.exception(), NotFound):
+            give(Walk(qids, None, error))
+        elif error is None:
+            walk = walking.result()
+            give(Walk([*qids, *walk.qids], walk.file, walk.error))
+        elif not joined.done():
+            joined.set_exception(error)
+
+    def give(walk: Walk) -> None:
+        if not joined.done():
+            joined.set_result(walk)
+        elif walk.file is not None:
+            walk.file.release()
+
+    def ended(joined: asyncio.Future[Walk]) -> None:
+        if joined.cancelled():
+            walking.cancel()
+
+    walking.add_done_callback(walked)
+    joined.add_done_callback(ended)
+    return joined
 
 
 def _stat_now(child: File) -> Dir:

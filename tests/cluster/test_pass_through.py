@@ -248,6 +248,29 @@ def test_pass_through_flush_reaches_the_worker() -> None:
     asyncio.run(run())
 
 
+def test_a_walk_that_is_flushed_before_it_begins_leaves_no_fid_on_the_worker() -> None:
+    """Twalk and Tflush in one segment: the orchestrator had sent its own Twalk by then."""
+
+    async def run() -> None:
+        async with cluster() as running, simulated_host(1) as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+
+            def held() -> int:
+                return sum(len(each._conn.fids) for each in host.server.connections)
+
+            await files.read("worker-0000/status")
+            before = held()
+            for _ in range(20):
+                newfid = files.client.new_fid()
+                names = ("worker-0000", "status")
+                files.client.call(m.Twalk(0, files.root, newfid, names), m.Rwalk).cancel()
+                await files.read("worker-0000/status")  # goes the same way, behind
+            await until(lambda: held() <= before)
+
+    asyncio.run(run())
+
+
 def test_without_workers_the_prompt_fails_and_says_what_to_do() -> None:
     async def run() -> None:
         async with cluster() as running:

@@ -15,6 +15,7 @@ from llambo9p.fs.tree import Directory, FidCount, OpenDirectory, SyntheticFile, 
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.wire import Dir
+from tests.files import story
 
 
 def text(tree: Tree, name: str) -> TextFile:
@@ -181,3 +182,42 @@ def test_mount_prefixes_do_not_meet_each_other_or_our_own_numbers() -> None:
     prefixes = {tree.mount_prefix(48) for _ in range(100)}
     assert len(prefixes) == 100
     assert all(prefix >= 1 << 48 and prefix % (1 << 48) == 0 for prefix in prefixes)
+
+
+class Far(SyntheticFile):
+    """A walk from or to it is asked of somebody else."""
+
+    released = 0
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(tree, "far", 0o444)
+        self.answers: list[asyncio.Future[Walk]] = []
+
+    def walk(self, names: Sequence[str]) -> Maybe[Walk]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@story
+async def test_a_walk_that_goes_on_elsewhere_is_cancelled_there_or_gives_back_what_came() -> None:
+    tree = Tree("me")
+    root, far = Directory(tree, "/"), Far(tree)
+    root.add(far)
+    there = Walk([far.qid], far)
+    for names in (["far"], ["far", "leaf"]):
+        first, second, third = (root.walk(names) for _ in range(3))
+        assert isinstance(first, asyncio.Future)
+        assert isinstance(second, asyncio.Future)
+        assert isinstance(third, asyncio.Future)
+        first.cancel()
+        far.answers[1].set_result(there)
+        second.cancel()  # it came, and nobody has heard of it yet
+        far.answers[2].set_result(there)
+        assert (await third).qids == [far.qid, far.qid]
+        assert first.cancelled() and second.cancelled() and far.answers[0].cancelled()
+        assert far.released == 1
+        far.released = 0
+        far.answers.clear()
