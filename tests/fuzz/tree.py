@@ -138,14 +138,32 @@ class Folder(Node, Directory):
         Directory.__init__(self, tree, name, 0o777)
         self.books = books
         self._slow = slow.split()
-        self._bad = []
+        self._bad: list[str] = []
         self._more = more
 
     def entries(self) -> Sequence[Dir]:
         return [*Directory.entries(self), *self._more]
 
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
-        return self.answer("walk", lambda: Directory.walk(self, names))
+        return self.answer("walk", lambda: self.follow(names))
+
+    def follow(self, names: Sequence[str]) -> Maybe[Walk]:
+        """As `Directory.walk`, which needs a loop when a file at the end waits."""
+        qids: list[Qid] = []
+        here: File = self
+        for name in names:
+            if not isinstance(here, Folder):
+                return Walk(qids, None, errors.NotDirectory())
+            child = here.parent if name == ".." else here.find(name)
+            if child is None:
+                return Walk(qids, None, errors.NotFound())
+            qids.append(child.qid)
+            here = child
+        last = Directory.walk(here, ()) if isinstance(here, Folder) else here.walk(())
+        return Walk(qids, last.file) if isinstance(last, Walk) else self._after(qids, last)
+
+    async def _after(self, qids: Sequence[Qid], last: Awaitable[Walk]) -> Walk:
+        return Walk(qids, (await last).file)
 
     def create(self, name: str, perm: int, mode: int) -> Maybe[tuple[File, OpenFile]]:
         return self.answer("create", lambda: self._made(name))
@@ -204,7 +222,7 @@ class Site:
         return file
 
     async def _end_of(self, names: Sequence[str]) -> File:
-        walking = Directory.walk(self.root, names)
+        walking = self.root.follow(names)
         walk = walking if isinstance(walking, Walk) else await walking
         if walk.file is None:
             raise walk.error or errors.NotFound()
