@@ -252,6 +252,8 @@ class Server:
         )
         if address.net == "unix":
             self._unix_paths.append(address.path)
+            # anybody may connect and is known by uid; the directory says who gets there
+            os.chmod(address.path, 0o666)
         self._servers.append(server)
         return address
 

@@ -63,8 +63,6 @@ async def listen(
         if address.net == "unix":
             _remove_stale_socket(address.path)
             server = await loop.create_unix_server(factory, address.path, backlog=1024)
-            # anybody may connect and is known by uid; the directory says who gets there
-            os.chmod(address.path, 0o666)
         else:
             secured = address.net == "tls"
             server = await loop.create_server(

@@ -205,6 +205,7 @@ def test_unix_sockets(tmp_path: Path) -> None:
         here = tmp_path / "here"
         with tracing(f"unix!{tmp_path}/server", "--listen", f"unix!{here}") as traced:
             assert traced.address == f"unix!{here}"
+            assert not here.stat().st_mode & 0o022  # who comes this way acts as us
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(here))
                 with server.accept()[0] as there:
