@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ FAILED = Path(__file__).parent / "failed"
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this machine")
 def test_a_minute_of_fuzzing(tmp_path: Path) -> None:
     found = fuzz(tmp_path, SECONDS)
     print(found)

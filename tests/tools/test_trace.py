@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from llambo9p_tools.cert import cert
 
+from llambo9p.net.security import server_tls
 from llambo9p.p9.messages import Tversion
 from tests.clients.cluster import Namespace
 from tests.p9.recording import world_served
@@ -26,14 +29,14 @@ NO_SUCH = b"\7\0\0\0\x63\1\0"
 class Tracing:
     """`llamboctl trace`, running."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, **env: str) -> None:
         self.process = subprocess.Popen(
             # a shell's background job, and so its tests, would ignore SIGINT
             ["env", "--default-signal=INT", *COMMAND, "trace", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=environment(**env),
         )
         assert self.process.stdout is not None and self.process.stderr is not None
         self.stdout, self.stderr = self.process.stdout, self.process.stderr
@@ -54,8 +57,8 @@ class Tracing:
 
 
 @contextlib.contextmanager
-def tracing(*args: str) -> Iterator[Tracing]:
-    tracing = Tracing(*args)
+def tracing(*args: str, **env: str) -> Iterator[Tracing]:
+    tracing = Tracing(*args, **env)
     with tracing.process:
         try:
             yield tracing
@@ -213,6 +216,29 @@ def test_unix_sockets(tmp_path: Path) -> None:
                     assert there.recv(100)
             assert traced.interrupt()[0].startswith("1 -> Tversion tag NOTAG")
         assert not here.exists()
+
+
+def test_a_server_under_tls_and_a_client_without(tmp_path: Path) -> None:
+    for words in (["ca"], ["server", "127.0.0.1"], ["user", "alice"]):
+        made = CliRunner().invoke(cert, [*words, "--dir", str(tmp_path)])
+        assert made.exit_code == 0, made.output
+    context = server_tls(tmp_path / "server-127.0.0.1.pem", tmp_path / "ca.pem")
+    ours = {"LLAMBO_CERT": str(tmp_path / "alice.pem"), "LLAMBO_CA": str(tmp_path / "ca.pem")}
+    with plain_server() as (server, address):
+        with tracing(address.replace("tcp", "tls"), **ours) as traced:
+            with connect(traced) as client:
+                with context.wrap_socket(server.accept()[0], server_side=True) as there:
+                    client.sendall(NO_SUCH)
+                    assert there.recv(100) == NO_SUCH
+                    there.sendall(NO_SUCH)
+                    assert client.recv(100) == NO_SUCH
+                    client.shutdown(socket.SHUT_WR)  # under TLS that is the end of both
+                    assert there.recv(100) == b""
+                assert client.recv(100) == b""
+            lines = [traced.stdout.readline() for _ in range(3)]
+            assert lines[0].startswith("1 -> hex") and lines[1].startswith("1 <- hex")
+            assert lines[2] == "1 ! lost\n"
+            assert traced.interrupt() == []
 
 
 def test_a_reader_that_leaves_ends_it() -> None:
