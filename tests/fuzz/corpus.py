@@ -67,7 +67,10 @@ def _all_of(name: str, dialect: d.Dialect) -> Iterator[m.Message]:
         yield dialect.of(m.Twstat(3, FID, touch))
     for mode in (c.ORDWR, c.OREAD):  # a directory refuses the first
         yield d.Tlopen(4, FID, mode) if unix else m.Topen(4, FID, mode)
-    yield d.Treaddir(5, FID, 0, 4096) if unix else m.Tread(5, FID, 0, 4096)
+    for count in (10, 4096):  # no entry of a directory is as small as the first
+        yield d.Treaddir(5, FID, 0, count) if unix else m.Tread(5, FID, 0, count)
+    if unix:
+        yield d.Tfsync(5, FID, 0)
     yield m.Tread(6, FID, 5, 10)
     yield m.Tflush(7, 6)
     yield m.Twrite(8, FID, 0, b"text")

@@ -21,7 +21,7 @@ NAMES = [
     *("hello", "out", "ctl", "note", "dir", "a", "sub", "leaf", "gate", "vault", "slow"),
     *("late", "bad", "worse", "many", "nobody", "..", ".", "", "a/b", "\u2028", "n" * 200),
 ]
-ANAMES = ["", "slow", "dir", "slow/leaf", "late", "nobody"]
+ANAMES = ["", "slow", "refused", "dir", "slow/leaf", "late", "nobody"]
 VERSIONS = [*DIALECTS, "9P2000.x", "9P", "unknown", ""]
 MSIZES = [0, 6, 7, 255, 256, 300, 512, 4096, 8192, 65536, 0xFFFF_FFFF]
 LENGTHS = [0, 1, 10, 24, 60, 61, 100, 511, 512, 8181, 8192, 1 << 31, (1 << 64) - 1]

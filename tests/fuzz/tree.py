@@ -213,6 +213,8 @@ class Site:
         if aname == "":
             self.root.retain()
             return self.root
+        if aname == "refused":
+            raise errors.PermissionDenied
         if aname == "slow":
             return Waiting(lambda: self._held(self.slow))  # type: ignore[return-value]
         return self._end_of(aname.split("/"))
