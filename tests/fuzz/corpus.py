@@ -43,13 +43,17 @@ def recorded(path: Path) -> Script:
 
 
 def everything(dialect: d.Dialect) -> Script:
-    """Each call that waits is settled before the next message."""
+    """Each call that waits is settled before the next message, but for a Tflush."""
     msgs = _hello(dialect)
     for file in Site().root.children:
         msgs += _all_of(file.name, dialect)
-    steps = []
+    steps: list[Step] = []
     for msg in msgs:
-        steps += [Step(Op.SEND, msg.pack()), Step(Op.SETTLE)]
+        send = Step(Op.SEND, msg.pack())
+        if isinstance(msg, m.Tflush):
+            steps[-1:] = [send, Step(Op.TURN)]
+        else:
+            steps += [send, Step(Op.SETTLE)]
     return Script(0, tuple(steps))
 
 
