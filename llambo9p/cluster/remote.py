@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from ..errors import Error, NotFound
 from ..fs.file import OpenFile
+from ..fs.pending import Pending
 from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
 from ..fs.user import numbers_of
 from ..net.client import Client
-from ..net.pending import Pending
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.node import Maybe, Node, Walk

@@ -20,6 +20,7 @@ from ..p9.node import Listing, Maybe, Walk
 from ..p9.wire import Dir, Qid
 from . import user
 from .file import File, OpenFile
+from .pending import Pending
 
 F = TypeVar("F", bound=File)
 
@@ -193,39 +194,38 @@ class Directory(SyntheticFile):
         return OpenDirectory(self)
 
 
-def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> asyncio.Future[Walk]:
+def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
     """A walk of `qids` that goes on elsewhere.  A name that is not there ends it half-way
     (walk(5)); any other failure is told, for a partial Rwalk has no words.
 
-    `rest` may be on its way already: cancelling the whole cancels it at once, begun to be
-    awaited or not, and a file that comes in spite of that is released.
+    `rest` may be on its way to another server already, so that cancelling the whole must
+    cancel it, even when nobody has begun to await the whole.
     """
-    walking = asyncio.ensure_future(rest)
-    joined: asyncio.Future[Walk] = walking.get_loop().create_future()
 
-    def walked(walking: asyncio.Future[Walk]) -> None:
+    def told(walk: Walk | None, error: BaseException | None) -> None:
+        if isinstance(error, NotFound):
+            joined.succeed(Walk(qids, None, error))
+        elif walk is not None:
+            joined.succeed(Walk([*qids, *walk.qids], walk.file, walk.error))
+        elif error is not None:
+            joined.fail(error)
+
+    def ended(walking: asyncio.Future[Walk]) -> None:
         if walking.cancelled():
-            joined.cancel()
-        elif isinstance(error := walking.exception(), NotFound):
-            give(Walk(qids, None, error))
-        elif error is None:
-            walk = walking.result()
-            give(Walk([*qids, *walk.qids], walk.file, walk.error))
-        elif not joined.done():
-            joined.set_exception(error)
+            told(None, asyncio.CancelledError())
+        elif (error := walking.exception()) is not None:
+            told(None, error)
+        else:
+            told(walking.result(), None)
 
-    def give(walk: Walk) -> None:
-        if not joined.done():
-            joined.set_result(walk)
-        elif walk.file is not None:
-            walk.file.release()
-
-    def ended(joined: asyncio.Future[Walk]) -> None:
-        if joined.cancelled():
-            walking.cancel()
-
-    walking.add_done_callback(walked)
-    joined.add_done_callback(ended)
+    joined: Pending[Walk]
+    if isinstance(rest, Pending):
+        joined = Pending(rest.cancel)
+        rest.listen(told)
+    else:
+        walking = asyncio.ensure_future(rest)
+        joined = Pending(walking.cancel)
+        walking.add_done_callback(ended)
     return joined
 
 

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
 
 from ..errors import Error, NotFound, WorkerLost, from_ename
+from ..fs.pending import Pending
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.client import ClientConn
@@ -29,7 +30,6 @@ from ..p9.framing import ProtocolError
 from ..p9.wire import Dir
 from . import sockets
 from .address import Address
-from .pending import Pending
 
 _R = TypeVar("_R", bound=m.Message)
 _T = TypeVar("_T")

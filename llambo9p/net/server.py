@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any, cast
 
 from ..errors import Busy, Error
+from ..fs.pending import Pending
 from ..fs.user import User
 from ..p9 import server as p9
 from ..p9.fid import Request
@@ -34,7 +35,6 @@ from ..p9.node import Maybe, Node
 from ..p9.server import ServerConn
 from . import sockets
 from .address import Address
-from .pending import Pending
 from .security import Peer, Security
 
 log = logging.getLogger(__name__)

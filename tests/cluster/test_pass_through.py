@@ -264,7 +264,7 @@ def test_a_walk_that_is_flushed_before_it_begins_leaves_no_fid_on_the_worker() -
             for _ in range(20):
                 newfid = files.client.new_fid()
                 names = ("worker-0000", "status")
-                files.client.call(m.Twalk(0, files.root, newfid, names), m.Rwalk).cancel()
+                files.client.ask(m.Twalk(0, files.root, newfid, names), m.Rwalk).cancel()
                 await files.read("worker-0000/status")  # goes the same way, behind
             await until(lambda: held() <= before)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llambo9p.errors import Error, Exists, NotDirectory, NotFound, PermissionDenied
 from llambo9p.fs.file import OpenFile
+from llambo9p.fs.pending import Pending
 from llambo9p.fs.tree import Directory, FidCount, OpenDirectory, SyntheticFile, TextFile, Tree
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Maybe, Walk
@@ -187,37 +188,32 @@ def test_mount_prefixes_do_not_meet_each_other_or_our_own_numbers() -> None:
 class Far(SyntheticFile):
     """A walk from or to it is asked of somebody else."""
 
-    released = 0
-
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree, "far", 0o444)
-        self.answers: list[asyncio.Future[Walk]] = []
+        self.asked: list[Pending[Walk]] = []
+        self.cancelled = 0
 
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
-        self.answers.append(asyncio.get_running_loop().create_future())
-        return self.answers[-1]
+        self.asked.append(Pending(self.cancel))
+        return self.asked[-1]
 
-    def release(self) -> None:
-        self.released += 1
+    def cancel(self) -> None:
+        self.cancelled += 1
+        self.asked[-1].fail(asyncio.CancelledError())
 
 
 @story
-async def test_a_walk_that_goes_on_elsewhere_is_cancelled_there_or_gives_back_what_came() -> None:
+async def test_a_walk_that_goes_on_elsewhere_is_cancelled_there_before_it_is_awaited() -> None:
     tree = Tree("me")
     root, far = Directory(tree, "/"), Far(tree)
     root.add(far)
-    there = Walk([far.qid], far)
     for names in (["far"], ["far", "leaf"]):
-        first, second, third = (root.walk(names) for _ in range(3))
-        assert isinstance(first, asyncio.Future)
-        assert isinstance(second, asyncio.Future)
-        assert isinstance(third, asyncio.Future)
-        first.cancel()
-        far.answers[1].set_result(there)
-        second.cancel()  # it came, and nobody has heard of it yet
-        far.answers[2].set_result(there)
-        assert (await third).qids == [far.qid, far.qid]
-        assert first.cancelled() and second.cancelled() and far.answers[0].cancelled()
-        assert far.released == 1
-        far.released = 0
-        far.answers.clear()
+        far.cancelled = 0
+        walk = root.walk(names)
+        assert isinstance(walk, Pending)
+        walk.cancel()
+        assert far.cancelled == 1 and walk.over
+        walk = root.walk(names)
+        assert isinstance(walk, Pending)
+        far.asked[-1].succeed(Walk([far.qid], far))
+        assert (await walk).qids == [far.qid, far.qid]

@@ -196,6 +196,7 @@ def run(script: Script) -> None:
     """Raises whatever shows a bug."""
     SITE.books.held.clear()
     SITE.books.opens.clear()
+    BUGS.record = None
     shell = Shell(script.settings)
     for step in script.steps:
         match step.op:

@@ -167,5 +167,5 @@ def test_a_defect_is_found(
 ) -> None:
     put_in(monkeypatch)
     with pytest.raises(Exception):  # noqa: B017 (whatever it shows itself by)
-        for mutant in mutants(300):
+        for mutant in mutants(2000):
             target.run(mutant)
