@@ -200,8 +200,9 @@ class Client(asyncio.Protocol):
             self._why = f"broke the protocol: {e}"
             self._transport.abort()
             return
-        for tag, reply in replies:
-            pending = self._waiting.pop(tag, None)
+        # all are taken out first: who is told of one may ask again, and their tags are free
+        told = [(self._waiting.pop(tag, None), reply) for tag, reply in replies]
+        for pending, reply in told:
             if pending is None:
                 continue  # it was cancelled
             if isinstance(reply, m.Rerror):

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from llambo9p.errors import Error, NotFound, PermissionDenied, WorkerLost
+from llambo9p.fs.pending import Pending
 from llambo9p.net.address import parse
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from tests.files import story
 
 from .serving import LARGE, serving, unix, until
 
@@ -241,3 +243,17 @@ def test_28_a_number_is_used_again_only_when_its_clunk_is_answered() -> None:
             client.close()
 
     asyncio.run(main())
+
+
+@story
+async def test_a_reply_that_makes_us_ask_again_does_not_take_the_tag_of_one_beside_it() -> None:
+    """Both replies come in one segment: with the first, both tags are free."""
+    async with serving() as site:
+        client, root = await site.connect()
+        asked: list[Pending[m.Rstat]] = []
+        first = client.ask(m.Tstat(0, root), m.Rstat)
+        second = client.ask(m.Twalk(0, root, client.new_fid(), ("hello",)), m.Rwalk)
+        first.listen(lambda reply, error: asked.append(client.ask(m.Tstat(0, root), m.Rstat)))
+        assert isinstance(await second, m.Rwalk)
+        assert isinstance(await asked[0], m.Rstat)
+        client.close()
