@@ -305,8 +305,8 @@ MUTATIONS = [
     ),
     Mutation(
         23, "the server gives a read a minute", NET_SERVER,
-        "future = asyncio.ensure_future(request.awaitable, loop=self._loop)",
-        "future = asyncio.ensure_future(asyncio.wait_for(request.awaitable, 60))",
+        "future = asyncio.ensure_future(awaitable, loop=self._loop)",
+        "future = asyncio.ensure_future(asyncio.wait_for(awaitable, 60))",
         "tests/cluster/test_trouble.py::test_23_a_prefill_that_takes_minutes_is_no_lost_worker",
     ),
     Mutation(
