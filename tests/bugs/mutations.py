@@ -7,19 +7,7 @@ in its file, so that a change of the program that loses it is noticed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutation(NamedTuple):
-    bug: int
-    why: str
-    """what is wrong then"""
-    file: str
-    line: str
-    mutated: str
-    test: str
-    """that fails then, as pytest names it"""
-
+from .thirty import Mutation
 
 SERVER = "llambo9p/p9/server.py"
 FID = "llambo9p/p9/fid.py"
@@ -36,6 +24,8 @@ NET_SERVER = "llambo9p/net/server.py"
 CLIENT = "llambo9p/net/client.py"
 REMOTE = "llambo9p/cluster/remote.py"
 DISPATCH = "llambo9p/cluster/dispatch.py"
+NAMESPACE = "llambo9p/cluster/namespace.py"
+HOST = "llambo9p/worker/host.py"
 TEXT = "llambo9p/engine/text.py"
 THREAD = "llambo9p/engine/thread.py"
 
@@ -67,10 +57,16 @@ MUTATIONS = [
     ),
     Mutation(
         4, "the buffer belongs to the tree and not to the fid", FILES,
-        "written = Written(self.name, self._conversation.limits.prompt_bytes)",
-        "written = vars(self.tree).setdefault(self.name, Written(self.name, 10_000))",
-        "tests/conversation/test_prompt.py"
-        "::test_4_a_second_prompt_holds_the_first_only_as_history",
+        "written = Written(self.name, self._conversation.limits)",
+        'written = vars(self.tree).setdefault("w", Written("w", self._conversation.limits))',
+        "tests/conversation/test_prompt.py::test_4_prompts_of_two_fids_do_not_mix",
+    ),
+    Mutation(
+        4, "a one-shot query is asked with the history", CONVERSATION,
+        "self._give_to_engine(turn, history=False)",
+        "self._give_to_engine(turn, history=True)",
+        "tests/conversation/test_data.py"
+        "::test_4_queries_use_the_settings_and_the_system_prompt_but_not_the_history",
     ),
     Mutation(
         5, "what is there is sliced by the offset again", STREAM,
@@ -175,8 +171,8 @@ MUTATIONS = [
     ),
     Mutation(
         14, "a listing ends at 1,000", TREE,
-        "return [_stat_now(child) for child in list(self._children.values())]",
-        "return [_stat_now(child) for child in list(self._children.values())[:1000]]",
+        "self._entries = [_stat_now(child) for child in children.values()]",
+        "self._entries = [_stat_now(child) for child in children.values()][:1000]",
         "tests/p9/test_read.py::test_14_more_than_a_thousand_entries",
     ),
     Mutation(
@@ -237,7 +233,7 @@ MUTATIONS = [
     ),
     Mutation(
         19, "any msize is big enough", SERVER,
-        "if msg.msize < c.MIN_MSIZE:",
+        "if msg.msize < self.limits.min_msize:",
         "if False:",
         "tests/p9/test_connection.py::test_19_msize_too_small_for_any_reply_is_refused",
     ),
@@ -296,6 +292,18 @@ MUTATIONS = [
         "self._error = None",
         "tests/p9/test_read.py"
         "::test_21_a_failure_is_an_error_of_the_blocked_read_after_all_bytes",
+    ),
+    Mutation(
+        22, "the first user's tree is everybody's", NAMESPACE,
+        "root = self._roots.get(user.name)",
+        "root = next(iter(self._roots.values()), None)",
+        "tests/cluster/test_users.py::test_22_a_cloned_conversation_is_found_by_nobody_else",
+    ),
+    Mutation(
+        22, "a host's first user's tree is everybody's", HOST,
+        "if user.name in self._roots:",
+        "for user, _ in self._roots.values():",
+        "tests/cluster/test_users.py::test_22_a_cloned_conversation_is_found_by_nobody_else",
     ),
     Mutation(
         23, "the orchestrator gives an answer a minute", DISPATCH,
@@ -378,8 +386,8 @@ MUTATIONS = [
     ),
     Mutation(
         30, "more than a hundred connections are too many", NET_SERVER,
-        "self._server.connections.add(self)",
-        "self.abort() if len(self._server.connections) > 9 else self._server.connections.add(self)",
+        "if len(self.connections) > self.limits.connections:",
+        "if len(self.connections) > 99:",
         "tests/net/test_server.py"
         "::test_30_a_thousand_idle_connections_are_served_beside_a_busy_one",
     ),

@@ -18,8 +18,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from .mutations import MUTATIONS, Mutation
+from .mutations import MUTATIONS
 from .test_thirty import ROOT, replaced
+from .thirty import Mutation
 
 TIMEOUT_S = 5
 """for a test that the mutation makes wait for ever"""

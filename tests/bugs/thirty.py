@@ -6,6 +6,8 @@ A test that would find one bears its number: `test_14_...`, or `test_15_16_...` 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 THIRTY = {
     1: "a prompt longer than msize became several requests",
     2: "UTF-8 split between Twrites or between Rreads was mangled",
@@ -38,3 +40,16 @@ THIRTY = {
     29: "the server took names like `../../etc` from clients",
     30: "a thousand idle connections; a client that never reads its replies",
 }
+
+
+class Mutation(NamedTuple):
+    """One line of the program made wrong, which brings a bug back."""
+
+    bug: int
+    why: str
+    """what is wrong then"""
+    file: str
+    line: str
+    mutated: str
+    test: str
+    """that fails then, as pytest names it"""

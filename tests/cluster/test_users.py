@@ -76,7 +76,7 @@ async def test_each_user_has_a_conversation_of_his_own(tmp_path: Path, where: st
 
 @pytest.mark.parametrize("where", ["", "worker-0001"], ids=["root", "worker"])
 @story
-async def test_a_cloned_conversation_is_found_by_nobody_else(tmp_path: Path, where: str) -> None:
+async def test_22_a_cloned_conversation_is_found_by_nobody_else(tmp_path: Path, where: str) -> None:
     async with shared(tmp_path) as place:
         clone = await place.alice.open(f"{where}/clone", c.ORDWR)
         number = (await clone.read_all()).decode().strip()

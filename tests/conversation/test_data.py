@@ -112,7 +112,7 @@ async def test_two_opens_share_nothing_and_leave_no_history():
 
 
 @story
-async def test_queries_use_the_settings_and_the_system_prompt_but_not_the_history():
+async def test_4_queries_use_the_settings_and_the_system_prompt_but_not_the_history():
     asked: list[str] = []
 
     def answer(prompt: str) -> bytes:

@@ -257,7 +257,7 @@ async def test_a_whole_transaction_may_be_sent_without_waiting():
 
 
 @story
-async def test_prompts_of_two_fids_do_not_mix():
+async def test_4_prompts_of_two_fids_do_not_mix():
     async with conversing(answer=repeat) as place, place.connect() as other:
         mine = await place.files.open("prompt", c.OWRITE)
         theirs = await other.open("prompt", c.OWRITE)

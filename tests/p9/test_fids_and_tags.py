@@ -331,5 +331,5 @@ TestFidsAndTags = FidsAndTags.TestCase
 TestUnixFidsAndTags = UnixFidsAndTags.TestCase
 TestLinuxFidsAndTags = LinuxFidsAndTags.TestCase
 TestFidsAndTags.settings = TestUnixFidsAndTags.settings = TestLinuxFidsAndTags.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None
+    max_examples=120, stateful_step_count=40, deadline=None
 )
