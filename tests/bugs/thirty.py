@@ -1,4 +1,4 @@
-"""The thirty bugs found in other 9P servers, by their numbers.
+"""The thirty bugs found in other 9P servers, by their numbers, and what a mutation is.
 
 A test that would find one bears its number: `test_14_...`, or `test_15_16_...` for two.
 `mutations` says for each bug which line of ours keeps it away.
