@@ -245,8 +245,8 @@ MUTATIONS = [
     ),
     Mutation(
         20, "half a frame at the end is lost", FRAMING,
-        'self._rest = data[at:] if at < end else b""',
-        'self._rest = b""',
+        'self.rest = data[at:] if at < end else b""',
+        'self.rest = b""',
         "tests/p9/test_framing.py::test_20_fed_byte_by_byte",
     ),
     Mutation(

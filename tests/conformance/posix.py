@@ -171,7 +171,7 @@ class OfTree(OfFiles):
     def test_synthetic_files_have_no_length(self, place: Place) -> None:
         for path in (place.roles.text, place.roles.ctl, place.roles.directory):
             assert os.stat(place / path).st_size == 0
-        assert stat.S_IMODE(os.stat(place / place.roles.text).st_mode) == 0o444
+        assert not os.stat(place / place.roles.text).st_mode & 0o222
 
     def test_an_answer_can_be_read_again(self, place: Place) -> None:
         place.ask()
