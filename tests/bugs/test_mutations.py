@@ -52,10 +52,11 @@ class Copy:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                *("--timeout", str(TIMEOUT_S), "--junitxml", str(report), *options, *tests),
+                *("-p", "pytest_timeout", "--junitxml", str(report), *options, *tests),
             ],
             cwd=self.directory,
-            env={**os.environ, "PYTHONPATH": own_first},
+            # plugins that happen to be installed would take most of the time
+            env={**os.environ, "PYTHONPATH": own_first, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True,
             text=True,
         )
@@ -79,7 +80,7 @@ def test_a_mutation_is_found(copy: Copy, mutation: Mutation) -> None:
     before = path.read_text()
     path.write_text(replaced(before, mutation))
     try:
-        failures = copy.failures([mutation.test], "-x")
+        failures = copy.failures([mutation.test], "-x", "--timeout", str(TIMEOUT_S))
     finally:
         path.write_text(before)
     assert failures, "the test passes in spite of it"
