@@ -159,8 +159,8 @@ MUTATIONS = [
     ),
     Mutation(
         14, "an entry is begun wherever there is room", FID,
-        "if len(entry) > room:",
-        "if room <= 0:",
+        "if room < 0:",
+        "if room + len(entries[at]) <= 0:",
         "tests/p9/test_read.py::test_14_entries_are_never_split",
     ),
     Mutation(
@@ -171,14 +171,15 @@ MUTATIONS = [
     ),
     Mutation(
         14, "a listing ends at 1,000", TREE,
-        "self._entries = [_stat_now(child) for child in children.values()]",
-        "self._entries = [_stat_now(child) for child in children.values()][:1000]",
+        "self._entries = Listing(_stat_now(child) for child in children.values())",
+        "self._entries = Listing(_stat_now(child) for child in list(children.values())[:1000])",
         "tests/p9/test_read.py::test_14_more_than_a_thousand_entries",
     ),
     Mutation(
         14, "a directory is listed anew at each read", SERVER,
         "if msg.offset != 0:",
-        'if msg.offset != 0 and not setattr(fid.cursor, "entries", handle.readdir()):',
+        'if msg.offset != 0 and not setattr(fid.cursor, "_entries", '
+        "packed(handle.readdir(), self.dialect.pack_dirs)):",
         "tests/p9/test_read.py"
         "::test_14_a_directory_that_changes_is_read_as_it_was_at_offset_0",
     ),
@@ -203,8 +204,8 @@ MUTATIONS = [
     ),
     Mutation(
         17, "a lost connection leaves its calls waiting", CLIENT,
-        "for future in waiting.values():",
-        "for future in ():",
+        "for pending in waiting.values():",
+        "for pending in ():",
         "tests/net/test_client.py::test_17_every_pending_call_fails_when_the_connection_is_lost",
     ),
     Mutation(
@@ -355,8 +356,8 @@ MUTATIONS = [
     ),
     Mutation(
         28, "our client gives the number of a fid away before Rclunk", CLIENT,
-        "reply = self.call(m.Tclunk(0, fid), m.Rclunk)",
-        "reply = self._free_fids.append(fid) or self.call(m.Tclunk(0, fid), m.Rclunk)",
+        "return self._end_fid(fid, m.Tclunk(0, fid), m.Rclunk)",
+        "return self._free_fids.append(fid) or self._end_fid(fid, m.Tclunk(0, fid), m.Rclunk)",
         "tests/net/test_client.py::test_28_a_number_is_used_again_only_when_its_clunk_is_answered",
     ),
     Mutation(
