@@ -88,37 +88,39 @@ async def _serve(directory: Path, address: Address, allow_other: bool) -> None:
     attachment = Attachment(address, getpass.getuser())
     try:
         root = await attachment.root()
-        device = await asyncio.to_thread(mounting.mount, directory, address, allow_other)
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        device = mounting.mount(directory, address, allow_other)
         try:
             bridge = Bridge(device, attachment, root.qid, os.getuid(), os.getgid())
-            await _until_unmounted(bridge, directory, address)
+            await _until_unmounted(bridge, directory, address, stop)
         finally:
             os.close(device)
     finally:
         attachment.close()
 
 
-async def _until_unmounted(bridge: Bridge, directory: Path, address: Address) -> None:
-    loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(bridge.run())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, serving.cancel)
-    unmounted = False
-    try:
-        await asyncio.wait(
-            (serving, asyncio.create_task(bridge.ready.wait())),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if not serving.done():
-            print(f"mounted {address} on {directory}", flush=True)
-        await serving
-        unmounted = True
-    except asyncio.CancelledError:
-        pass  # told to end
-    finally:
-        if not unmounted:
-            with contextlib.suppress(Error):  # it may be unmounted at this moment
-                await asyncio.to_thread(mounting.unmount, directory)
+async def _until_unmounted(
+    bridge: Bridge, directory: Path, address: Address, stop: asyncio.Event
+) -> None:
+    """Run the bridge until it ends, or until `stop`, and then unmount."""
+    running = asyncio.create_task(bridge.run())
+    stopping = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(bridge.ready.wait())
+    await asyncio.wait((running, stopping, ready), return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        print(f"mounted {address} on {directory}", flush=True)
+    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not running.done() or running.exception() is not None:
+        with contextlib.suppress(Error):  # somebody may be unmounting it at this moment
+            await asyncio.to_thread(mounting.unmount, directory)
+    for task in (stopping, ready):
+        task.cancel()
+    running.cancel()
+    await asyncio.wait((running,))
+    if not running.cancelled():
+        running.result()
 
 
 @contextlib.contextmanager

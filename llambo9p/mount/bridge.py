@@ -76,10 +76,10 @@ class Bridge:
         self._clunks: dict[Path, set[asyncio.Future[Any]]] = {}
         """under way, by directory"""
         self._buffer = bytearray(fuse.REQUEST_SIZE)
-        self._ended = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Serve until the file system is unmounted."""
+        """Serve until the file system is unmounted.  Raises Error if it ends otherwise."""
         loop = asyncio.get_running_loop()
         os.set_blocking(self._device, False)
         loop.add_reader(self._device, self._readable)
@@ -101,22 +101,23 @@ class Bridge:
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.EINTR):  # a request was interrupted
                     continue
-                if e.errno != errno.EAGAIN:
-                    self._end(e)
+                if e.errno == errno.ENODEV:  # unmounted
+                    self._end(None)
+                elif e.errno != errno.EAGAIN:
+                    self._end(Error(f"the kernel ended the mount: {e.strerror}"))
                 return
             try:
                 self._take(fuse.unpack(bytes(self._buffer[:size])))
             except fuse.BadRequest as e:
-                self._end(e)
+                self._end(Error(str(e)))
                 return
 
-    def _end(self, why: Exception) -> None:
-        if self._ended.done():
-            return
-        if isinstance(why, OSError) and why.errno == errno.ENODEV:
-            self._ended.set_result(None)  # unmounted
+    def _end(self, error: Error | None) -> None:
+        asyncio.get_running_loop().remove_reader(self._device)
+        if error is None:
+            self._ended.set_result(None)
         else:
-            self._ended.set_exception(why)
+            self._ended.set_exception(error)
 
     def _take(self, request: fuse.Request) -> None:
         match request:
@@ -138,16 +139,13 @@ class Bridge:
             case _ if request.opcode == Opcode.STATFS:
                 self._reply(fuse.reply(request.unique, _STATFS))
             case _ if (serve := _SERVE.get(request.opcode)) is not None:
-                task = asyncio.create_task(self._serve(request, serve(self, request)))
-                self._tasks[request.unique] = task
+                self._tasks[request.unique] = asyncio.create_task(self._serve(request, serve))
             case _:
-                self._reply(fuse.error(request.unique, fuse.refusal(request.opcode)))
+                self._reply(fuse.error(request.unique, _refusal(request.opcode)))
 
-    async def _serve(
-        self, request: fuse.Request, answer: Coroutine[Any, Any, bytes]
-    ) -> None:
+    async def _serve(self, request: fuse.Request, serve: _Serve) -> None:
         try:
-            reply = fuse.reply(request.unique, await answer)
+            reply = fuse.reply(request.unique, await serve(self, request))
         except Error as e:
             reply = fuse.error(request.unique, e.errno)
         except asyncio.CancelledError:
@@ -339,11 +337,29 @@ def _mode(flags: int) -> int:
     return flags & os.O_ACCMODE | (c.OTRUNC if flags & os.O_TRUNC else 0)
 
 
+def _refusal(opcode: int) -> int:
+    """The errno for a request that is not served.
+
+    After ENOSYS the kernel answers for itself and asks no more, which is right for what it
+    can do without us (FLUSH, FSYNC, ACCESS, polls, seeks) and for extended attributes;
+    not for what a 9P tree does not have.
+    """
+    match opcode:
+        case Opcode.SYMLINK | Opcode.MKNOD | Opcode.RENAME | Opcode.RENAME2 | Opcode.LINK:
+            return errno.EPERM
+        case Opcode.READLINK:
+            return errno.EINVAL
+        case _:
+            return errno.ENOSYS
+
+
 _DT_DIR, _DT_REG = stat.S_IFDIR >> 12, stat.S_IFREG >> 12
 _STATFS = fuse.StatfsOut(bsize=_BLOCK, frsize=_BLOCK, namelen=_NAME_MAX).pack()
 """9P2000 has no statfs; a tree of synthetic files has no blocks"""
 
-_SERVE: dict[int, Callable[[Bridge, Any], Coroutine[Any, Any, bytes]]] = {
+_Serve = Callable[[Bridge, Any], Coroutine[Any, Any, bytes]]
+"""gives what follows the header of a request's reply; it may wait"""
+_SERVE: dict[int, _Serve] = {
     Opcode.LOOKUP: Bridge._lookup,
     Opcode.GETATTR: Bridge._getattr,
     Opcode.SETATTR: Bridge._setattr,
@@ -358,4 +374,3 @@ _SERVE: dict[int, Callable[[Bridge, Any], Coroutine[Any, Any, bytes]]] = {
     Opcode.READDIR: Bridge._readdir,
     Opcode.READDIRPLUS: Bridge._readdir,
 }
-"""the rest of the body of a request's reply; it may wait"""

@@ -16,9 +16,10 @@ import enum
 import errno
 import operator
 import struct
-import typing
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from .layout import U16, U32, U64, Data, Name, layout
 
 MAJOR = 7
 MINOR = 31
@@ -89,31 +90,6 @@ class BadRequest(Exception):
     """Bytes that are not a request of this protocol version."""
 
 
-U16 = Annotated[int, "H"]
-U32 = Annotated[int, "I"]
-U64 = Annotated[int, "Q"]
-Name = Annotated[str, "name"]
-"""ends with NUL; bytes that are not UTF-8 are kept as Python keeps file names"""
-Data = Annotated[bytes, "data"]
-"""the rest of the request"""
-
-
-def _layout(cls: type, after: tuple[str, ...] = ()) -> tuple[struct.Struct, list[str], list[str]]:
-    """The struct of the numbers in `cls`, their names, and the fields that follow."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    codes, numbers, rest = "=", [], []
-    for field in dataclasses.fields(cls):
-        if field.name in after:
-            continue
-        code = getattr(hints[field.name], "__metadata__", ("",))[0]
-        if len(code) == 1:
-            codes += code
-            numbers.append(field.name)
-        else:
-            rest.append(field.name)
-    return struct.Struct(codes), numbers, rest
-
-
 # -- requests -------------------------------------------------------------------------
 
 _HEADER = struct.Struct("=IIQQIIIHH")
@@ -145,7 +121,7 @@ def _request(*opcodes: Opcode) -> Callable[[_R], _R]:
 
     def define(cls: _R) -> _R:
         made: Any = dataclasses.dataclass(slots=True)(cls)
-        body, _, rest = _layout(made, after=_HEADER_FIELDS)
+        body, _, rest = layout(made, after=_HEADER_FIELDS)
         unpack_rest = {"name": _unpack_name, "data": _unpack_data, "items": _unpack_items}
 
         def unpack(header: tuple[int, ...], frame: bytes) -> Request:
@@ -320,7 +296,7 @@ _S = TypeVar("_S", bound=type[Reply])
 @dataclass_transform(kw_only_default=True)
 def _reply(cls: _S) -> _S:
     made: Any = dataclasses.dataclass(slots=True, kw_only=True)(cls)
-    made._struct, numbers, _ = _layout(made)
+    made._struct, numbers, _ = layout(made)
     made._values = operator.attrgetter(*numbers)
     return made  # type: ignore[no-any-return]
 
@@ -457,19 +433,3 @@ def init_out(init: Init) -> InitOut:
         congestion_threshold=0xFFFF,
         max_write=MAX_WRITE,
     )
-
-
-def refusal(opcode: int) -> int:
-    """The errno for a request that is not served.
-
-    After ENOSYS the kernel answers for itself and asks no more, which is right for what it
-    can do without us (FLUSH, FSYNC, ACCESS, polls, seeks) and for extended attributes;
-    not for what a 9P tree does not have.
-    """
-    match opcode:
-        case Opcode.SYMLINK | Opcode.MKNOD | Opcode.RENAME | Opcode.RENAME2 | Opcode.LINK:
-            return errno.EPERM
-        case Opcode.READLINK:
-            return errno.EINVAL
-        case _:
-            return errno.ENOSYS
