@@ -301,3 +301,28 @@ def test_an_error_of_a_worker_keeps_its_errno() -> None:
             client.close()
 
     asyncio.run(run())
+
+
+def test_a_walk_flushed_at_any_moment_leaves_no_fid_on_the_host() -> None:
+    async def run() -> None:
+        async with cluster() as running, simulated_host(1) as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+            await files.read("worker-0000/status")
+
+            def fids() -> list[int]:
+                return sorted(len(connection._conn.fids) for connection in host.server.connections)
+
+            before = fids()
+            for turns in range(60):
+                fid = files.client.new_fid()
+                twalk = m.Twalk(0, files.root, fid, ("worker-0000", "prompt"))
+                walk = files.client.call(twalk, m.Rwalk)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                walk.cancel()
+                files.client.forget(fid)
+            await files.read("worker-0000/status")
+            await until(lambda: fids() == before)
+
+    asyncio.run(run())
