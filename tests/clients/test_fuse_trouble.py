@@ -95,6 +95,22 @@ def test_a_reader_that_is_stopped_reads_on(mount, served):
     assert cat.communicate(timeout=10)[0] == b"simulated: Hello"
 
 
+def test_signals_at_any_moment_leave_nothing_behind(mount, served):
+    script = """
+        for i in $(seq 150); do
+            for signal in INT KILL; do
+                timeout -s $signal 0.0$((RANDOM % 9 + 1)) bash -c '
+                    exec 3<>worker-0001/clone; read n <&3
+                    echo hello > worker-0001/$n/prompt; ls -l worker-0001/$n
+                    echo hello >&3; cat worker-0001/$n/out' > /dev/null 2>&1 &
+            done
+            [ $((i % 15)) = 0 ] && wait
+        done; wait"""
+    mount.run(script)
+    wait_until(lambda: served.fids() == 1 and served.pending(m.Message) == 0)
+    assert not [name for name in os.listdir(mount.path / "worker-0001") if name.isdigit()]
+
+
 def test_a_lost_server_is_an_error_and_a_new_one_is_found(mount, served):
     cat = blocked_cat(mount, served)
     held = os.open(mount.path / "status", os.O_RDONLY)
