@@ -237,7 +237,7 @@ _dir_argument = click.argument("directory", metavar="[DIR]", default=mount.DEFAU
 @click.option("--foreground", is_flag=True, help="Serve the mount in this process.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as you.")
 @click.option("--kernel", is_flag=True,
-              help="Mount by the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
+              help="By the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
 @_addr_option
 def mount_(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
     """Mount the cluster's tree on DIR  [default: /n/llambo]."""

@@ -185,6 +185,18 @@ def test_unmounting_without_a_server(mount, served):
         served.start()
 
 
+def test_unmounting_when_the_bridge_does_not_answer(mount, served):
+    mount.process.send_signal(signal.SIGSTOP)
+    cat = mount.start("cat", f"{mount.path}/status")
+    try:
+        unmount(mount)  # idle or not: `cat` may have begun or not
+        assert not mount.is_mounted()
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    cat.communicate(timeout=5)
+    assert mount.process.wait(10) == 0
+
+
 def test_unmounting_after_the_bridge_was_killed(mount, served):
     cat = blocked_cat(mount, served)
     mount.process.kill()
