@@ -53,7 +53,11 @@ def main(
         if config.security.cert is not None and config.security.ca is not None:
             tls = client_tls(config.security.cert, config.security.ca)
         orchestrator = Orchestrator(
-            config, stop.set, process.conversation_limits(config.limits), tls
+            config,
+            stop.set,
+            process.conversation_limits(config.limits),
+            tls,
+            process.first_path(),
         )
         server = Server(
             orchestrator.attach,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -103,6 +104,12 @@ def conversation_limits(section: config.Limits) -> conversation.Limits:
         history_bytes=section.history,
         buffer=conversation.Buffer(section.buffered),
     )
+
+
+def first_path() -> int:
+    """A tree's first qid.path, so that a client which comes back after a restart does not
+    take a new file for an old one."""
+    return random.randrange(1, 1 << 32)
 
 
 def print_message(direction: str, msg: Message) -> None:

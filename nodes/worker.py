@@ -113,6 +113,7 @@ def main(
                 context_size=context,
                 shutdown=stop.set,
                 limits=process.conversation_limits(config.limits),
+                first_path=process.first_path(),
             )
             host.grow(count, first)
             print(f"listening {address}", flush=True)

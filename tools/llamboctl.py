@@ -13,7 +13,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import click
@@ -22,47 +22,27 @@ from py9p.messages import Dir
 
 from llambo9p.fs.ctl import quote
 
-from . import mount, show, start
+from . import show, start
 from .failure import Failure
+from .options import addr_option, cluster, json_option
 from .remote import Remote, Unreachable
-from .trace import trace
-from .which_cluster import Cluster, find, parse_address, state_path
-
-_Command = Callable[..., Any]
-
-
-def _remember_address(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    if value:
-        ctx.find_root().obj = value
-
-
-def _addr_option(command: _Command) -> _Command:
-    return click.option(
-        "--addr",
-        metavar="ADDR",
-        expose_value=False,
-        callback=_remember_address,
-        help="The cluster, as tcp!HOST!PORT, tls!HOST!PORT or unix!PATH  [default: $LLAMBO_ADDR, "
-        "or what the state file says]",
-    )(command)
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def _cluster() -> Cluster:
-    return find(click.get_current_context().find_root().obj)
+from .which_cluster import Cluster, parse_address, state_path
 
 
 def _connect() -> Remote:
-    return Remote(_cluster().address)
+    return Remote(cluster().address)
 
 
 class _Commands(click.Group):
     """Commands with a module of their own are imported when they are asked for: some
     need much that the others do not."""
 
-    elsewhere: ClassVar[dict[str, str]] = {"cert": "cert"}
+    elsewhere: ClassVar[dict[str, str]] = {
+        "cert": "cert",
+        "mount": "mount",
+        "trace": "trace",
+        "unmount": "mount",
+    }
     """name -> module"""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -78,7 +58,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llambo9p", prog_name="llamboctl")
-@_addr_option
+@addr_option
 def cli() -> None:
     """Run a Llambo cluster and use it: LLM inference as a 9P file system."""
 
@@ -110,7 +90,7 @@ def init(listen: str | None, config: str | None, foreground: bool) -> None:
               help="How many.  [default: the type's count in the configuration]")  # fmt: skip
 @click.option("--type", "type_name", metavar="T",
               help="A node type of the configuration.  [default: its first]")  # fmt: skip
-@_addr_option
+@addr_option
 def spawn(count: int | None, type_name: str | None) -> None:
     """Start workers; returns when they answer."""
     words = ["spawn"]
@@ -118,11 +98,11 @@ def spawn(count: int | None, type_name: str | None) -> None:
         words += ["--count", str(count)]
     if type_name is not None:
         words += ["--type", quote(type_name)]
-    cluster = _cluster()
-    with Remote(cluster.address) as remote:
+    where = cluster()
+    with Remote(where.address) as remote:
         before = {entry.name for entry in remote.entries("nodes")}
         what = "starting workers" if type_name is None else f"starting {type_name} workers"
-        with show.loading_bar(what, _Loading(cluster)):
+        with show.loading_bar(what, _Loading(where)):
             remote.write("ctl", (" ".join(words) + "\n").encode())
         new = [e.name for e in remote.entries("nodes") if e.name not in before]
     if sys.stderr.isatty() and new:
@@ -150,8 +130,8 @@ class _Loading:
 
 
 @cli.command()
-@_json_option
-@_addr_option
+@json_option
+@addr_option
 def status(as_json: bool) -> None:
     """Show the cluster's state."""
     with _connect() as remote:
@@ -168,8 +148,8 @@ def nodes() -> None:
 
 
 @nodes.command("list")
-@_json_option
-@_addr_option
+@json_option
+@addr_option
 def nodes_list(as_json: bool) -> None:
     """Show a line for each worker."""
     with _connect() as remote:
@@ -217,47 +197,14 @@ def _cell(attr: str, value: str) -> str:
 
 
 @cli.command()
-@_addr_option
+@addr_option
 def shutdown() -> None:
     """Stop the cluster and wait until it is gone."""
-    cluster = _cluster()
-    with Remote(cluster.address) as remote, contextlib.suppress(Unreachable):
+    where = cluster()
+    with Remote(where.address) as remote, contextlib.suppress(Unreachable):
         # it may be gone before it answers
         remote.write("ctl", b"shutdown\n")
-    start.wait_until_gone(cluster)
-
-
-# -- mounts -----------------------------------------------------------------------
-
-_dir_argument = click.argument("directory", metavar="[DIR]", default=mount.DEFAULT)
-
-
-@cli.command("mount")
-@_dir_argument
-@click.option("--foreground", is_flag=True, help="Serve the mount in this process.")
-@click.option("--allow-other", is_flag=True, help="Let other users in, as you.")
-@click.option("--kernel", is_flag=True,
-              help="By the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
-@_addr_option
-def mount_(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
-    """Mount the cluster's tree on DIR  [default: /n/llambo]."""
-    address = _cluster().address
-    if kernel:
-        if foreground or allow_other:
-            raise click.UsageError("--kernel goes with neither --foreground nor --allow-other")
-        mount.mount_in_kernel(directory, address)
-    elif foreground:
-        mount.mount_in_foreground(directory, address, allow_other)
-    else:
-        mount.mount_in_background(directory, address, allow_other)
-
-
-@cli.command()
-@_dir_argument
-def unmount(directory: str) -> None:
-    """Unmount DIR  [default: /n/llambo], whatever state it is in."""
-    if not mount.unmount(directory):
-        click.echo(f"{directory} is still in use: it ends with its last user", err=True)
+    start.wait_until_gone(where)
 
 
 # -- files ------------------------------------------------------------------------
@@ -266,8 +213,8 @@ def unmount(directory: str) -> None:
 @cli.command()
 @click.argument("path", default="/")
 @click.option("-l", "--long", "long", is_flag=True, help="With mode, owner, length and time.")
-@_json_option
-@_addr_option
+@json_option
+@addr_option
 def ls(path: str, long: bool, as_json: bool) -> None:
     """List a directory (the root without PATH)."""
     with _connect() as remote:
@@ -305,7 +252,7 @@ def _as_dict(entry: Dir) -> dict[str, Any]:
 
 @cli.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@_addr_option
+@addr_option
 def cat(paths: tuple[str, ...]) -> None:
     """Print files as they come; a file that waits for more is waited for."""
     with _connect() as remote:
@@ -317,7 +264,7 @@ def cat(paths: tuple[str, ...]) -> None:
 @cli.command()
 @click.argument("path")
 @click.argument("text", required=False)
-@_addr_option
+@addr_option
 def write(path: str, text: str | None) -> None:
     """Write TEXT, exactly, or standard input to a file.
 
@@ -339,7 +286,7 @@ def write(path: str, text: str | None) -> None:
 @click.option("--temperature", metavar="T", type=click.FloatRange(min=0), help="0 is greedy.")
 @click.option("--seed", metavar="N", type=int)
 @click.option("--system", metavar="TEXT", help="The system prompt.")
-@_addr_option
+@addr_option
 def infer(text: str | None, system: str | None, **options: float | None) -> None:
     """Ask the cluster one question and print the answer as it comes.
 
@@ -387,7 +334,6 @@ def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
 
 # -- the conversation itself ------------------------------------------------------
 
-cli.add_command(trace)
 
 
 def main() -> None:

@@ -18,20 +18,56 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from llambo9p.errors import Error
 from llambo9p.mount import mounting
 from llambo9p.mount.attachment import Attachment
 from llambo9p.mount.bridge import Bridge
 from llambo9p.net.address import Address
 
+from .certificate import tls_for
 from .failure import Failure
+from .options import addr_option, cluster
 from .start import last_words, open_log
 from .which_cluster import state_path
 
-DEFAULT = "/n/llambo"
+_DIR = "/n/llambo"
+
+_dir_argument = click.argument("directory", metavar="[DIR]", default=_DIR)
 
 
-def mount_in_kernel(directory: str, address: Address) -> None:
+@click.command()
+@_dir_argument
+@click.option("--foreground", is_flag=True, help="Serve the mount in this process.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, as you.")
+@click.option("--kernel", is_flag=True,
+              help="By the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
+@addr_option
+def mount(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
+    """Mount the cluster's tree on DIR  [default: /n/llambo]."""
+    address = cluster().address
+    if kernel:
+        if foreground or allow_other:
+            raise click.UsageError("--kernel goes with neither --foreground nor --allow-other")
+        _mount_in_kernel(directory, address)
+    elif foreground:
+        _mount_in_foreground(directory, address, allow_other)
+    else:
+        _mount_in_background(directory, address, allow_other)
+
+
+@click.command()
+@_dir_argument
+def unmount(directory: str) -> None:
+    """Unmount DIR  [default: /n/llambo], whatever state it is in."""
+    with _failing():
+        free = mounting.unmount(mounting.mount_point(directory))
+    if not free:
+        click.echo(f"{directory} is still in use: it ends with its last user", err=True)
+
+
+def _mount_in_kernel(directory: str, address: Address) -> None:
     """By the kernel's own 9P client.  Raises Failure."""
     where = mounting.mount_point(directory)
     with _failing():
@@ -39,7 +75,7 @@ def mount_in_kernel(directory: str, address: Address) -> None:
         mounting.mount_v9fs(where, address, getpass.getuser())
 
 
-def mount_in_background(directory: str, address: Address, allow_other: bool) -> None:
+def _mount_in_background(directory: str, address: Address, allow_other: bool) -> None:
     """Start a process that serves the mount, and wait until it does.  Raises Failure, with
     that process's own words when it ends before."""
     where = mounting.mount_point(directory)
@@ -67,7 +103,7 @@ def mount_in_background(directory: str, address: Address, allow_other: bool) -> 
         raise Failure(last_words(process, log_path, "llamboctl"))
 
 
-def mount_in_foreground(directory: str, address: Address, allow_other: bool) -> None:
+def _mount_in_foreground(directory: str, address: Address, allow_other: bool) -> None:
     """Serve the mount until it is unmounted or this process told to end.  Raises Failure."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="llamboctl: %(levelname)s: %(message)s"
@@ -76,16 +112,10 @@ def mount_in_foreground(directory: str, address: Address, allow_other: bool) -> 
         asyncio.run(_serve(mounting.mount_point(directory), address, allow_other))
 
 
-def unmount(directory: str) -> bool:
-    """Whether nobody used it any more: what is still in use ends with its last user.
-    Raises Failure."""
-    with _failing():
-        return mounting.unmount(mounting.mount_point(directory))
-
-
 async def _serve(directory: Path, address: Address, allow_other: bool) -> None:
     mounting.prepare(directory)
-    attachment = Attachment(address, getpass.getuser())
+    # without a uname: as whom the connection shows us to be
+    attachment = Attachment(address, "", tls_for(address))
     try:
         root = await attachment.root()
         stop = asyncio.Event()

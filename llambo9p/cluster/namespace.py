@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses.
+    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Orchestrator:
         stop: Callable[[], None],
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
+        first_path: int = 1,
     ) -> None:
         self.config = config
-        self._tree = Tree()
+        self._tree = Tree(first=first_path)
         self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from ..errors import Error, NotFound
 from ..fs.file import OpenFile
 from ..fs.pending import Pending
-from ..fs.tree import Directory, FidCount, SyntheticFile, Tree
+from ..fs.tree import Directory, FidCount, SyntheticFile, Tree, joined
 from ..fs.user import numbers_of
 from ..net.client import Client
 from ..p9 import constants as c
@@ -187,18 +187,36 @@ class RemoteFile:
         reply.listen(ended)
         return walk
 
-    async def _walk_out(self, inside: Sequence[str], outside: Sequence[str]) -> Walk:
+    def _walk_out(self, inside: Sequence[str], outside: Sequence[str]) -> Pending[Walk]:
         """A walk that leaves the mount: `inside` comes back to its root, the next
         name is `..`, and `outside` goes on from our directory."""
-        assert self._mount.parent is not None
-        within = await self._walk_within(inside, 0)
-        if within.file is None:
-            return within
-        within.file.release()
-        rest = self._mount.parent.walk(outside)
-        walk = rest if isinstance(rest, Walk) else await rest
-        qids = [*within.qids, self._mount.parent.qid, *walk.qids]
-        return Walk(qids, walk.file, walk.error)
+        parent = self._mount.parent
+        assert parent is not None
+        under_way = self._walk_within(inside, 0)
+        walk: Pending[Walk] = Pending(lambda: under_way.cancel())
+
+        def ended(found: Walk, error: BaseException | None) -> None:
+            if error is not None:
+                walk.fail(error)
+            else:
+                walk.succeed(found)
+
+        def back(within: Walk, error: BaseException | None) -> None:
+            nonlocal under_way
+            if error is not None or within.file is None:
+                ended(within, error)
+                return
+            within.file.release()
+            qids = [*within.qids, parent.qid]
+            rest = parent.walk(outside)
+            if isinstance(rest, Walk):
+                walk.succeed(Walk([*qids, *rest.qids], rest.file, rest.error))
+            else:
+                under_way = joined(qids, rest)
+                under_way.listen(ended)
+
+        under_way.listen(back)
+        return walk
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         return self._mount.client.ask(

@@ -126,7 +126,15 @@ class File:
         """
         if stat.length not in (0, c.DONT_TOUCH_64):
             raise PermissionDenied("the length of a synthetic file cannot be set")
-        if stat.mode != c.DONT_TOUCH_32 or stat.name or stat.uid or stat.gid or stat.muid:
+        owners = (stat.n_uid, stat.n_gid, stat.n_muid)
+        if (
+            stat.mode != c.DONT_TOUCH_32
+            or stat.name
+            or stat.uid
+            or stat.gid
+            or stat.muid
+            or any(number != c.NONUNAME for number in owners)
+        ):
             raise PermissionDenied
         if stat.length == 0:
             if self.mode & c.DMDIR:

@@ -29,9 +29,11 @@ class Tree:
     """Numbers the files of one server and says who owns them: by default whoever runs
     this process."""
 
-    def __init__(self, owner: str | None = None) -> None:
+    def __init__(self, owner: str | None = None, first: int = 1) -> None:
+        """`first` is the first qid.path.  A server whose clients stay when it is started
+        again takes one by chance, so that its new files are not taken for the old ones."""
         self.owner = owner or user.owner().name
-        self._paths = itertools.count(1)
+        self._paths = itertools.count(first)
         self._mounts = itertools.count(1)
 
     def owned_by(self, owner: str) -> Tree:
@@ -174,7 +176,7 @@ class Directory(SyntheticFile):
                 rest = here.walk(names[i:])
                 if isinstance(rest, Walk):
                     return Walk([*qids, *rest.qids], rest.file, rest.error)
-                return _joined(qids, rest)
+                return joined(qids, rest)
             child = here.parent if name == ".." else here.find(name)
             if child is None:
                 return Walk(qids, None, NotFound())
@@ -186,7 +188,7 @@ class Directory(SyntheticFile):
         last = here.walk(())
         if isinstance(last, Walk):
             return Walk(qids, last.file, last.error)
-        return _joined(qids, last)
+        return joined(qids, last)
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
@@ -194,7 +196,7 @@ class Directory(SyntheticFile):
         return OpenDirectory(self)
 
 
-def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
+def joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
     """A walk of `qids` that goes on elsewhere.  A name that is not there ends it half-way
     (walk(5)); any other failure is told, for a partial Rwalk has no words.
 
@@ -204,11 +206,11 @@ def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
 
     def told(walk: Walk | None, error: BaseException | None) -> None:
         if isinstance(error, NotFound):
-            joined.succeed(Walk(qids, None, error))
+            whole.succeed(Walk(qids, None, error))
         elif walk is not None:
-            joined.succeed(Walk([*qids, *walk.qids], walk.file, walk.error))
+            whole.succeed(Walk([*qids, *walk.qids], walk.file, walk.error))
         elif error is not None:
-            joined.fail(error)
+            whole.fail(error)
 
     def ended(walking: asyncio.Future[Walk]) -> None:
         if walking.cancelled():
@@ -218,15 +220,15 @@ def _joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
         else:
             told(walking.result(), None)
 
-    joined: Pending[Walk]
+    whole: Pending[Walk]
     if isinstance(rest, Pending):
-        joined = Pending(rest.cancel)
+        whole = Pending(rest.cancel)
         rest.listen(told)
     else:
         walking = asyncio.ensure_future(rest)
-        joined = Pending(walking.cancel)
+        whole = Pending(walking.cancel)
         walking.add_done_callback(ended)
-    return joined
+    return whole
 
 
 def _stat_now(child: File) -> Dir:

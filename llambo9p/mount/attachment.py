@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,11 +57,14 @@ class _Done(NamedTuple):
 
 
 class Attachment:
-    """The tree at `address` as `uname` sees it."""
+    """The tree at `address` as `uname` sees it; `tls` is for `tls!` addresses."""
 
-    def __init__(self, address: Address, uname: str) -> None:
+    def __init__(
+        self, address: Address, uname: str, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.address = address
         self._uname = uname
+        self._tls = tls
         self._root: Root | None = None
         self._attempt: asyncio.Task[Root] | None = None
         self._failure: Error | None = None
@@ -83,7 +87,7 @@ class Attachment:
     async def _connect(self) -> Root:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                client = await Client.connect(self.address, c.VERSION_9P2000_U)
+                client = await Client.connect(self.address, c.VERSION_9P2000_U, self._tls)
                 try:
                     fid, reply = await client.attach(self._uname)
                 except BaseException:

@@ -192,6 +192,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        sockets.keep_alive(transport)
 
     def data_received(self, data: bytes) -> None:
         try:

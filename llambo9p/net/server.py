@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        sockets.keep_alive(transport)
         try:
             self.peer = self._server.admit(self)
         except Error as e:

@@ -80,6 +80,19 @@ async def listen(
     return server, address
 
 
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel find out, in about half a minute, that a machine at the other end is
+    gone without a word; nothing else would."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        # the same for what was sent and is not acknowledged, in milliseconds
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
 def explain(error: OSError | UnicodeError) -> str:
     """What went wrong with a connection, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -30,7 +30,7 @@ def worker_name(number: int) -> str:
 
 
 class Host:
-    """`shutdown` is called when somebody writes that verb."""
+    """`shutdown` is called when somebody writes that verb; `first_path` is the tree's."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Host:
         context_size: int,
         shutdown: Callable[[], None],
         limits: Limits | None = None,
+        first_path: int = 1,
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self._engine = engine
@@ -50,7 +51,7 @@ class Host:
         self._next = 0
         self._shutdown = shutdown
         self._limits = limits or Limits()
-        self._tree = Tree()
+        self._tree = Tree(first=first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
         """each user's tree, by name"""
 
