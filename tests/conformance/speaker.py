@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,6 +28,12 @@ from tests.files import LENGTH_0
 
 MSIZE = 8192
 DONT_TOUCH = replace(LENGTH_0, length=c.DONT_TOUCH_64)
+_LINUX_ENTRY = struct.Struct("<BIQQBH")
+"""of Rreaddir: qid[13] offset[8] type[1] name[s]"""
+
+
+async def nothing() -> None:
+    """Happens while a directory is read that does not change."""
 
 
 class Refused(Exception):
@@ -188,23 +195,27 @@ class Speaker:
     async def write(self, fid: int, data: bytes, offset: int = 0) -> None:
         assert (await self.send(m.Twrite(0, fid, offset, data))).count == len(data)
 
-    async def entries(self, fid: int, count: int = MSIZE) -> list[Entry]:
-        """An open directory from its start to its end, `count` bytes at a time."""
+    async def entries(
+        self, fid: int, count: int = MSIZE, meanwhile: Callable[[], Awaitable[object]] = nothing
+    ) -> list[Entry]:
+        """An open directory from its start to its end, `count` bytes at a time;
+        `meanwhile` happens after the first of them."""
         entries: list[Entry] = []
-        if self.dialect is d.P9_2000_L:
-            offset = 0
-            while data := (await self.send(d.Treaddir(0, fid, offset, count))).data:
-                assert len(data) <= count
-                while data:
-                    qid, offset, _, size = _linux_entry(data)
-                    entries.append(Entry(data[24 : 24 + size].decode(), qid))
-                    data = data[24 + size :]
-            return entries
         offset = 0
-        while data := await self.read(fid, offset, count):
-            entries += [Entry(e.name, e.qid) for e in self.dialect.unpack_dirs(data)]
-            offset += len(data)
-        return entries
+        while True:
+            if self.dialect is d.P9_2000_L:
+                data = (await self.send(d.Treaddir(0, fid, offset, count))).data
+                assert len(data) <= count
+                found, offset = _linux_entries(data)
+            else:
+                data = await self.read(fid, offset, count)
+                found = [Entry(e.name, e.qid) for e in self.dialect.unpack_dirs(data)]
+                offset += len(data)
+            if not found:
+                return entries
+            if not entries:
+                await meanwhile()
+            entries += found
 
     async def ls(self, path: str = "") -> list[Entry]:
         fid = await self.opened(path)
@@ -256,12 +267,15 @@ class Speaker:
         await self.send(m.Tremove(0, fid))
 
 
-def _linux_entry(data: bytes) -> tuple[Qid, int, int, int]:
-    """qid, offset, type and length of the name of the first entry of an Rreaddir."""
-    at = 13
-    qid = Qid(data[0], int.from_bytes(data[1:5], "little"), int.from_bytes(data[5:at], "little"))
-    offset = int.from_bytes(data[at : at + 8], "little")
-    return qid, offset, data[21], int.from_bytes(data[22:24], "little")
+def _linux_entries(data: bytes) -> tuple[list[Entry], int]:
+    """What an Rreaddir holds, and where the next Treaddir goes on."""
+    entries: list[Entry] = []
+    offset = at = 0
+    while at < len(data):
+        *qid, offset, _, size = _LINUX_ENTRY.unpack_from(data, at)
+        at += _LINUX_ENTRY.size + size
+        entries.append(Entry(data[at - size : at].decode(), Qid(*qid)))
+    return entries, offset
 
 
 @contextlib.asynccontextmanager

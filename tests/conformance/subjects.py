@@ -46,12 +46,13 @@ class Roles:
 @dataclass
 class Subject:
     """A served tree.  `ask` makes `stream` an answer to come, `feed` lets its next byte
-    come, `end` the rest."""
+    come, `end` the rest; `grow` adds a file to the root."""
 
     address: Address
     ask: Callable[[], Awaitable[None]]
     feed: Callable[[], None]
     end: Callable[[], None]
+    grow: Callable[[], Awaitable[object]]
     aname: str = ""
     roles: Roles = field(default_factory=Roles)
 
@@ -121,6 +122,9 @@ async def static() -> AsyncIterator[Subject]:
     async def ask() -> None:
         """It is to come already."""
 
+    async def grow() -> None:
+        root.add(TextFile(tree, "new", lambda: ""))
+
     def attach(uname: str, aname: str) -> File:
         if aname:
             raise NotFound
@@ -129,13 +133,18 @@ async def static() -> AsyncIterator[Subject]:
     server = Server(attach)
     address = await server.listen(ANYWHERE)
     try:
-        yield Subject(address, ask, feed, end)
+        yield Subject(address, ask, feed, end, grow)
     finally:
         await server.close()
 
 
 def asking(files: Files, directory: str = "") -> Callable[[], Awaitable[None]]:
     return lambda: files.write(f"{directory}prompt", "x")
+
+
+def cloning(files: Files) -> Callable[[], Awaitable[object]]:
+    """A conversation more, for as long as its client is there."""
+    return lambda: files.open("clone")
 
 
 IN_CLONE = Roles(directory="0", leaf="0/status")
@@ -159,7 +168,8 @@ async def worker() -> AsyncIterator[Subject]:
         await files.open("clone"),
     ):
         yield Subject(
-            host.address, asking(files), gate.allow, gate.open, "worker-0000", IN_CLONE
+            host.address, asking(files), gate.allow, gate.open, cloning(files),
+            "worker-0000", IN_CLONE,
         )
 
 
@@ -169,7 +179,11 @@ async def host() -> AsyncIterator[Subject]:
     gate = Gate()
     async with simulated_host(gate=gate) as host, files_of(host.address) as files:
         ask = asking(files, "worker-0000/")
-        yield Subject(host.address, ask, gate.allow, gate.open, roles=IN_WORKER)
+
+        async def grow() -> None:
+            await files.write("ctl", "grow 1")
+
+        yield Subject(host.address, ask, gate.allow, gate.open, grow, roles=IN_WORKER)
 
 
 @contextlib.asynccontextmanager
@@ -185,8 +199,8 @@ async def orchestrator() -> AsyncIterator[Subject]:
     """An orchestrator's root, whose answers come from a worker."""
     gate = Gate()
     async with mounting(gate) as running:
-        ask = asking(running.files)
-        yield Subject(running.address, ask, gate.allow, gate.open, roles=IN_NODES)
+        ask, grow = asking(running.files), cloning(running.files)
+        yield Subject(running.address, ask, gate.allow, gate.open, grow, roles=IN_NODES)
 
 
 @contextlib.asynccontextmanager
@@ -199,7 +213,8 @@ async def mounted() -> AsyncIterator[Subject]:
         await files.open("clone"),
     ):
         yield Subject(
-            running.address, asking(files), gate.allow, gate.open, "worker-0000", IN_CLONE
+            running.address, asking(files), gate.allow, gate.open, cloning(files),
+            "worker-0000", IN_CLONE,
         )
 
 

@@ -180,6 +180,17 @@ async def test_a_directory_is_read_in_any_pieces(subject: Subject, speaker: Spea
 
 
 @everywhere
+async def test_a_directory_that_grows_is_read_as_it_was(
+    subject: Subject, speaker: Speaker
+) -> None:
+    fid = await speaker.opened("")
+    before = await speaker.entries(fid)
+    assert await speaker.entries(fid, 150, meanwhile=subject.grow) == before
+    after = await speaker.entries(fid)
+    assert len(after) == len(before) + 1 and set(before) < set(after)
+
+
+@everywhere
 async def test_a_listing_fits_a_small_msize(subject: Subject, speaker: Speaker) -> None:
     whole = await speaker.ls()
     await speaker.begin(c.MIN_MSIZE)
