@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,10 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"{program}: %(levelname)s: %(message)s"
     )
+
+    # a connection is a file descriptor, and the soft limit is often 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def with_signals() -> None:
         stop = asyncio.Event()

@@ -41,7 +41,7 @@ def test_diodls_lists_a_directory(cluster: Served, door: Door) -> None:
     assert run("diodls", door)[0].split() == cluster.call(cluster.running.files.ls())
     lines = run("diodls", door, "-l", "worker-0001")[0].splitlines()
     modes = {line.split()[-1]: line[:10] for line in lines if line.startswith("-")}
-    assert (modes["ctl"], modes["out"]) == ("-rw-r--r--", "-r--r--r--")
+    assert (modes["ctl"], modes["out"]) == ("-rw-------", "-r--------")
     assert run("diodls", door, "nope") == ("", "diodls: nope: No such file or directory\n")
 
 

@@ -41,17 +41,17 @@ def test_the_whole_tree_is_listed(mount: Mount, cluster: Served) -> None:
     assert set(found) == cluster.call(tree(cluster.running.files, ""))
     lines = mount.sh("cd worker-0001; ls -l [a-z]*").splitlines()
     assert {line.split()[-1]: line.split()[0] for line in lines} == {
-        "clone": "-rw-rw-rw-", "ctl": "-rw-r--r--", "data": "-rw-rw-rw-",
-        "history": "-rw-r--r--", "out": "-r--r--r--", "prompt": "-rw-r--r--",
-        "status": "-r--r--r--", "system": "-rw-r--r--", "usage": "-r--r--r--",
+        "clone": "-rw-------", "ctl": "-rw-------", "data": "-rw-------",
+        "history": "-rw-------", "out": "-r--------", "prompt": "-rw-------",
+        "status": "-r--------", "system": "-rw-------", "usage": "-r--------",
     }  # fmt: skip
 
 
 def test_files_have_no_length_and_directories_are_directories(mount: Mount) -> None:
     assert mount.sh("stat -c '%n %F %a %s' ctl nodes worker-0001/out").splitlines() == [
-        "ctl regular empty file 644 0",
+        "ctl regular empty file 600 0",
         "nodes directory 555 0",
-        "worker-0001/out regular empty file 444 0",
+        "worker-0001/out regular empty file 400 0",
     ]
 
 
