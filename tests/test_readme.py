@@ -2,9 +2,10 @@
 
 Owns the reading of README: its ``` blocks, by language.  `sh` blocks run as they stand
 under `bash -e`, in an environment where `$PATH` has the programs and the cluster of
-`init` listens on a free port; `python` blocks run against that cluster.  Of the
-`console` block, each line after `$ ` is a command that must succeed, and what our
-programs say besides answers must be what they say.
+`init` listens on a free port; `python` blocks run against that cluster.  A `console` block is
+a session: each line after `$ ` is a command, and what it says must be what is shown below
+it, but for answers of the model, times, and what is said on terminals only.  (Sessions
+whose prompt is `# ` are those of clients/test_kernel_readme.py.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PORTS = ("5640", "9000")
+PORTS = ("5640", "5641", "5642", "9000")
 """the ports that README names; each becomes a free one"""
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
@@ -34,7 +35,12 @@ QUICK = {
 THIS = "tools/test"
 """what runs this test"""
 OURS = re.compile(r"> .*|What was done.*|  ctl .*|  worker-0000/.*|[a-z]+|worker-\d+")
-"""lines of the session that depend on neither model nor moment"""
+"""lines of the first session that depend on neither model nor moment"""
+ANSWER = re.compile(r"\bout$|cat <&3|infer|usage|nodes list|quickstart|spawn --count")
+"""commands of a session whose output is the model's, or the moment's"""
+NEEDS_FUSE = pytest.mark.skipif(
+    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="/dev/fuse cannot be opened here"
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,6 +48,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def blocks(language: str) -> list[str]:
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     return [block for tag, block in fenced if tag == language]
+
+
+SESSIONS = [block for block in blocks("console")[1:] if block.startswith("$ ")]
 
 
 def section(title: str) -> str:
@@ -59,11 +68,12 @@ class Shell:
     """bash as a newcomer's who stands in the checkout with `.venv/bin` in $PATH."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.ports = {port: str(free_port()) for port in PORTS}
         scripts = sysconfig.get_path("scripts")
         config = directory / "cluster-config.yaml"
         config.write_text(self.own((ROOT / "cluster-config.yaml").read_text()))
-        own = {"LLAMBO_ADDR"}
+        own = {"LLAMBO_ADDR", "LLAMBO_CERT", "LLAMBO_CA"}
         self.env = {
             **{name: value for name, value in os.environ.items() if name not in own},
             "PATH": f"{scripts}:{os.environ['PATH']}",
@@ -73,10 +83,23 @@ class Shell:
         }
 
     def own(self, text: str) -> str:
-        """`text` with our ports in the place of README's."""
+        """`text` with our ports and paths in the place of README's."""
         for port, ours in self.ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
-        return text
+        text = text.replace("/n/llambo", f"{self.directory}/n")
+        return text.replace("/tmp/llambo.socket", f"{self.directory}/socket")
+
+    def session(self, commands: list[str]) -> list[str]:
+        """What each of the commands of one shell says."""
+        marked = [
+            f"printf '\\036'\n{self.own(command)}" for command in commands
+        ]
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(["exec 2>&1", *marked])],
+            cwd=self.directory, env=self.env, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said = [re.sub(r"bash: line \d+: ", "bash: ", part) for part in done.stdout.split("\036")]
+        return said[1:]
 
     def __call__(self, script: str, status: int = 0) -> str:
         """Run it; what it said.  Its background jobs end with it."""
@@ -114,12 +137,33 @@ def test_commands_run(shell: Shell, block: str) -> None:
 
 def test_the_session_is_one(shell: Shell) -> None:
     """The same commands say the same, but for answers, addresses and times."""
-    [session] = blocks("console")
+    session = blocks("console")[0]
     said = shell("\n".join(re.findall(r"^\$ (.*)", session, re.MULTILINE)))
     shown = [line for line in session.splitlines() if OURS.fullmatch(line)]
     assert len(shown) > 10
     for line in shown:
         assert line in said.splitlines(), f"README shows {line!r}, but what came is\n{said}"
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        pytest.param(session, id=title, marks=[NEEDS_FUSE] if "mount /n" in session else [])
+        for title, session in zip(("fuse", "users"), SESSIONS, strict=True)
+    ],
+)
+def test_every_command_of_a_session_says_what_is_shown(shell: Shell, session: str) -> None:
+    [shared] = blocks("yaml")
+    (shell.directory / "shared.yaml").write_text(shell.own(shared))
+    shown = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    commands = [command for command, _ in shown]
+    said = shell.session(commands)
+    assert len(said) == len(shown)
+    for (command, output), came in zip(shown, said, strict=True):
+        if ANSWER.search(command):
+            assert bool(came.strip()) == bool(output.strip()), f"{command}: {came!r}"
+        else:
+            assert came == shell.own(output), f"{command}: {said}"
 
 
 def test_python_code_runs(shell: Shell) -> None:

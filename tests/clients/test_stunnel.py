@@ -4,6 +4,7 @@ and plan9port reach a `tls!` server like this."""
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -24,18 +25,7 @@ cluster:
   network: {listen: ["tls!127.0.0.1!0", "unix!%(dir)s/socket"]}
   security: {cert: ca/server-127.0.0.1.pem, ca: ca/ca.pem}
 """
-STUNNEL = """
-foreground = yes
-pid =
-[llambo]
-client = yes
-accept = 127.0.0.1:%(port)d
-connect = %(server)s
-cert = ca/alice.pem
-CAfile = ca/ca.pem
-verifyChain = yes
-checkIP = 127.0.0.1
-"""
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @contextlib.contextmanager
@@ -44,9 +34,10 @@ def stunnel(directory: Path, server: int) -> Iterator[int]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
-    (directory / "stunnel.conf").write_text(
-        STUNNEL % {"port": port, "server": f"127.0.0.1:{server}"}
-    )
+    [shown] = re.findall(r"^```ini\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    ours = shown.replace("llambo-ca/", "ca/").replace("5640", f"{port}")
+    ours = ours.replace("5641", f"{server}")
+    (directory / "stunnel.conf").write_text(ours)
     process = subprocess.Popen(["stunnel", "stunnel.conf"], cwd=directory, stderr=subprocess.PIPE)
     try:
         while True:
