@@ -59,18 +59,28 @@ class Fid:
 class DirCursor:
     """The packed entries of a directory as they were at offset 0, read once through."""
 
-    __slots__ = ("_entries", "_next", "offset")
+    __slots__ = ("_entries", "_next", "_unfilled", "offset")
 
     def __init__(self, entries: Sequence[bytes]) -> None:
         self._entries = entries
         self._next = 0
+        self._unfilled = 0
+        """what the last read asked for and did not get"""
         self.offset = 0
         """where the next read must begin"""
 
     def take(self, count: int) -> bytes:
-        """As many whole entries as fit into `count` bytes."""
+        """As many whole entries as fit into `count` bytes.
+
+        Linux (9P2000 and .u) asks for what is missing to its count: it is told that there
+        is nothing, and asks again with its whole count.
+        """
+        if count == self._unfilled and self._next < len(self._entries):
+            if len(self._entries[self._next]) > count:
+                return b""
         parts = whole(self._entries, self._next, count)
         data = b"".join(parts)
+        self._unfilled = count - len(data)
         self._next += len(parts)
         self.offset += len(data)
         return data

@@ -164,6 +164,13 @@ MUTATIONS = [
         "tests/p9/test_read.py::test_14_entries_are_never_split",
     ),
     Mutation(
+        14, "the rest of Linux's count is an error", FID,
+        "if count == self._unfilled and self._next < len(self._entries):",
+        "if count < 0:",
+        "tests/p9/test_read.py"
+        "::test_14_linux_is_told_that_nothing_fits_into_the_rest_of_its_count",
+    ),
+    Mutation(
         14, "a directory is not rewound", SERVER,
         "if msg.offset != 0:",
         "if msg.offset != 0 or fid.cursor is not None:",

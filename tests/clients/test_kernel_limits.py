@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from llambo9p.fs.tree import Directory, TextFile, Tree
 from llambo9p.p9 import messages as m
 
 from .guest import Guest, Result
@@ -113,4 +116,31 @@ def test_a_lost_server_ends_what_waits_and_can_be_unmounted(
     cluster.call(mount.door.server.close())
     assert foreground.finish() == Result(1, "cat: read error: Input/output error\n")
     assert mount.run("ls") == Result(1, "ls: .: Input/output error\n")
+    mount.unmount()
+
+
+# -- what a listing costs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_ls_of_a_thousand_entries_costs_what_linux_asks_for(
+    guest: Guest, cluster: Served, dialect: str
+) -> None:
+    """A walk, two stats and a clunk an entry, whatever the server does: v9fs takes nothing
+    of a listing but the names."""
+    tree = Tree()
+    root = Directory(tree, "/")
+    for number in range(1000):
+        root.add(TextFile(tree, f"entry-{number:04d}", lambda: ""))
+    mount = Mount(guest, dialect, cluster.door(lambda user, aname: root))
+    mount.door.asked.clear()
+    assert len(mount.sh("ls -l").splitlines()) == 1001
+    asked = Counter(type(msg).__name__.removesuffix("_u") for msg in mount.door.asked)
+    reads = asked.pop("Treaddir" if dialect == "9p2000.L" else "Tread")
+    stat = "Tgetattr" if dialect == "9p2000.L" else "Tstat"
+    assert {name: count // 1000 for name, count in asked.items() if count >= 1000} == {
+        "Twalk": 1, stat: 2, "Tclunk": 1,
+    }  # fmt: skip
+    assert sum(asked.values()) < 4020, asked
+    assert reads < 30, reads
     mount.unmount()

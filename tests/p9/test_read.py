@@ -215,6 +215,17 @@ def test_14_a_read_too_small_for_an_entry_says_so_and_moves_nothing() -> None:
         assert [d.name for d in unpack_dirs(read_dir(player, 1, ENTRY, ENTRY + 2))] == ["sub"]
 
 
+def test_14_linux_is_told_that_nothing_fits_into_the_rest_of_its_count() -> None:
+    """Its 9P2000 and .u read on until a read's count is full or a reply is empty: an error
+    would end the listing."""
+    with playing() as player:
+        player.play(HELLO + "! open 1 dir 0")
+        count = ENTRY + 5
+        first = read_dir(player, 1, 0, count)
+        assert read_dir(player, 1, len(first), 5) == b""
+        assert [d.name for d in unpack_dirs(read_dir(player, 1, len(first), count))] == ["sub"]
+
+
 def test_14_a_directory_is_read_again_from_0_and_from_nowhere_else() -> None:
     with playing() as player:
         player.play(HELLO + "! open 1 dir 0")
