@@ -155,7 +155,7 @@ class Limits(_Section):
     max_msize: Annotated[Size, Field(ge=4096, le=2**24)] = 128 * 2**10
     """a client that asks for more gets this"""
     prompt: Size = 8 * 2**20
-    """of one prompt, system prompt or history that is written"""
+    """of one prompt or system prompt"""
     buffered: Size = 256 * 2**20
     """of what all clients have written and not yet asked"""
     history: Size = 16 * 2**20

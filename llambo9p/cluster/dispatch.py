@@ -174,7 +174,7 @@ class ClusterEngine:
         else:
             *before, last = request.prompt
             await self._bring_up_to(remote, tuple(before))
-            prompt = last.content.encode() + b"\n"  # chat mode drops one newline
+            prompt = _kept(last.content)
         await remote.put("prompt", prompt)
         mount = remote.worker.mount
         answer = bytearray()
@@ -200,7 +200,7 @@ class ClusterEngine:
             await remote.ctl.write(b"reset\n")
         known_system, _ = _split(remote.said)
         if system != known_system:
-            await remote.put("system", system.encode() + b"\n")
+            await remote.put("system", _kept(system))
         if history:
             await remote.put("history", texts.show_history(history).encode())
         remote.said = before
@@ -274,6 +274,12 @@ def _ctl_text(request: Request) -> str:
             overflow=request.overflow,
         )
     )
+
+
+def _kept(text: str) -> bytes:
+    """The text as it is written to a file that drops one newline at its end, and takes
+    nothing written for nothing meant."""
+    return (text + "\n" if not text or text.endswith("\n") else text).encode()
 
 
 def _split(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:

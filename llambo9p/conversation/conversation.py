@@ -51,7 +51,7 @@ class Limits:
     """What one conversation may hold."""
 
     prompt_bytes: int = 8 * 1024 * 1024
-    """of one prompt, system prompt or history that is being written"""
+    """of one prompt or system prompt that is being written"""
     queued_prompts: int = 64
     """behind the running one"""
     history_bytes: int = 16 * 1024 * 1024

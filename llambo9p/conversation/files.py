@@ -18,21 +18,22 @@ from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
-from .conversation import Conversation, Limits, Turn
+from .conversation import Buffer, Conversation, Turn
 
 
 class Written:
-    """What one fid writes, within the limits of a prompt and of all clients together.
+    """What one fid writes: at most `limit` bytes, and what `buffer` has room for.
 
     A text that does not fit is refused whole, never cut: every later write raises the
     same NoSpace, and so does `take`.  It ends with `take` or `discard`.
     """
 
-    __slots__ = ("_data", "_limits", "_name", "_refused")
+    __slots__ = ("_buffer", "_data", "_limit", "_name", "_refused")
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limit: int, buffer: Buffer) -> None:
         self._name = name
-        self._limits = limits
+        self._limit = limit
+        self._buffer = buffer
         self._data = bytearray()
         self._refused: NoSpace | None = None
 
@@ -44,7 +45,7 @@ class Written:
         if self._refused is None:
             try:
                 self._check_size(len(self._data) + len(data))
-                self._limits.buffer.take(len(data))
+                self._buffer.take(len(data))
             except NoSpace as e:
                 self.discard()
                 self._refused = e
@@ -53,9 +54,10 @@ class Written:
         self._data += data
 
     def _check_size(self, size: int) -> None:
-        limit = self._limits.prompt_bytes
-        if size > limit:
-            raise NoSpace(f"{NoSpace.ename}: {self._name}: more than {limit} bytes in one write")
+        if size > self._limit:
+            raise NoSpace(
+                f"{NoSpace.ename}: {self._name}: more than {self._limit} bytes in one write"
+            )
 
     def take(self) -> bytes:
         if self._refused is not None:
@@ -65,7 +67,7 @@ class Written:
         return data
 
     def discard(self) -> None:
-        self._limits.buffer.give_back(len(self._data))
+        self._buffer.give_back(len(self._data))
         self._data.clear()
 
 
@@ -109,7 +111,7 @@ class BufferedFile(SyntheticFile):
     `grammar` and `schema` become empty).
     """
 
-    __slots__ = ("_conversation", "_emptied", "_submit", "_text")
+    __slots__ = ("_conversation", "_emptied", "_limit", "_submit", "_text")
 
     def __init__(
         self,
@@ -119,8 +121,11 @@ class BufferedFile(SyntheticFile):
         text: Callable[[], str],
         submit: Callable[[bytes], None],
         emptied: Callable[[], None] | None = None,
+        limit: int | None = None,
     ) -> None:
+        """`limit` is in bytes; by default that of a prompt."""
         super().__init__(tree, name, 0o600)
+        self._limit = conversation.limits.prompt_bytes if limit is None else limit
         self._conversation = conversation
         self._text = text
         self._submit = submit
@@ -131,7 +136,7 @@ class BufferedFile(SyntheticFile):
             raise PermissionDenied
         if mode & c.OTRUNC:
             self.truncate()
-        written = Written(self.name, self._conversation.limits)
+        written = Written(self.name, self._limit, self._conversation.limits.buffer)
         return OpenText(self._text().encode(), self._conversation, written, self._submit)
 
     def truncate(self) -> None:
@@ -185,7 +190,8 @@ class OpenData(OpenFile):
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         if self._query is None and data:
             self._stop()
-            self._query = Written("data", self._conversation.limits)
+            limits = self._conversation.limits
+            self._query = Written("data", limits.prompt_bytes, limits.buffer)
         if self._query is not None:
             with self._conversation.noting():
                 self._query.extend(data)
@@ -311,6 +317,8 @@ def add_conversation_files(
             conversation,
             conversation.history_text,
             conversation.append_history,
+            # as JSON lines it is longer than what is counted
+            limit=2 * conversation.limits.history_bytes + conversation.limits.prompt_bytes,
         )
     )
     directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))

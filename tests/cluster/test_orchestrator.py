@@ -120,6 +120,25 @@ def test_17_worker_lost_in_the_middle_fails_the_answer_and_says_so() -> None:
     asyncio.run(run())
 
 
+def test_a_prompt_reaches_the_worker_as_it_was_written() -> None:
+    async def run() -> None:
+        seen: list[str] = []
+
+        def answer(prompt: str) -> bytes:
+            seen.append(prompt)
+            return b"yes"
+
+        async with cluster() as running, simulated_host(answer=answer) as host:
+            await running.files.write("ctl", f"mount {host.address}")
+            for written in ("plain", "line\n", "two\n\n", "\n"):
+                assert await running.files.ask(written) == "yes"
+        # messages are joined by an empty line; of each prompt one newline was dropped
+        assert seen[-1].rstrip() == "plain\n\nyes\n\nline\n\nyes\n\ntwo\n\n\nyes"
+        assert len(seen) == 4
+
+    asyncio.run(run())
+
+
 def test_cancel_stops_the_worker() -> None:
     async def run() -> None:
         gate = Gate()

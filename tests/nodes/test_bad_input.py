@@ -143,3 +143,26 @@ def test_spawned_hosts_answer_grow_and_end_with_the_cluster() -> None:
         assert process.process.returncode == 0
 
     asyncio.run(spawn())
+
+
+@pytest.mark.parametrize("program", ["worker", "orchestrator"])
+def test_plain_tcp_is_refused_where_loopback_is_off(tmp_path: Path, program: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("cluster: {security: {loopback: off}}")
+    said = run(program, "--listen", "tcp!127.0.0.1!0", "--config", str(config))
+    assert "security.loopback is off" in said and "use unix!PATH or tls!HOST!PORT" in said
+
+
+@pytest.mark.parametrize("program", ["worker", "orchestrator"])
+def test_tls_needs_certificates(tmp_path: Path, program: str) -> None:
+    assert "needs a certificate: set security.cert and .ca" in run(
+        program, "--listen", "tls!127.0.0.1!0", *(["--model", "simulated"] * (program == "worker"))
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text("cluster: {security: {cert: nowhere.pem}}")
+    assert ":1: cluster.security: cert and ca must be given together" in run(
+        program, "--config", str(config)
+    )
+    config.write_text("cluster: {security: {cert: nowhere.pem, ca: ca.pem}}")
+    said = run(program, "--listen", "tls!127.0.0.1!0", "--config", str(config))
+    assert f"{tmp_path}/nowhere.pem: No such file or directory" in said
