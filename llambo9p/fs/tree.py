@@ -35,11 +35,14 @@ class Tree:
         self.owner = owner or user.owner().name
         self._paths = itertools.count(first)
         self._mounts = itertools.count(1)
+        self._others = {self.owner: self}
 
     def owned_by(self, owner: str) -> Tree:
         """The same tree, for files of somebody else."""
-        tree = Tree(owner)
-        tree._paths, tree._mounts = self._paths, self._mounts
+        tree = self._others.get(owner)
+        if tree is None:
+            tree = self._others[owner] = Tree(owner)
+            tree._paths, tree._mounts, tree._others = self._paths, self._mounts, self._others
         return tree
 
     def qid(self, type: int = c.QTFILE) -> Qid:
