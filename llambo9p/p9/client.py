@@ -29,6 +29,8 @@ class ClientConn:
         self._outstanding: dict[int, type[m.Message]] = {}
         self._flushing: dict[int, int] = {}
         """tag of a Tflush -> the tag it flushes"""
+        self._flushed: set[int] = set()
+        """the tags that are being flushed"""
 
     def send(self, msg: m.Message) -> int:
         """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
@@ -49,8 +51,9 @@ class ClientConn:
 
     def flush(self, tag: int) -> None:
         """Ask the server, once, to forget the request with `tag`, if it is outstanding."""
-        if tag in self._outstanding and tag not in self._flushing.values():
+        if tag in self._outstanding and tag not in self._flushed:
             self._flushing[self.send(m.Tflush(0, tag))] = tag
+            self._flushed.add(tag)
 
     def data_to_send(self) -> list[bytes]:
         out, self._out = self._out, []
@@ -77,13 +80,14 @@ class ClientConn:
                 self.dialect = DIALECTS.get(msg.version, self.dialect)
             flushed = self._flushing.pop(msg.tag, None)
             if flushed is not None:
+                self._flushed.discard(flushed)
                 if self._outstanding.pop(flushed, None) is not None:
                     self._free.append(flushed)
                 self._free.append(msg.tag)
                 continue
             replies.append((msg.tag, msg))
             # the reply of a request being flushed frees its tag only at the Rflush
-            if msg.tag in self._flushing.values():
+            if msg.tag in self._flushed:
                 self._outstanding[msg.tag] = expected
             elif msg.tag != c.NOTAG:
                 self._free.append(msg.tag)

@@ -69,6 +69,19 @@ def test_a_request_is_flushed_once_and_only_while_it_is_outstanding() -> None:
     assert [type(msg) for msg in sent(conn)] == [m.Tread, m.Tflush]
 
 
+def test_many_requests_are_flushed_as_fast_as_few() -> None:
+    """It took 6 seconds to flush 30,000 blocked reads, and nobody else was served."""
+    conn = ClientConn()
+    reads = [conn.send(m.Tread(0, 1, 0, 9)) for _ in range(32_000)]
+    for read in reads:
+        conn.flush(read)
+    flushes = sent(conn)[len(reads):]
+    replies = b"".join(m.Rread(read, b"").pack() for read in reads)
+    assert len(conn.receive(replies)) == len(reads)
+    assert conn.receive(b"".join(m.Rflush(flush.tag).pack() for flush in flushes)) == []
+    assert not conn._outstanding and not conn._flushed and len(conn._free) == 64_000
+
+
 def test_27_all_tags_in_use() -> None:
     conn = ClientConn()
     tags = {conn.send(m.Tclunk(0, fid)) for fid in range(65_535)}
