@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
 """for a server to be connected to and attached"""
+_PATIENCE_S = 10.0
+"""the least that a host has to answer a heartbeat: a client that writes megabytes can keep
+an event loop, the host's or ours, from everything else for seconds"""
 _WORKER_FILES = {"ctl", "prompt", "out", "clone", "usage"}
 
 
@@ -106,7 +109,8 @@ class Members:
         self._tls = tls
         self._balancer = balancer
         self._interval = interval
-        """seconds between heartbeats; a host that misses one is lost after another"""
+        """seconds between heartbeats; a host that answers none for as long, or for
+        `_PATIENCE_S` if that is longer, is lost"""
         self._epoch = 0
 
     # -- what users see -----------------------------------------------------------
@@ -318,9 +322,11 @@ class Members:
             while not any(end.done() for end in ends):
                 await asyncio.wait(ends, timeout=self._interval, return_when="FIRST_COMPLETED")
                 if not any(end.done() for end in ends):
-                    await asyncio.wait_for(self._heartbeat(host), max(self._interval, 1.0))
+                    await asyncio.wait_for(
+                        self._heartbeat(host), max(self._interval, _PATIENCE_S)
+                    )
         except (Error, TimeoutError) as e:
-            log.warning("host %s: no heartbeat: %s", host.address, e or "not in time")
+            log.warning("host %s: no heartbeat: %s", host.address, str(e) or "not in time")
         except Exception:
             log.exception("host %s: a heartbeat that cannot be read", host.address)
         self._host_lost(host)

@@ -18,6 +18,7 @@ from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.worker.host import Host
 from tests.files import ANYWHERE, Files, files_of, reading, story, turns_of_the_loop, until
 
 from .harness import cluster, simulated_host
@@ -298,6 +299,34 @@ def test_23_a_prefill_that_takes_minutes_is_no_lost_worker() -> None:
             gate.open()
             for out in outs:
                 assert (await out).data.startswith(b"s")
+
+    with asyncio.Runner(loop_factory=LaterLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, LaterLoop)
+        runner.run(main(loop))
+
+
+def test_a_host_that_is_busy_for_seconds_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who writes megabytes of `history` keeps a host's event loop that long; it was
+    stopped for that, with everybody's conversations."""
+    seconds = 5.0
+
+    async def main(loop: LaterLoop) -> None:
+        workers_text = Host.workers_text
+
+        def late(host: Host) -> str:
+            loop.ahead += seconds
+            return workers_text(host)
+
+        async with cluster(OFTEN) as running:
+            monkeypatch.setattr(Host, "workers_text", late)
+            async with simulated_host() as host:
+                await running.files.write("ctl", f"mount {host.address}")
+                [mounted] = running.orchestrator._members.hosts
+                for _ in range(3):
+                    seen = mounted.heartbeat
+                    await until(lambda seen=seen: mounted.heartbeat > seen or mounted.lost)
+                assert not mounted.lost
 
     with asyncio.Runner(loop_factory=LaterLoop) as runner:
         loop = runner.get_loop()
