@@ -8,7 +8,8 @@ its messages that came already wait, so the memory it can hold is bounded by its
 requests.
 
 A connection is refused (an Rerror to its first message) when there are too many, or too
-many of one user; it is closed when it does not begin with a Tversion in time, and when
+many of one user; those that were refused and say nothing take no place of others, and
+beyond a few are closed without a word.  A connection is closed when it does not begin with a Tversion in time, and when
 it has replies to read and reads nothing of them for long.
 """
 
@@ -38,6 +39,9 @@ from .address import Address
 from .security import Peer, Security
 
 log = logging.getLogger(__name__)
+
+_REFUSED = 64
+"""connections that may wait for the Rerror which refuses them"""
 
 Trace = Callable[[str, Message], None]
 Attach = Callable[[User, str], Maybe[Node]]
@@ -86,6 +90,9 @@ class Connection(asyncio.Protocol):
         except Error as e:
             log.warning("refusing %s: %s", self, e)
             self._conn.refusal = e
+            self._server.refused.add(self)
+            if len(self._server.refused) > _REFUSED:
+                self.transport.abort()
         limit = self._server.limits.version_s
         self._awaiting_version = self._loop.call_later(
             limit, self._give_up, f"no Tversion in {limit:g} s"
@@ -238,6 +245,8 @@ class Server:
         self.security = security or Security()
         self.trace = trace
         self.connections: set[Connection] = set()
+        self.refused: set[Connection] = set()
+        """those of them that are not served"""
         self._users: Counter[str] = Counter()
         """connections of each user that was authenticated"""
         self._servers: list[asyncio.Server] = []
@@ -261,7 +270,7 @@ class Server:
     def admit(self, connection: Connection) -> Peer:
         """Count it.  Raises what it must be refused with."""
         self.connections.add(connection)
-        if len(self.connections) > self.limits.connections:
+        if len(self.connections) - len(self.refused) > self.limits.connections:
             raise Busy(f"{Busy.ename}: more than {self.limits.connections} connections")
         peer = self.security.peer(connection.transport)
         if peer.name is not None and not peer.trusted:
@@ -274,6 +283,7 @@ class Server:
     def leave(self, connection: Connection) -> None:
         """The end of what `admit` counted."""
         self.connections.discard(connection)
+        self.refused.discard(connection)
         peer = connection.peer
         if peer is not None and peer.name is not None and not peer.trusted:
             self._users[peer.name] -= 1
