@@ -49,8 +49,9 @@ def cert() -> None:
 @_dir_option
 def ca(directory: Path) -> None:
     """Make the CA: everybody gets DIR/ca.pem, nobody gets DIR/ca.key."""
-    if (directory / "ca.key").exists():
-        raise Failure(f"{directory} has a CA already")
+    for file in ("ca.key", "ca.pem"):  # one without the other would sign what nobody accepts
+        if (directory / file).exists():
+            raise Failure(f"{directory} has a CA already: {file}")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
@@ -108,8 +109,10 @@ def user(name: str, directory: Path, days: int) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise Failure(f"bad user name {name!r}: use letters, digits, '_', '.', '@' and '-'")
+    if not _NAME.fullmatch(name) or name.isdigit():
+        raise Failure(
+            f"bad user name {name!r}: use letters, digits, '_', '.', '@' and '-', not digits only"
+        )
 
 
 def _issue(

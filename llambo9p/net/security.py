@@ -82,7 +82,7 @@ class Security:
 
     def peer(self, transport: asyncio.BaseTransport) -> Peer:
         """Who is at the other end.  Raises AuthenticationFailed when a certificate has
-        no name."""
+        no name that a user can have."""
         certificate = transport.get_extra_info("peercert")
         if certificate is not None:
             name = _common_name(certificate)
@@ -101,8 +101,18 @@ def _common_name(certificate: dict[str, Any]) -> str:
     for part in certificate.get("subject", ()):
         for key, value in part:
             if key == "commonName" and value:
-                return str(value)
+                return _checked_name(str(value))
     raise AuthenticationFailed(f"{AuthenticationFailed.ename}: the certificate has no common name")
+
+
+def _checked_name(name: str) -> str:
+    """The name, if it can be a user's.  One of digits is none: the next server that we
+    attach to as this user would take it for a uid, 0 for root."""
+    if not name.isprintable() or (name.isascii() and name.isdigit()):
+        raise AuthenticationFailed(
+            f"{AuthenticationFailed.ename}: {name!r}, the certificate's common name, is no name"
+        )
+    return name
 
 
 def server_tls(cert: Path, ca: Path) -> ssl.SSLContext:

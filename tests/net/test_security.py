@@ -180,6 +180,35 @@ async def test_tls_without_certificates_says_what_is_missing(ca: Path, tmp_path:
             client_tls(cert_path, ca_path)
 
 
+class Shown(asyncio.BaseTransport):
+    """A connection whose certificate has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__({"peercert": {"subject": ((("commonName", name),),)}})
+
+
+@pytest.mark.parametrize("name", ["0", "1000", "a\0b", "a\nb"])
+def test_a_common_name_that_is_a_number_or_not_printable_is_nobody(name: str) -> None:
+    """As user `0` alice was root on the hosts, which take a number for a uid."""
+    with pytest.raises(AuthenticationFailed, match="is no name"):
+        Security().peer(Shown(name))
+
+
+@pytest.mark.parametrize("name", ["alice", "алиса", "7of9", "alice@example.org"])
+def test_other_common_names_are_users(name: str) -> None:
+    assert Security().peer(Shown(name)).user("") == User(name)
+
+
+def test_the_ca_signs_for_no_number_and_is_not_made_by_halves(tmp_path: Path) -> None:
+    make(tmp_path, "ca")
+    refused = CliRunner().invoke(cert, ["user", "1000", "--dir", str(tmp_path)])
+    assert refused.exit_code == 1 and "not digits only" in refused.output
+    (tmp_path / "ca.key").unlink()
+    refused = CliRunner().invoke(cert, ["ca", "--dir", str(tmp_path)])
+    assert refused.exit_code == 1 and "has a CA already: ca.pem" in refused.output
+    assert not (tmp_path / "ca.key").exists()
+
+
 # -- unix sockets -----------------------------------------------------------------
 
 
@@ -305,6 +334,29 @@ async def test_one_user_cannot_take_all_connections(ca: Path) -> None:
     hers.append(await Client.connect(address, tls=as_(ca, "alice")))
     for client in hers + others:
         client.close()
+    await guest.server.close()
+
+
+@story
+async def test_refused_connections_that_say_nothing_take_nobodys_place(ca: Path) -> None:
+    guest = Guest(guarded(ca), Limits(connections=3, connections_per_user=1))
+    address = await guest.server.listen(TLS)
+    loop = asyncio.get_running_loop()
+    silent = [
+        await loop.create_connection(
+            asyncio.Protocol, address.host, address.port, ssl=as_(ca, "alice")
+        )
+        for _ in range(70)
+    ]
+    await until(lambda: len(guest.server.refused) == 64 == len(guest.server.connections) - 1)
+    for who in ("bob", "server-localhost"):
+        client = await Client.connect(address, tls=as_(ca, who))
+        await client.attach("")
+        client.close()
+    for transport, _ in silent:
+        transport.abort()
+    await until(lambda: not guest.server.connections)
+    assert not guest.server.refused
     await guest.server.close()
 
 
