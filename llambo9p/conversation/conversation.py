@@ -55,8 +55,8 @@ class Limits:
     queued_prompts: int = 64
     """behind the running one"""
     history_bytes: int = 16 * 1024 * 1024
-    """of all messages; older turns are forgotten, or with `overflow error` the next
-    prompt is refused"""
+    """of all messages, MESSAGE_BYTES of each beside its text; older turns are forgotten, or
+    with `overflow error` the next prompt is refused"""
     buffer: Buffer = field(default_factory=Buffer)
     """for what is written and not yet asked, shared with other conversations"""
 
@@ -336,5 +336,9 @@ class Conversation:
         return "\n".join(lines) + "\n"
 
 
+MESSAGE_BYTES = 128
+"""that a message is counted with beside its text, so that a million empty ones are not free"""
+
+
 def _size(messages: Iterable[Message]) -> int:
-    return sum(len(message.content.encode()) for message in messages)
+    return sum(MESSAGE_BYTES + len(message.content.encode()) for message in messages)

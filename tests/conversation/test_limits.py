@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llambo9p.conversation.conversation import Buffer, Limits
+from llambo9p.conversation.conversation import MESSAGE_BYTES, Buffer, Limits
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import NoSpace
 from llambo9p.p9 import constants as c
@@ -73,7 +73,7 @@ def turns(*contents: str) -> str:
 
 @story
 async def test_a_history_forgets_its_oldest_turns_when_it_is_full():
-    async with conversing(Limits(history_bytes=60)) as place:
+    async with conversing(Limits(history_bytes=4 * MESSAGE_BYTES + 60)) as place:
         for prompt in ("first", "second", "third"):
             await place.files.ask(prompt)
         # 21 + 23 + 21 bytes
@@ -87,11 +87,12 @@ async def test_a_history_forgets_its_oldest_turns_when_it_is_full():
 
 @story
 async def test_with_overflow_error_a_full_history_refuses_the_next_prompt():
-    async with conversing(Limits(history_bytes=20)) as place:
+    limit = MESSAGE_BYTES + 20
+    async with conversing(Limits(history_bytes=limit)) as place:
         await place.files.write("ctl", "overflow error")
         await place.files.ask("first")
         await place.files.write("prompt", "second")
-        with pytest.raises(NoSpace, match="the history is more than 20 bytes; `reset` forgets it"):
+        with pytest.raises(NoSpace, match=f"is more than {limit} bytes; `reset` forgets it"):
             await place.files.read("out")
         assert await place.files.read("history") == turns("first", "simulated: first")
         await place.files.write("ctl", "reset")
@@ -100,9 +101,19 @@ async def test_with_overflow_error_a_full_history_refuses_the_next_prompt():
 
 @story
 async def test_a_history_that_is_written_is_refused_whole_when_it_does_not_fit():
-    async with conversing(Limits(history_bytes=20)) as place:
+    limit = 3 * MESSAGE_BYTES + 20
+    async with conversing(Limits(history_bytes=limit)) as place:
         await place.files.write("history", turns("0123456789"))
-        with pytest.raises(NoSpace, match="history: 21 bytes would be more than 20"):
+        with pytest.raises(NoSpace, match=f"{limit + 1} bytes would be more than {limit}"):
             await place.files.write("history", turns("012345", "54321"))
         assert await place.files.read("history") == turns("0123456789")
         await place.files.write("history", turns("012345", "4321"))
+
+
+@story
+async def test_messages_without_a_text_are_not_free():
+    """A million of them took 200 MB, and the file that shows them seconds to open."""
+    async with conversing(Limits(history_bytes=10_000)) as place:
+        with pytest.raises(NoSpace, match="history: "):
+            await place.files.write("history", turns(*[""] * 1000))
+        assert await place.files.read("history") == ""
