@@ -9,8 +9,9 @@ requests.
 
 A connection is refused (an Rerror to its first message) when there are too many, or too
 many of one user; those that were refused and say nothing take no place of others, and
-beyond a few are closed without a word.  A connection is closed when it does not begin with a Tversion in time, and when
-it has replies to read and reads nothing of them for long.
+beyond a few are closed without a word.  A connection is closed when it does not begin
+with a Tversion in time, and when it has replies to read and reads nothing of them for
+long.
 """
 
 from __future__ import annotations
