@@ -29,6 +29,9 @@ from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
 from llambo9p.p9.messages import Message
 
+_OTHER_FILES = 128
+"""that a program has open beside its clients' connections"""
+
 
 def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `main(stop)` until it returns; SIGINT and SIGTERM set `stop`."""
@@ -36,9 +39,9 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         stream=sys.stderr, level=logging.INFO, format=f"{program}: %(levelname)s: %(message)s"
     )
 
-    # a connection is a file descriptor, and the soft limit is often 1024
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # each connection is an open file, and the usual limit of 1,024 is only a default
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
     async def with_signals() -> None:
         stop = asyncio.Event()
@@ -89,6 +92,9 @@ def security(section: config.Security) -> Security:
 
 
 def server_limits(section: config.Limits) -> Limits:
+    """No more connections than this process can have open, so that one too many is told so
+    and does not take the file that something else needs."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Limits(
         p9.Limits(
             msize=section.max_msize,
@@ -96,7 +102,7 @@ def server_limits(section: config.Limits) -> Limits:
             fids=section.fids,
             requests=section.requests,
         ),
-        connections=section.connections,
+        connections=min(section.connections, max(files // 2, files - _OTHER_FILES)),
         connections_per_user=section.connections_per_user,
         version_s=section.version_timeout / 1000,
         stalled_s=section.reader_timeout / 1000,
