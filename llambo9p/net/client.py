@@ -8,6 +8,9 @@ whole transaction (walk, open, write, clunk) can be sent without waiting, and a
 server that keeps order (ours does) answers as if it had been.  Messages of one
 turn of the event loop leave in one write.
 
+There are never more requests than the connection has tags: one too many fails with Busy,
+and what ends a fid waits for its turn.
+
 Rerrors become `errors.Error`s.  When the connection is lost every outstanding
 call fails with `WorkerLost`, once and at once.
 """
@@ -17,10 +20,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Error, NotFound, WorkerLost, from_ename
+from ..errors import Busy, Error, NotFound, WorkerLost, from_ename
 from ..fs.pending import Pending
 from ..p9 import constants as c
 from ..p9 import messages as m
@@ -30,6 +34,11 @@ from ..p9.framing import ProtocolError
 from ..p9.wire import Dir
 from . import sockets
 from .address import Address
+
+ASKED = 24_000
+"""requests that may be outstanding"""
+ENDING = 40_000
+"""with those that end fids; the other tags are for a Tflush of each of the `ASKED`"""
 
 _R = TypeVar("_R", bound=m.Message)
 _T = TypeVar("_T")
@@ -50,6 +59,8 @@ class Client(asyncio.Protocol):
         self._write_scheduled = False
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
+        self._to_end: deque[tuple[int, m.Message, type[m.Message], Pending[None]]] = deque()
+        """fids for whose Tclunk or Tremove there was no tag yet"""
         self._why = "connection closed"
 
     @classmethod
@@ -96,6 +107,15 @@ class Client(asyncio.Protocol):
     ) -> Pending[_T]:
         """Send `msg`; what `made` makes of its reply, a `reply`, or its Rerror.
         Cancelling sends a Tflush."""
+        if self._conn.outstanding >= ASKED:
+            refused: Pending[_T] = Pending(_nothing)
+            refused.fail(Busy(f"{Busy.ename}: more than {ASKED} requests to {self.address}"))
+            return refused
+        return self._ask(msg, reply, made)
+
+    def _ask(
+        self, msg: m.Message, reply: type[_R], made: Callable[[_R], _T] | None = None
+    ) -> Pending[_T]:
         pending: Pending[_T]
         if self.lost.done():
             pending = Pending(_nothing)
@@ -131,8 +151,18 @@ class Client(asyncio.Protocol):
         return self._end_fid(fid, m.Tremove(0, fid), m.Rremove)
 
     def _end_fid(self, fid: int, msg: m.Message, reply: type[m.Message]) -> Pending[None]:
-        answer: Pending[m.Message] = self.ask(msg, reply)
-        ended: Pending[None] = Pending(answer.cancel)
+        ended: Pending[None] = Pending(_nothing)
+        if self._conn.outstanding < ENDING:
+            self._end(fid, msg, reply, ended)
+        else:
+            self._to_end.append((fid, msg, reply, ended))
+        return ended
+
+    def _end(
+        self, fid: int, msg: m.Message, reply: type[m.Message], ended: Pending[None]
+    ) -> None:
+        answer: Pending[m.Message] = self._ask(msg, reply)
+        ended.cancel = answer.cancel
 
         def listener(reply: m.Message, error: BaseException | None) -> None:
             if not isinstance(error, asyncio.CancelledError):
@@ -143,7 +173,6 @@ class Client(asyncio.Protocol):
                 ended.succeed(None)
 
         answer.listen(listener)
-        return ended
 
     def forget(self, fid: int) -> None:
         """Clunk `fid` without waiting for, or caring about, the reply."""
@@ -211,6 +240,8 @@ class Client(asyncio.Protocol):
                 pending.fail(from_ename(reply.ename, errno))
             else:
                 pending.succeed(reply)
+        while self._to_end and self._conn.outstanding < ENDING:
+            self._end(*self._to_end.popleft())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
@@ -222,6 +253,8 @@ class Client(asyncio.Protocol):
         waiting, self._waiting = self._waiting, {}
         for pending in waiting.values():
             pending.fail(WorkerLost(f"{self.address}: {self._why}"))
+        while self._to_end:
+            self._end(*self._to_end.popleft())
 
     def close(self) -> None:
         """Drop the connection at once; the server clunks what was open."""

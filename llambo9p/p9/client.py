@@ -32,6 +32,11 @@ class ClientConn:
         self._flushed: set[int] = set()
         """the tags that are being flushed"""
 
+    @property
+    def outstanding(self) -> int:
+        """Requests whose tags are in use, Tflushes not counted."""
+        return len(self._outstanding) - len(self._flushing)
+
     def send(self, msg: m.Message) -> int:
         """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
         when all 65,535 are in use."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llambo9p.errors import Error, NotFound, PermissionDenied, WorkerLost
+from llambo9p.errors import Busy, Error, NotFound, PermissionDenied, WorkerLost
 from llambo9p.fs.pending import Pending
+from llambo9p.net import client as client_module
 from llambo9p.net.address import parse
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
@@ -81,6 +82,38 @@ def test_messages_of_one_turn_arrive_in_the_order_of_the_calls() -> None:
                 "Tclunk",
             ]
             client.close()
+
+    asyncio.run(main())
+
+
+def test_27_there_are_never_more_requests_than_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client with 65,000 fids on a mounted worker hung up, and all others got errors."""
+    monkeypatch.setattr(client_module, "ASKED", 6)
+    monkeypatch.setattr(client_module, "ENDING", 8)
+
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            fids = [client.new_fid() for _ in range(30)]
+            for fid in fids:
+                await client.call(m.Twalk(0, root, fid, ()), m.Rwalk)
+            out = await client.open(root, "out", c.OREAD)
+            reads = [asyncio.create_task(out.read(0)) for _ in range(6)]
+            await asyncio.sleep(0)
+            with pytest.raises(Busy, match="more than 6 requests to tcp!"):
+                await client.call(m.Tstat(0, root), m.Rstat)
+            ends = [client.clunk(fid).future() for fid in fids]
+            assert client._conn.outstanding == 8
+            reads[0].cancel()
+            await asyncio.gather(*ends)
+            await until(lambda: not client._conn._flushing)
+            await client.call(m.Tstat(0, root), m.Rstat)
+            ends = [client.clunk(fid).future() for fid in fids]
+            client.close()
+            assert all(
+                isinstance(error, WorkerLost)
+                for error in await asyncio.gather(*ends, *reads[1:], return_exceptions=True)
+            )
 
     asyncio.run(main())
 
