@@ -166,7 +166,8 @@ class Conversation:
         """The client's side first; it waits until there is somebody to pass it on to."""
         if side is self.client:
             self._relay.conversations.add(self)
-            side.transport.pause_reading()
+            # soon: asyncio of 3.11.2 begins to read after connection_made, paused or not
+            asyncio.get_running_loop().call_soon(side.transport.pause_reading)
             self._connecting = asyncio.create_task(self._connect())
         else:
             self.client.transport.resume_reading()

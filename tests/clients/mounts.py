@@ -136,7 +136,7 @@ class Served(OnThread):
 
         async def mute() -> None:
             for connection in self.host.server.connections:
-                connection._transport.pause_reading()
+                connection.transport.pause_reading()
 
         self.call(mute())
 

@@ -52,7 +52,7 @@ def test_the_tree_is_listed(mount):
 
 def test_a_file_is_what_stat_says(mount):
     assert mount.sh("stat -c '%F %a %U %s' out ctl worker-0000") == (
-        "regular empty file 444 root 0\nregular empty file 644 root 0\ndirectory 555 root 0\n"
+        "regular empty file 400 root 0\nregular empty file 600 root 0\ndirectory 555 root 0\n"
     ).replace("root", subprocess.check_output(["id", "-un"], text=True).strip())
     inodes = mount.sh("stat -c %i * */*").split()
     assert len(set(inodes)) == len(inodes)

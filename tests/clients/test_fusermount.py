@@ -19,13 +19,9 @@ from .mounts import Served, cannot_mount
 AS_NOBODY = """
 import concurrent.futures.thread, os, sys
 from llambo9p_tools import mount
-from llambo9p_tools.which_cluster import parse_address
+from llambo9p_tools.llamboctl import cli
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-match sys.argv[1:]:
-    case "mount", address:
-        mount.mount_in_foreground("/mnt/m", parse_address(address, "the test"), False)
-    case ["unmount"]:
-        print("idle" if mount.unmount("/mnt/m") else "in use")
+cli(sys.argv[1:], standalone_mode=False)
 """
 IN_NAMESPACE = """
 set -e
@@ -36,7 +32,7 @@ mkdir /mnt/m
 chown 65534:65534 /mnt/m
 python=$0 program=$1 address=$2
 
-coproc "$python" -c "$program" mount "$address"
+coproc "$python" -c "$program" mount --foreground --addr "$address" /mnt/m
 bridge=$COPROC_PID
 read -r said <&"${COPROC[0]}"
 echo "$said"
@@ -44,7 +40,7 @@ grep -o '/mnt/m fuse.llambo.*' /proc/mounts
 setpriv --reuid=65534 --regid=65534 --clear-groups bash -c 'echo Hi > /mnt/m/prompt; cat /mnt/m/out'
 echo
 ls /mnt/m 2>&1 || true
-"$python" -c "$program" unmount
+"$python" -c "$program" unmount /mnt/m
 wait "$bridge"
 ls -A /mnt/m
 """
@@ -66,6 +62,5 @@ def test_a_user_mounts_and_unmounts() -> None:
         "/mnt/m fuse.llambo rw,nosuid,nodev,relatime,user_id=65534,group_id=65534 0 0",
         "simulated: Hi",
         "ls: cannot access '/mnt/m': Permission denied",
-        "idle",
     ]
     assert done.returncode == 0

@@ -27,6 +27,7 @@ from typing import Any
 from llambo9p import errors
 from llambo9p.fs.ctl import Command, Commands, CtlFile
 from llambo9p.fs.file import File, OpenFile
+from llambo9p.fs.pending import Pending
 from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.p9.fid import Request
@@ -389,18 +390,29 @@ class Player:
             self.conn.resume()
 
     def _await(self, request: Request) -> None:
-        assert request.awaitable is not None
-        future = asyncio.ensure_future(request.awaitable, loop=self.loop)
+        awaitable = request.awaitable
+        assert awaitable is not None
+        if isinstance(awaitable, Pending):
+            request.cancel = awaitable.cancel
+            awaitable.listen(lambda result, error: self._done(request, result, error))
+            return
+        future = asyncio.ensure_future(awaitable, loop=self.loop)
         request.cancel = future.cancel
-        future.add_done_callback(lambda future: self._done(request, future))
 
-    def _done(self, request: Request, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
-            self.conn.fail(request, asyncio.CancelledError())
-        elif (error := future.exception()) is not None:
+        def done(future: asyncio.Future[Any]) -> None:
+            if future.cancelled():
+                self._done(request, None, asyncio.CancelledError())
+            else:
+                error = future.exception()
+                self._done(request, future.result() if error is None else None, error)
+
+        future.add_done_callback(done)
+
+    def _done(self, request: Request, result: Any, error: BaseException | None) -> None:
+        if error is not None:
             self.conn.fail(request, error)
         else:
-            self.conn.complete(request, future.result())
+            self.conn.complete(request, result)
         self._pump()
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import statistics
@@ -38,6 +39,7 @@ from pathlib import Path
 COUNT = 512
 """bytes of a read, as in load.c"""
 NAME = "file"
+DIOD = shutil.which("diod", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
 DIALECT = {"diod": "9P2000.L", "pyroute2": "9P2000", "direct": "9P2000"}
 """that we and the peer are asked in"""
 
@@ -122,7 +124,7 @@ class Running:
         self.aname = str(directory) if name == "diod" else ""
         if name == "diod":
             command = [
-                *("diod", "--foreground", "--no-auth", "--no-userdb", "--export", str(directory)),
+                *(DIOD, "--foreground", "--no-auth", "--no-userdb", "--export", str(directory)),
                 *("--listen", f"127.0.0.1:{self.port}"),
             ]
         else:
@@ -277,7 +279,7 @@ def main() -> None:
         print(f"operations/s, medians of {args.rounds} rounds in turns")
         print(f"{'':5} depth conns {'':9} {'ours':>9} {'theirs':>9}   ratio {'':13} load's cores")
         for peer in args.peers.split(","):
-            if peer == "diod" and shutil.which("diod") is None:
+            if peer == "diod" and not DIOD:
                 print("no diod here: apt-get install diod")
                 continue
             for op in args.ops.split(","):
