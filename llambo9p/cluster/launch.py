@@ -37,16 +37,18 @@ class LocalHost:
     @classmethod
     async def start(
         cls, directory: Path, type_name: str, node: NodeType, count: int, first: int,
-        limits: Limits, progress: Callable[[int], None],
+        limits: Limits, admins: list[str], progress: Callable[[int], None],
     ) -> tuple[LocalHost, Address]:
         """Start a host with `count` workers and wait until it listens.
 
         It listens on a unix socket in `directory`, which must be ours alone: so it knows
-        us, and believes us as whom we attach.  `progress` is told percents of the model's
-        loading.  Raises Error with the host's own words when it ends before.
+        us, and believes us as whom we attach; `admins` are administrators there, too.
+        `progress` is told percents of the model's loading.  Raises Error with the host's
+        own words when it ends before.
         """
         config = directory / "host.yaml"
-        config.write_text(yaml.safe_dump({"cluster": {"limits": limits.model_dump()}}))
+        sections = {"limits": limits.model_dump(), "security": {"admins": admins}}
+        config.write_text(yaml.safe_dump({"cluster": sections}))
         r = node.resources
         options = {
             "--listen": f"unix!{directory}/{first:04d}",

@@ -160,6 +160,7 @@ class Orchestrator:
                     count,
                     first,
                     self.config.limits,
+                    self.config.security.admins,
                     lambda percent: self._loading.__setitem__(names[0], percent),
                 )
             finally:
