@@ -65,7 +65,9 @@ class Remote:
             raise Failure(f"{address} refuses us: {e}") from None
         except (OSError, EOFError, NinePError) as e:
             self.close()
-            raise Unreachable(f"{address} does not speak 9P2000: {e}") from None
+            # what a server thinks of our certificate, it says after the handshake if at all
+            hint = " (does it accept our certificate?)" if address.net == "tls" else ""
+            raise Unreachable(f"{address} does not speak 9P2000: {e}{hint}") from None
         except BaseException:
             self.close()
             raise

@@ -116,6 +116,7 @@ def _wait_until_it_answers(
     process: subprocess.Popen[bytes], state: Path, log_path: Path
 ) -> Cluster:
     deadline = time.monotonic() + _START_S
+    why = "the orchestrator does not answer"
     while process.poll() is None:
         # the file may still be that of a cluster that crashed
         cluster = read_state(state)
@@ -123,10 +124,10 @@ def _wait_until_it_answers(
             try:
                 Remote(cluster.address).close()
                 return cluster
-            except Unreachable:
-                pass
+            except Unreachable as e:
+                why = e.message
         if time.monotonic() > deadline:
-            raise Failure(f"the orchestrator does not answer; its log is {log_path}")
+            raise Failure(f"{why}; its log is {log_path}")
         time.sleep(_POLL_S)
     raise Failure(last_words(process, log_path, "llambo-orchestrator"))
 
