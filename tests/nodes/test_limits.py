@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import py9p
 import pytest
 
+from llambo9p.conversation.conversation import MESSAGE_BYTES
 from tests.clients.cluster import Namespace, listening
 
 CONFIG = """
@@ -87,7 +88,8 @@ def test_a_prompt_at_the_limit_goes_on_to_a_host_with_the_same_limit(port: int) 
 def test_history(port: int) -> None:
     with Namespace(port) as ns:
         line = b'{"role": "user", "content": "%s"}\n' % (b"x" * 61)
-        with pytest.raises(py9p.RemoteError, match="history: 61 bytes would be more than 60"):
+        size = 61 + MESSAGE_BYTES
+        with pytest.raises(py9p.RemoteError, match=f"history: {size} bytes would be more than 60"):
             ns.write("history", line)
 
 
