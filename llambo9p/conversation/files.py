@@ -136,8 +136,10 @@ class BufferedFile(SyntheticFile):
             raise PermissionDenied
         if mode & c.OTRUNC:
             self.truncate()
+        # megabytes, perhaps, which a writer would hold for nothing
+        text = self._text().encode() if mode & 3 != c.OWRITE else b""
         written = Written(self.name, self._limit, self._conversation.limits.buffer)
-        return OpenText(self._text().encode(), self._conversation, written, self._submit)
+        return OpenText(text, self._conversation, written, self._submit)
 
     def truncate(self) -> None:
         if self._emptied is not None:

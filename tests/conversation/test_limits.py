@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llambo9p.conversation.conversation import MESSAGE_BYTES, Buffer, Limits
+from llambo9p.conversation.conversation import MESSAGE_BYTES, Buffer, Conversation, Limits
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import NoSpace
 from llambo9p.p9 import constants as c
@@ -117,3 +117,14 @@ async def test_messages_without_a_text_are_not_free():
         with pytest.raises(NoSpace, match="history: "):
             await place.files.write("history", turns(*[""] * 1000))
         assert await place.files.read("history") == ""
+
+
+@story
+async def test_who_only_writes_holds_no_copy_of_the_history(monkeypatch: pytest.MonkeyPatch):
+    copies: list[Conversation] = []
+    monkeypatch.setattr(Conversation, "history_text", lambda self: copies.append(self) or "")
+    async with conversing() as place:
+        await place.files.write("history", turns("first"))
+        assert not copies
+        await place.files.read("history")
+        assert copies == [place.conversation]
