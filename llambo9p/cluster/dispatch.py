@@ -24,6 +24,7 @@ from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
 from .members import Members, Worker
+from .remote import Mount
 
 _BYTES_PER_TOKEN = 4
 """rough, and only to compare loads"""
@@ -34,6 +35,8 @@ class Remote:
     """A conversation on a worker.  It ends when its `ctl`, the clone fid, is clunked."""
 
     worker: Worker
+    mount: Mount
+    """as the conversation's user sees the worker"""
     ctl: RemoteOpen
     number: str
     said: tuple[Message, ...] = ()
@@ -44,12 +47,14 @@ class Remote:
 
     def close(self) -> None:
         self.ctl.forget()
-        self.worker.mount.unuse()
+        self.mount.unuse()
+
+    async def open(self, file: str, mode: int) -> RemoteOpen:
+        return await self.mount.client.open(self.mount.fid, self.path(file), mode)
 
     async def put(self, file: str, data: bytes) -> None:
         """Write one of its files whole and submit it by Tclunk."""
-        mount = self.worker.mount
-        opened = await mount.client.open(mount.fid, self.path(file), c.OWRITE | c.OTRUNC)
+        opened = await self.open(file, c.OWRITE | c.OTRUNC)
         try:
             await opened.write(data)
         except BaseException:
@@ -157,7 +162,7 @@ class ClusterEngine:
                 raise WorkerLost("no healthy worker is left")
             worker = self._members.workers[name]
             try:
-                remote = await _clone(worker)
+                remote = await _clone(worker, request.user)
             except (WorkerLost, Busy):
                 tried.append(name)
                 if len(tried) > self._max_retries:
@@ -176,14 +181,13 @@ class ClusterEngine:
             await self._bring_up_to(remote, tuple(before))
             prompt = _kept(last.content)
         await remote.put("prompt", prompt)
-        mount = remote.worker.mount
         answer = bytearray()
-        async with await mount.client.open(mount.fid, remote.path("out"), c.OREAD) as out:
+        async with await remote.open("out", c.OREAD) as out:
             async for data in out.chunks():
                 answer += data
                 passed.bytes(data)
         passed.end()
-        async with await mount.client.open(mount.fid, remote.path("usage"), c.OREAD) as file:
+        async with await remote.open("usage", c.OREAD) as file:
             usage = texts.parse_usage((await file.read_all()).decode())
         if usage.finish_reason == "cancelled":  # not by us: this task would have ended
             raise WorkerLost(f"{WorkerLost.ename}: {remote.worker.name} stopped answering")
@@ -206,14 +210,18 @@ class ClusterEngine:
         remote.said = before
 
 
-async def _clone(worker: Worker) -> Remote:
-    """A new conversation on the worker."""
-    mount = worker.mount
+async def _clone(worker: Worker, user: str) -> Remote:
+    """A new conversation of the user's on the worker; of the owner's on a host that does
+    not know users."""
+    mount = worker.mounts.get(user, worker.mount)
+    if mount.refusal is not None:
+        mount = worker.mount
+    await mount.attach()
     mount.use()
     ctl: RemoteOpen | None = None
     try:
         ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
-        return Remote(worker, ctl, (await ctl.read(0)).decode().strip())
+        return Remote(worker, mount, ctl, (await ctl.read(0)).decode().strip())
     except BaseException:
         if ctl is not None:
             ctl.forget()

@@ -46,8 +46,8 @@ class Worker:
     host: Host
     mount: Mount
     """as the owner sees it"""
-    mounts: list[Mount] = field(default_factory=list)
-    """that one, and those of other users"""
+    mounts: dict[str, Mount] = field(default_factory=dict)
+    """that one, and those of other users, by name"""
     state: str = "idle"
     """as its host said last; `lost` when the host is"""
     active: int = 0
@@ -136,7 +136,7 @@ class Members:
                 )
             mount = Mount(self._tree, worker.name, client, user, aname, refusal)
         mount.parent = root
-        worker.mounts.append(mount)
+        worker.mounts[user] = mount
         root.add(mount)
         nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
 
@@ -284,7 +284,7 @@ class Members:
             nodes.discard(worker.name)
         self.workers.pop(worker.name, None)
         worker.host.workers.pop(worker.name, None)
-        for mount in worker.mounts:
+        for mount in worker.mounts.values():
             mount.unmount()
 
     async def remove_host(self, host: Host) -> None:

@@ -97,7 +97,11 @@ class Orchestrator:
     def _make_root(self, user: User) -> Directory:
         """A conversation of the user's own, and around it what all users share."""
         root = Directory(self._tree.owned_by(user.name), "/")
-        conversation = self._converse()
+
+        def converse() -> Conversation:
+            return Conversation(self._engine, limits=self._limits, user=user.name)
+
+        conversation = converse()
         self._conversations.append(conversation)
         commands = Commands(
             [
@@ -107,13 +111,10 @@ class Orchestrator:
             conversation.noting,
         )
         add_conversation_files(root, conversation, commands, self.status_text)
-        root.add(CloneFile(root, self._converse))
+        root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
         self._members.show_to(user.name, root, nodes)
         return root
-
-    def _converse(self) -> Conversation:
-        return Conversation(self._engine, limits=self._limits)
 
     async def close(self) -> None:
         """Stop the hosts that were started here and leave the others."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ..errors import Error, NotFound
+from ..errors import Error, NotFound, WorkerLost
 from ..fs.file import OpenFile
 from ..fs.pending import Pending
 from ..fs.tree import Directory, FidCount, SyntheticFile, Tree, joined
@@ -78,11 +78,15 @@ class Mount(SyntheticFile):
         self.qids = QidMap(tree)
         self._uname = uname
         self._aname = aname
-        self._refusal = refusal
+        self.refusal = refusal
         self._fid: int | None = None
         self._unmounted = False
         self._uses = FidCount(self._unused)
         self._uses.retain()
+
+    @property
+    def attached(self) -> bool:
+        return self._fid is not None
 
     @property
     def fid(self) -> int:
@@ -92,10 +96,15 @@ class Mount(SyntheticFile):
 
     async def attach(self) -> None:
         """Make `fid`, if there is none.  Raises Error."""
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
+        if self.attached:
+            return
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
         fid, reply = await self.client.attach(self._uname, self._aname)
-        if self._fid is not None or self._unmounted:  # somebody was faster
+        if self._unmounted:
+            self.client.forget(fid)
+            raise WorkerLost(f"{WorkerLost.ename}: {self.name} was unmounted")
+        if self.attached:  # somebody was faster
             self.client.forget(fid)
         else:
             self._fid = fid
@@ -114,9 +123,7 @@ class Mount(SyntheticFile):
 
     async def _attach_and_walk(self, names: Sequence[str]) -> Walk:
         await self.attach()
-        if self._fid is None:
-            raise NotFound
-        return await RemoteFile(self, self._fid, self.qid, 0).walk(names)
+        return await RemoteFile(self, self.fid, self.qid, 0).walk(names)
 
     def use(self) -> None:
         """`fid` is walked from until `unuse`."""

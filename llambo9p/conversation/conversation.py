@@ -121,8 +121,10 @@ class Conversation:
         settings: Settings | None = None,
         limits: Limits | None = None,
         admit: Callable[[], None] = lambda: None,
+        user: str = "",
     ) -> None:
-        """`admit` raises why no new prompt is taken now; those that wait are not asked."""
+        """`admit` raises why no new prompt is taken now; those that wait are not asked.
+        `user` is whose conversation it is."""
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.system = ""
@@ -136,6 +138,7 @@ class Conversation:
         self.closed = False
         self._engine = engine
         self._admit = admit
+        self._user = user
         self._history_bytes = 0
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
@@ -233,6 +236,7 @@ class Conversation:
             self.settings.params,
             conversation=self if history else None,
             overflow=self.settings.overflow,
+            user=self._user,
         )
         self._engine.submit(turn.request, turn)
 

@@ -79,6 +79,8 @@ class Request:
     overflow: Literal["trim", "error"] = "trim"
     """trim: a prompt that does not fit loses its oldest turns, whole turns at a time
     (never the system prompt, never the last user turn); error: it fails"""
+    user: str = ""
+    """whose it is: no user finds in the KV cache what another has asked"""
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

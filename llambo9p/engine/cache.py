@@ -7,8 +7,10 @@ a prompt finds as much of itself as there is, and keeps the busy ones dense.
 Rules it keeps:
 - A conversation finds its own sequence again, if no other request is on it.
 - Otherwise the lowest sequence kept for nobody, otherwise the least recently used.
-- A prefix that any other sequence holds is copied, busy or not, when that saves at
-  least `MIN_SHARE` tokens: a copy costs about one token's prefill, measured.
+- A prefix that another sequence of the same user holds is copied, busy or not, when that
+  saves at least `MIN_SHARE` tokens: a copy costs about one token's prefill, measured.
+- What one user asked is of no use to another, who could guess it word by word from the
+  time that it saves.
 - Busy sequences have the seq_ids 0 to n-1: llama.cpp's separate streams batch only
   consecutive ascending ones, each gap costs one pass over the weights a step.  So
   `compact` moves them; a move is one copy and pays after one step, measured.
@@ -44,7 +46,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class CachedSequence:
     """One KV sequence.  `seq_id` changes when `compact` moves its cells."""
 
-    __slots__ = ("seq_id", "tokens", "owner", "busy", "used")
+    __slots__ = ("busy", "owner", "seq_id", "tokens", "used", "user")
 
     def __init__(self, seq_id: int) -> None:
         self.seq_id = seq_id
@@ -52,6 +54,8 @@ class CachedSequence:
         """the token in each cell, by position"""
         self.owner: Hashable = None
         """the conversation it is kept for"""
+        self.user = ""
+        """who asked what it holds"""
         self.busy = False
         self.used = 0
 
@@ -67,8 +71,8 @@ class Cache:
         self.sequences = [CachedSequence(i) for i in range(n_seq)]
         self._clock = 0
 
-    def acquire(self, conversation: Hashable) -> CachedSequence:
-        """A sequence for a request of `conversation`, now busy.
+    def acquire(self, conversation: Hashable, user: str = "") -> CachedSequence:
+        """A sequence for a request of the user's `conversation`, now busy.
 
         Call `seed` before its first rows.  There must be one that is not busy.
         """
@@ -77,6 +81,9 @@ class Cache:
         if conversation is not None:
             self.forget(conversation)
         chosen.owner = conversation
+        if chosen.user != user:
+            chosen.user = user
+            chosen.tokens = []
         chosen.busy = True
         return chosen
 
@@ -88,7 +95,11 @@ class Cache:
         """
         usable = prompt[:-1]
         kept = common_prefix(sequence.tokens, usable)
-        others = [s for s in self.sequences if s is not sequence and len(s.tokens) > kept]
+        others = [
+            s
+            for s in self.sequences
+            if s is not sequence and s.user == sequence.user and len(s.tokens) > kept
+        ]
         shared, source = max(
             ((common_prefix(s.tokens, usable), s) for s in others),
             key=lambda pair: pair[0],

@@ -234,7 +234,7 @@ class Scheduler:
         except errors.Error as error:
             self._events.append(Failed(request, error))
             return []
-        sequence = self._cache.acquire(request.conversation)
+        sequence = self._cache.acquire(request.conversation, request.user)
         slot = Slot(queued, prompt, sampler, sequence, now)
         ops = self._seed(slot)
         slot.ahead = self._find_ahead(slot)
@@ -255,6 +255,8 @@ class Scheduler:
     def _must_wait(self, slot: Slot, other: Slot) -> bool:
         """Whether cells that `other` has yet to prefill would save `slot` its own."""
         if other not in self._active or other.next_token is not None:
+            return False
+        if other.sequence.user != slot.sequence.user:
             return False
         shared = _shared(slot, other)
         held = len(slot.sequence.tokens)

@@ -55,7 +55,12 @@ class Worker:
         )
 
     def _fill(self, directory: Directory, user: User) -> None:
-        conversation = self.conversations[user.name] = self._converse()
+        def converse() -> Conversation:
+            return Conversation(
+                self, limits=self._limits, admit=self._admit, user=user.name
+            )
+
+        conversation = self.conversations[user.name] = converse()
         commands = Commands(
             [
                 *ctl_commands(conversation),
@@ -71,10 +76,7 @@ class Worker:
             return f"worker {self.name}\ndraining {draining}\n{self._info()}"
 
         add_conversation_files(directory, conversation, commands, status)
-        directory.add(CloneFile(directory, self._converse))
-
-    def _converse(self) -> Conversation:
-        return Conversation(self, limits=self._limits, admit=self._admit)
+        directory.add(CloneFile(directory, converse))
 
     def drain(self) -> None:
         """Take no new prompts; those that were taken, queued ones too, go on."""

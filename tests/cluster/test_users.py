@@ -38,13 +38,15 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def shared(directory: Path, host_at: Address | None = None) -> AsyncIterator[Place]:
+async def shared(
+    directory: Path, host_at: Address | None = None, count: int = 2
+) -> AsyncIterator[Place]:
     """Two users and an owner of an orchestrator with two workers."""
     at = host_at or parse(f"unix!{directory}/host")
     orchestrator = Orchestrator(Cluster(), lambda: None)
     server = Server(orchestrator.attach, security=Security(admins=["bob"]))
     async with contextlib.AsyncExitStack() as stack:
-        host = await stack.enter_async_context(simulated_host(2, at=at))
+        host = await stack.enter_async_context(simulated_host(count, at=at))
         stack.push_async_callback(server.close)
         stack.push_async_callback(orchestrator.close)
         address = await server.listen(parse(f"unix!{directory}/orchestrator"))
@@ -92,6 +94,34 @@ async def test_22_a_cloned_conversation_is_found_by_nobody_else(tmp_path: Path, 
         assert (await his.read_all()).decode().strip() == number
         assert await place.bob.read(f"{where}/{number}/history") == ""
         assert await place.alice.read(f"{where}/{number}/out") == "simulated: a secret"
+
+
+@story
+async def test_what_a_user_asks_at_the_root_is_his_own_on_the_worker_too(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        await place.alice.ask("a secret")
+        used = [w for w in ("worker-0000", "worker-0001") if "0" in await place.alice.ls(w)]
+        assert len(used) == 1
+        assert "a secret" in await place.alice.read(f"{used[0]}/0/history")
+        for other in (place.me, place.bob):
+            assert "0" not in await other.ls(used[0])
+
+
+@pytest.mark.parametrize("where", ["", "worker-0000"], ids=["root", "worker"])
+@story
+async def test_nobody_finds_in_the_cache_what_another_has_asked(tmp_path: Path, where: str) -> None:
+    long = "the price is 1,234,567 and nobody must know it, whoever asks for it"
+
+    async def cached(files: Files, prompt: str) -> int:
+        await files.write(f"{where}/ctl", "reset")
+        await files.ask(prompt, where)
+        return int((await files.attrs(f"{where}/usage"))["cached_tokens"])
+
+    async with shared(tmp_path, count=1) as place:
+        assert await cached(place.alice, long) == 0
+        assert await cached(place.bob, long) == 0
+        assert await cached(place.me, long) == 0
+        assert await cached(place.alice, long) > 16
 
 
 @story

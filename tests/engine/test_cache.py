@@ -142,3 +142,21 @@ def test_busy_sequences_are_dense_and_the_book_tells_the_truth(n_seq, data):
         assert sorted(s.seq_id for s in cache.sequences) == list(range(n_seq))
         for s in cache.sequences:
             assert cells[s.seq_id][: len(s.tokens)] == s.tokens
+
+
+def test_what_one_user_asked_is_of_no_use_to_another():
+    cache = Cache(3)
+    prompt = list(range(40))
+    hers = cache.acquire("a", "alice")
+    cache.seed(hers, prompt)
+    hers.tokens = list(prompt)
+    his = cache.acquire("b", "bob")
+    assert cache.seed(his, prompt) == [Remove(his.seq_id, 0)], "nothing of a busy sequence"
+    cache.release(hers)
+    cache.forget("a")
+    again = cache.acquire("c", "bob")
+    assert again is hers
+    assert cache.seed(again, prompt) == [Remove(hers.seq_id, 0)], "nor of one that he is given"
+    his.tokens = list(prompt)
+    more = cache.acquire("d", "bob")
+    assert cache.seed(more, prompt)[0] == Copy(his.seq_id, more.seq_id), "but of his own"
