@@ -104,11 +104,11 @@ class Mount(SyntheticFile):
         if self._unmounted:
             self.client.forget(fid)
             raise WorkerLost(f"{WorkerLost.ename}: {self.name} was unmounted")
-        if self.attached:  # somebody was faster
-            self.client.forget(fid)
-        else:
+        if self._fid is None:
             self._fid = fid
             self.qids.fix(reply.qid.path, self.qid.path)
+        else:
+            self.client.forget(fid)  # somebody was faster
 
     def local(self, stat: Dir) -> Dir:
         """A stat of the other server's with our qid, and the numbers that its owner's
