@@ -29,6 +29,7 @@ class Fid:
         "handle",
         "mode",
         "node",
+        "pending",
         "root",
         "waiting",
     )
@@ -43,6 +44,8 @@ class Fid:
         """names below that root, so that `..` cannot leave it"""
         self.handle: Handle | None = None
         self.mode = 0
+        self.pending = 0
+        """requests on it that are awaited"""
         self.busy: Request | None = None
         """the walk, attach, open, create or directory read that is awaited"""
         self.waiting: deque[Request] | None = None

@@ -275,8 +275,10 @@ class ServerConn:
         request.undo = undo
         request.abandon = abandon
         request.cancellable = cancellable
-        if busy and fid is not None:
-            fid.busy = request
+        if fid is not None:
+            fid.pending += 1
+            if busy:
+                fid.busy = request
         self._started.append(request)
 
     def answer(
@@ -313,8 +315,11 @@ class ServerConn:
             del self.requests[flush.msg.tag]
             self._send(m.Rflush(flush.msg.tag))
             request.flushes += flush.flushes  # it was flushed itself; this loop goes on
-        if request.fid is not None and request.fid.busy is request:
-            self._settle(request.fid)
+        fid = request.fid
+        if fid is not None and request.awaitable is not None:
+            fid.pending -= 1
+            if fid.busy is request:
+                self._settle(fid)
 
     def _cancel(self, request: Request) -> None:
         """Make the wait end soon; one that nobody awaits yet ends now."""
@@ -551,6 +556,8 @@ class ServerConn:
     def _end_fid(self, fid: Fid) -> None:
         """Free the fid and interrupt what is pending on it."""
         del self.fids[fid.fid]
+        if not fid.pending:
+            return
         for request in [r for r in self.requests.values() if r.fid is fid]:
             if request.awaitable is not None and request.cancellable:
                 self._cancel(request)
