@@ -49,6 +49,7 @@ def main(
             for words in listen or config.network.listen
         ]
         state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
+        state_file = state_file.absolute()
         tls = None
         if config.security.cert is not None and config.security.ca is not None:
             tls = client_tls(config.security.cert, config.security.ca)
@@ -72,6 +73,7 @@ def main(
             state.write(state_file, str(local))
             for address in addresses:
                 print(f"listening {address}", flush=True)
+            os.chdir("/")  # or we and our hosts would keep a file system busy
             await stop.wait()
         finally:
             state.remove(state_file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import resource
 import signal
@@ -66,7 +67,9 @@ def listen_address(words: str, security: config.Security, insecure: bool) -> Add
     `security.loopback: off`, for machines that others use.
     """
     address = addresses.parse(words)
-    if address.net != "tcp":
+    if address.net == "unix":
+        return Address("unix", path=os.path.abspath(address.path))
+    if address.net == "tls":
         return address
     if not address.is_loopback:
         if not insecure:

@@ -107,7 +107,8 @@ def spawn(count: int | None, type_name: str | None) -> None:
         new = [e.name for e in remote.entries("nodes") if e.name not in before]
     if sys.stderr.isatty() and new:
         names = new[0] if len(new) == 1 else f"{new[0]} to {new[-1]}"
-        click.echo(f"{len(new)} workers answer: {names}", err=True)
+        answer = "worker answers" if len(new) == 1 else "workers answer"
+        click.echo(f"{len(new)} {answer}: {names}", err=True)
 
 
 class _Loading:
@@ -258,6 +259,8 @@ def cat(paths: tuple[str, ...]) -> None:
     with _connect() as remote:
         for path in paths:
             with remote.open(path) as f:
+                if f.is_directory:
+                    raise Failure(f"{path}: is a directory; `llamboctl ls {path}` lists it")
                 _print_stream(f.chunks())
 
 

@@ -79,6 +79,8 @@ def _mount_in_background(directory: str, address: Address, allow_other: bool) ->
     """Start a process that serves the mount, and wait until it does.  Raises Failure, with
     that process's own words when it ends before."""
     where = mounting.mount_point(directory)
+    with _failing():
+        mounting.prepare(where)  # a mount that is there keeps its log
     log_path = Path(f"{state_path()}.mount{str(where).replace('/', '-')}.log")
     command = [sys.executable, "-m", "llambo9p_tools.llamboctl", "mount", str(where)]
     command += ["--foreground", "--addr", str(address)]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from py9p.client import Client, RemoteError
-from py9p.constants import DMDIR, IOHDRSZ, OREAD, OWRITE, VERSION9P
+from py9p.constants import DMDIR, IOHDRSZ, OREAD, OWRITE, QTDIR, VERSION9P
 from py9p.messages import Dir, NinePError, Rattach, Tattach
 from py9p.native import decode_dir
 
@@ -87,11 +87,11 @@ class Remote:
         fid = self._walk(path)
         with self._blame(path):
             try:
-                _, iounit = self._client.open(fid, int(mode))
+                qid, iounit = self._client.open(fid, int(mode))
             except RemoteError:
                 self._clunk(fid)
                 raise
-        return RemoteFile(self, fid, path, iounit)
+        return RemoteFile(self, fid, path, iounit, bool(int(qid.type) & QTDIR))
 
     def stat(self, path: str) -> Dir:
         fid = self._walk(path)
@@ -171,7 +171,10 @@ class RemoteFile:
     """An open fid.  As a context it is clunked at the end, and the clunk's error
     counts; after an error or an interrupt only the connection's end clunks it."""
 
-    def __init__(self, remote: Remote, fid: int, path: str, iounit: int) -> None:
+    def __init__(
+        self, remote: Remote, fid: int, path: str, iounit: int, is_directory: bool
+    ) -> None:
+        self.is_directory = is_directory
         self._remote = remote
         self._fid = fid
         self._path = path

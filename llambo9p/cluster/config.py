@@ -199,14 +199,26 @@ def load(path: Path) -> Cluster:
         raise InvalidArgument(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError as e:
         raise InvalidArgument(f"{path}: not UTF-8 at byte {e.start}") from None
-    cluster = parse(text, str(path))
-    security = cluster.security
-    beside = {  # the file says where its certificates are from where it is itself
-        name: path.parent / getattr(security, name)
+    return _beside(path.absolute().parent, parse(text, str(path)))
+
+
+def _beside(directory: Path, cluster: Cluster) -> Cluster:
+    """The configuration with the files that it names absolute: a relative path starts
+    from the directory of the configuration."""
+    files = {
+        name: directory / getattr(cluster.security, name)
         for name in ("cert", "ca")
-        if getattr(security, name) is not None
+        if getattr(cluster.security, name) is not None
     }
-    return cluster.model_copy(update={"security": security.model_copy(update=beside)})
+    nodes = {}
+    for name, node in cluster.nodes.items():
+        model = node.resources.model
+        if model not in ("default", "simulated"):
+            model = str(directory / model)
+        resources = node.resources.model_copy(update={"model": model})
+        nodes[name] = node.model_copy(update={"resources": resources})
+    security = cluster.security.model_copy(update=files)
+    return cluster.model_copy(update={"security": security, "nodes": nodes})
 
 
 def parse(text: str, name: str) -> Cluster:

@@ -253,7 +253,8 @@ class DataFile(SyntheticFile):
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if mode & 3 != c.ORDWR:
-            raise InvalidArgument("data must be opened for reading and writing (ORDWR)")
+            with self._conversation.noting():
+                raise InvalidArgument("data must be opened for reading and writing (ORDWR)")
         return OpenData(self._conversation)
 
 
