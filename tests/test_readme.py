@@ -28,6 +28,7 @@ PORTS = ("5640", "5641", "5642", "9000")
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
+    "llambo9p_tools.bench.fuzz": "--minutes 0.1",
     "llambo9p_tools.bench.p9ops": "--rounds 1 --seconds 0.05 --ops read --depths 1 --connections 1",
 }
 """what is appended to a bench's command: here only that it runs is of interest"""

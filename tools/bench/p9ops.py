@@ -6,14 +6,20 @@ with its own defaults over a directory of tmpfs, pyroute2's Plan9ServerSocket on
 as it comes.  The load is `load.c`, compiled here: one thread that unpacks nothing.  It
 says how much of a core it used; below 1 it was not the bottleneck.
 
+At depth 1 an idle machine mostly measures how long a sleeping core takes to wake up, on
+either side of every message.  `--one-core` puts load and servers on one core, which then
+never sleeps: what is left is what they do.
+
 The servers take turns in each round; printed are medians over the rounds, and the
 median, least and largest of the rounds' ratios.
 
     python -m llambo9p_tools.bench.p9ops [--rounds 7] [--seconds 0.5]
-        [--ops read,stat,walk] [--peers diod,pyroute2,direct] [--depths 1,8,32] [--connections 1,8]
+        [--ops read,stat,walk] [--depths 1,8,32] [--connections 1,8]
+        [--peers diod,pyroute2,direct,echo] [--one-core]
 
-The peer `direct` is the server that the orchestrator has mounted: there `ours` goes
-through the orchestrator, and a ratio is what its pass-through leaves.
+The peer `echo` is what no Python server can beat at depth 1: recv, a reply made beforehand,
+send, and nothing else.  The peer `direct` is the server that the orchestrator has mounted:
+there `ours` goes through the orchestrator, and a ratio is what its pass-through leaves.
 
 `--idle 5000` measures instead what an idle connection costs our server in memory, and
 how an active one does beside them.  `--serve ours` serves and nothing more, for a
@@ -40,7 +46,7 @@ COUNT = 512
 """bytes of a read, as in load.c"""
 NAME = "file"
 DIOD = shutil.which("diod", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
-DIALECT = {"diod": "9P2000.L", "pyroute2": "9P2000", "direct": "9P2000"}
+DIALECT = {"diod": "9P2000.L", "pyroute2": "9P2000", "direct": "9P2000", "echo": "9P2000"}
 """that we and the peer are asked in"""
 
 
@@ -74,6 +80,33 @@ def serve_pyroute2(port: int) -> None:
         await (await server.async_run())
 
     asyncio.run(main())
+
+
+def serve_echo(port: int) -> None:
+    """Answers one message after the other, by its type."""
+    from llambo9p.p9 import messages as m
+    from llambo9p.p9.wire import Dir, Qid
+
+    qid = Qid(0, 0, 1)
+    stat = Dir(NAME, qid, 0o444, uid="bench", gid="bench", muid="bench")
+    replies: list[m.Message] = [
+        m.Rversion(0, 8192, "9P2000"),
+        m.Rattach(0, qid),
+        m.Rwalk(0, (qid,)),
+        m.Ropen(0, qid, 0),
+        m.Rread(0, b"x" * COUNT),
+        m.Rstat(0, stat),
+        m.Rclunk(0),
+    ]
+    packed = {reply.number - 1: reply.pack() for reply in replies}
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            client, _ = listener.accept()
+            with client:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while frame := client.recv(8192):
+                    reply = packed[frame[4]]
+                    client.sendall(reply[:5] + frame[5:7] + reply[7:])
 
 
 def serve_mounted(port: int) -> None:
@@ -111,6 +144,7 @@ SERVE = {
     "direct": serve_ours,
     "pyroute2": serve_pyroute2,
     "mounted": serve_mounted,
+    "echo": serve_echo,
 }
 
 
@@ -264,6 +298,7 @@ def main() -> None:
     parser.add_argument("--peers", default="diod,pyroute2,direct")
     parser.add_argument("--depths", type=numbers, default=[1, 8, 32])
     parser.add_argument("--connections", type=numbers, default=[1, 8])
+    parser.add_argument("--one-core", action="store_true")
     parser.add_argument("--idle", type=int, metavar="N")
     parser.add_argument("--serve", choices=SERVE)
     parser.add_argument("--port", type=int, default=5640)
@@ -273,6 +308,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         load = Load(Path(directory))
+        if args.one_core:
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # our children inherit it
         if args.idle:
             measure_idle(load, args.idle, args.rounds, args.seconds)
             return
@@ -283,8 +320,8 @@ def main() -> None:
                 print("no diod here: apt-get install diod")
                 continue
             for op in args.ops.split(","):
-                for connections in args.connections:
-                    for depth in args.depths:
+                for connections in [1] if peer == "echo" else args.connections:
+                    for depth in [1] if peer == "echo" else args.depths:
                         rounds, seconds = args.rounds, args.seconds
                         compare(load, peer, op, depth, connections, rounds, seconds)
 
