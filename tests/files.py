@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ParamSpec
 
 from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client, RemoteOpen
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
-from llambo9p.p9.wire import Dir, Qid, unpack_dirs
+from llambo9p.p9.wire import Dir, dont_touch, unpack_dirs
 
 P = ParamSpec("P")
 
@@ -107,16 +108,7 @@ class Files:
         await self.client.clunk(fid)
 
 
-LENGTH_0 = Dir(
-    "",
-    Qid(c.DONT_TOUCH_8, c.DONT_TOUCH_32, c.DONT_TOUCH_64),
-    mode=c.DONT_TOUCH_32,
-    type=c.DONT_TOUCH_16,
-    dev=c.DONT_TOUCH_32,
-    atime=c.DONT_TOUCH_32,
-    mtime=c.DONT_TOUCH_32,
-    length=0,
-)
+LENGTH_0 = replace(dont_touch(), length=0)
 
 
 def reading(file: RemoteOpen, offset: int = 0, count: int = 8192) -> asyncio.Future[m.Rread]:

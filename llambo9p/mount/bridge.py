@@ -30,7 +30,7 @@ from typing import Any
 from ..errors import Error, NotFound, NotPermitted
 from ..net.client import RemoteOpen, ignore
 from ..p9 import constants as c
-from ..p9.wire import Dir, Qid
+from ..p9.wire import Dir, Qid, dont_touch
 from . import fuse
 from .attachment import Attachment
 from .fuse import Opcode
@@ -177,16 +177,7 @@ class Bridge:
         if request.valid & (fuse.FATTR_UID | fuse.FATTR_GID):
             raise NotPermitted
         node = self._nodes[request.nodeid]
-        wanted = Dir(
-            "",
-            Qid(c.DONT_TOUCH_8, c.DONT_TOUCH_32, c.DONT_TOUCH_64),
-            mode=c.DONT_TOUCH_32,
-            type=c.DONT_TOUCH_16,
-            dev=c.DONT_TOUCH_32,
-            atime=c.DONT_TOUCH_32,
-            mtime=c.DONT_TOUCH_32,
-            length=c.DONT_TOUCH_64,
-        )
+        wanted = dont_touch()
         if request.valid & fuse.FATTR_MODE:
             wanted.mode = request.mode & 0o777 | (c.DMDIR if node.qid.type & c.QTDIR else 0)
         if request.valid & fuse.FATTR_SIZE:

@@ -21,7 +21,7 @@ from . import dialects as d
 from .fid import Fid, check_name, packed, whole
 from .messages import Message
 from .node import Handle, Node, Walk
-from .wire import Dir, Qid
+from .wire import Dir, dont_touch
 
 if TYPE_CHECKING:
     from .server import ServerConn
@@ -102,16 +102,11 @@ def _setattr(conn: ServerConn, msg: d.Tsetattr, fid: Fid) -> Message | None:
     assert fid.node is not None
     if msg.valid & (SETATTR_UID | SETATTR_GID):
         raise errors.NotPermitted
-    wanted = Dir(
-        "",
-        Qid(c.DONT_TOUCH_8, c.DONT_TOUCH_32, c.DONT_TOUCH_64),
-        mode=msg.mode & 0o777 if msg.valid & SETATTR_MODE else c.DONT_TOUCH_32,
-        type=c.DONT_TOUCH_16,
-        dev=c.DONT_TOUCH_32,
-        atime=c.DONT_TOUCH_32,
-        mtime=c.DONT_TOUCH_32,
-        length=msg.size if msg.valid & SETATTR_SIZE else c.DONT_TOUCH_64,
-    )
+    wanted = dont_touch()
+    if msg.valid & SETATTR_MODE:
+        wanted.mode = msg.mode & 0o777
+    if msg.valid & SETATTR_SIZE:
+        wanted.length = msg.size
     return conn.answer(msg, fid, fid.node.wstat(wanted), lambda _: d.Rsetattr(msg.tag))
 
 

@@ -68,6 +68,20 @@ class Dir:
     n_muid: int = c.NONUNAME
 
 
+def dont_touch() -> Dir:
+    """The stat that a Twstat changes nothing with (stat(5))."""
+    return Dir(
+        "",
+        Qid(c.DONT_TOUCH_8, c.DONT_TOUCH_32, c.DONT_TOUCH_64),
+        mode=c.DONT_TOUCH_32,
+        type=c.DONT_TOUCH_16,
+        dev=c.DONT_TOUCH_32,
+        atime=c.DONT_TOUCH_32,
+        mtime=c.DONT_TOUCH_32,
+        length=c.DONT_TOUCH_64,
+    )
+
+
 class _Short(Exception):
     """A field reaches beyond its frame, or a string is malformed."""
 

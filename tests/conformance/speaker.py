@@ -23,11 +23,10 @@ from llambo9p.p9 import dialects as d
 from llambo9p.p9 import dotl
 from llambo9p.p9 import messages as m
 from llambo9p.p9.framing import Framer
-from llambo9p.p9.wire import Qid
-from tests.files import LENGTH_0
+from llambo9p.p9.wire import Qid, dont_touch
 
 MSIZE = 8192
-DONT_TOUCH = replace(LENGTH_0, length=c.DONT_TOUCH_64)
+DONT_TOUCH = dont_touch()
 _LINUX_ENTRY = struct.Struct("<BIQQBH")
 """of Rreaddir: qid[13] offset[8] type[1] name[s]"""
 
