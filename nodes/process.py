@@ -117,6 +117,7 @@ def conversation_limits(section: config.Limits) -> conversation.Limits:
         prompt_bytes=section.prompt,
         history_bytes=section.history,
         buffer=conversation.Buffer(section.buffered),
+        clones=conversation.Clones(section.conversations),
     )
 
 

@@ -49,9 +49,13 @@ class CloneFile(SyntheticFile):
         if not self.allows(mode):
             raise PermissionDenied
         conversation = self._make()
+        clones = conversation.limits.clones
+        clones.take(conversation.user)
         number = str(next(self._numbers))
 
         def close() -> None:
+            if not conversation.closed:
+                clones.give_back(conversation.user)
             self._directory.discard(number)
             conversation.close()
 

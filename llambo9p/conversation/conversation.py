@@ -12,7 +12,7 @@ them holds up the engine.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -46,6 +46,27 @@ class Buffer:
         self._used -= count
 
 
+class Clones:
+    """How many cloned conversations each user has in a process."""
+
+    __slots__ = ("_of", "limit")
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self.limit = limit
+        self._of: Counter[str] = Counter()
+
+    def take(self, user: str) -> None:
+        """Raises Busy, and takes nothing, when the user has as many as he may."""
+        if self._of[user] >= self.limit:
+            raise Busy(f"{Busy.ename}: {user or 'one user'} has {self.limit} conversations")
+        self._of[user] += 1
+
+    def give_back(self, user: str) -> None:
+        self._of[user] -= 1
+        if not self._of[user]:
+            del self._of[user]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one conversation may hold."""
@@ -59,6 +80,8 @@ class Limits:
     with `overflow error` the next prompt is refused"""
     buffer: Buffer = field(default_factory=Buffer)
     """for what is written and not yet asked, shared with other conversations"""
+    clones: Clones = field(default_factory=Clones)
+    """shared with other conversations"""
 
 
 class Turn:
@@ -138,7 +161,7 @@ class Conversation:
         self.closed = False
         self._engine = engine
         self._admit = admit
-        self._user = user
+        self.user = user
         self._history_bytes = 0
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
@@ -236,7 +259,7 @@ class Conversation:
             self.settings.params,
             conversation=self if history else None,
             overflow=self.settings.overflow,
-            user=self._user,
+            user=self.user,
         )
         self._engine.submit(turn.request, turn)
 

@@ -22,6 +22,7 @@ cluster:
     prompt: 100B
     buffered: 150B
     history: 60B
+    conversations: 2
     version_timeout: 300
 """
 
@@ -91,6 +92,19 @@ def test_history(port: int) -> None:
         size = 61 + MESSAGE_BYTES
         with pytest.raises(py9p.RemoteError, match=f"history: {size} bytes would be more than 60"):
             ns.write("history", line)
+
+
+@pytest.mark.parametrize("where", ["", "worker-0000/"], ids=["orchestrator", "host"])
+def test_cloned_conversations_of_a_user(port: int, where: str) -> None:
+    with Namespace(port) as ns:
+        held = [ns.open(f"{where}clone", int(py9p.ORDWR)) for _ in range(2)]
+        with pytest.raises(py9p.RemoteError, match="has 2 conversations"):
+            ns.open(f"{where}clone", int(py9p.ORDWR))
+        ns.client.write(held[0], b"close")
+        ns.client.clunk(held[1])
+        ns.client.clunk(held[0])
+        for _ in range(2):
+            ns.open(f"{where}clone", int(py9p.ORDWR))
 
 
 def test_the_time_to_a_version(port: int) -> None:
