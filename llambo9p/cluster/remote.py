@@ -284,6 +284,9 @@ class RemoteFile:
 
     # -- open ---------------------------------------------------------------------
 
+    def relay(self, frame: bytes) -> Pending[bytes] | None:
+        return self._mount.client.relay(frame, self._fid)
+
     def read(self, offset: int, count: int) -> Pending[bytes]:
         return self._mount.client.ask(m.Tread(0, self._fid, offset, count), m.Rread, _data)
 
@@ -315,6 +318,10 @@ class OpenRemote(OpenFile):
         self._file = file
         self._iounit = iounit
         self._writable = writable
+
+    def relay(self, frame: bytes, count: int) -> Pending[bytes] | None:
+        """See `p9.relay`."""
+        return self._file.relay(frame) if count <= self._iounit else None
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         return self._file.read(offset, min(count, self._iounit))

@@ -126,6 +126,17 @@ class Client(asyncio.Protocol):
         self._schedule_write()
         return pending
 
+    def relay(self, frame: bytes, fid: int) -> Pending[bytes] | None:
+        """Send the frame of a Tread or Twrite for `fid`; the frame of its reply.  None when
+        it cannot be sent: `ask` says why."""
+        if self.lost.done() or self._conn.outstanding >= ASKED:
+            return None
+        tag = self._conn.relay(frame, fid)
+        pending: Pending[bytes] = Pending(lambda: self._cancel(tag, pending))
+        self._waiting[tag] = pending
+        self._schedule_write()
+        return pending
+
     def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
         """The reply as a Future."""
         pending: Pending[_R] = self.ask(msg, reply)

@@ -31,6 +31,8 @@ class ClientConn:
         """tag of a Tflush -> the tag it flushes"""
         self._flushed: set[int] = set()
         """the tags that are being flushed"""
+        self._relayed: set[int] = set()
+        """the tags of what was sent by `relay`"""
 
     @property
     def outstanding(self) -> int:
@@ -40,18 +42,28 @@ class ClientConn:
     def send(self, msg: m.Message) -> int:
         """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
         when all 65,535 are in use."""
-        if isinstance(msg, m.Tversion):
-            tag = c.NOTAG
-        elif self._free:
-            tag = self._free.pop()
-        elif self._next < c.NOTAG:
-            tag = self._next
-            self._next += 1
-        else:
-            raise ProtocolError("all tags of the connection are in use")
+        tag = c.NOTAG if isinstance(msg, m.Tversion) else self._new_tag()
         msg.tag = tag
         self._outstanding[tag] = self.dialect.table[msg.number + 1]
         self._out.append(self.dialect.of(msg).pack())
+        return tag
+
+    def _new_tag(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._next < c.NOTAG:
+            self._next += 1
+            return self._next - 1
+        raise ProtocolError("all tags of the connection are in use")
+
+    def relay(self, frame: bytes, fid: int) -> int:
+        """Send a Tread or Twrite that another client sent, for `fid` and under a fresh tag.
+        Its Rread or Rwrite is received as a frame."""
+        tag = self._new_tag()
+        self._outstanding[tag] = self.dialect.table[frame[4] + 1]
+        self._relayed.add(tag)
+        ours = tag.to_bytes(2, "little") + fid.to_bytes(4, "little")
+        self._out.append(b"".join((frame[:5], ours, frame[11:])))
         return tag
 
     def flush(self, tag: int) -> None:
@@ -64,13 +76,20 @@ class ClientConn:
         out, self._out = self._out, []
         return out
 
-    def receive(self, data: bytes) -> list[tuple[int, m.Message]]:
+    def receive(self, data: bytes) -> list[tuple[int, m.Message | bytes]]:
         """The replies that `data` completes, with their tags; Rflush is kept back.
 
         Raises ProtocolError if the server breaks the protocol.
         """
-        replies = []
+        replies: list[tuple[int, m.Message | bytes]] = []
         for frame in self._framer.feed(data):
+            if self._relayed and self._is_relayed(frame):
+                tag = frame[5] | frame[6] << 8
+                replies.append((tag, frame))
+                if tag not in self._flushed:
+                    del self._outstanding[tag]
+                    self._free.append(tag)
+                continue
             try:
                 msg = self.dialect.unpack(frame)
             except BadMessage as e:
@@ -86,6 +105,7 @@ class ClientConn:
             flushed = self._flushing.pop(msg.tag, None)
             if flushed is not None:
                 self._flushed.discard(flushed)
+                self._relayed.discard(flushed)
                 if self._outstanding.pop(flushed, None) is not None:
                     self._free.append(flushed)
                 self._free.append(msg.tag)
@@ -97,3 +117,11 @@ class ClientConn:
             elif msg.tag != c.NOTAG:
                 self._free.append(msg.tag)
         return replies
+
+    def _is_relayed(self, frame: bytes) -> bool:
+        """Whether it is the reply, and no error, to what `relay` sent."""
+        tag = frame[5] | frame[6] << 8
+        if tag not in self._relayed:
+            return False
+        self._relayed.discard(tag)
+        return self._outstanding[tag].number == frame[4]

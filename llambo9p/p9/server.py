@@ -27,6 +27,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from .. import errors
@@ -37,6 +38,8 @@ from .dialects import P9_2000, negotiated
 from .fid import DirCursor, Fid, Request, check_name, confine, packed
 from .framing import Framer
 from .node import Handle, Maybe, Node, Walk
+from .relay import TYPES as RELAYED
+from .relay import Passed, Relays, Reply
 from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
@@ -88,7 +91,11 @@ class ServerConn:
         self._out: list[bytes] = []
         self._unsent = 0
         self._started: list[Request] = []
+        self._relays = Relays(self)
         self.negotiated = False
+        self.wake: Callable[[], None] = lambda: None
+        """called when there is something to send or start that no call here has brought:
+        the reply of another server"""
 
     # -- the caller's side ----------------------------------------------------
 
@@ -115,8 +122,11 @@ class ServerConn:
         """
         frames = self._frames
         while frames and self._unsent < self.limits.unsent:
+            frame = frames.popleft()
+            if self._relays and frame[4] in RELAYED and self._relays.take(frame):
+                continue
             try:
-                msg = self.dialect.unpack(frames.popleft())
+                msg = self.dialect.unpack(frame)
             except BadMessage as e:
                 self._send(self._rerror(e.tag, errors.InvalidArgument(e.reason)))
                 continue
@@ -174,6 +184,7 @@ class ServerConn:
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
+        self._relays.clear()
         for request in requests:
             request.over = True
             if request.abandon is not None and request.fid is not None:
@@ -280,6 +291,15 @@ class ServerConn:
             if busy:
                 fid.busy = request
         self._started.append(request)
+
+    def passed_on(self, msg: m.Message, fid: Fid, reply: Reply) -> Request:
+        """`msg` was sent on as it is; `reply` will be the frame that answers it."""
+        request = self._register(msg, fid)
+        request.awaitable = reply
+        request.commit = partial(Passed, msg.tag)
+        request.cancel = reply.cancel
+        fid.pending += 1
+        return request
 
     def answer(
         self,
@@ -456,6 +476,9 @@ class ServerConn:
         assert fid.node is not None
         fid.handle = handle
         fid.mode = mode & 3
+        relay = getattr(handle, "relay", None)
+        if relay is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
+            self._relays.add(fid, relay)
         return fid.node.qid, self.msize - c.IOHDRSZ
 
     def _check_openable(self, fid: Fid, mode: int) -> Node:
@@ -556,6 +579,8 @@ class ServerConn:
     def _end_fid(self, fid: Fid) -> None:
         """Free the fid and interrupt what is pending on it."""
         del self.fids[fid.fid]
+        if self._relays:
+            self._relays.discard(fid.fid)
         if not fid.pending:
             return
         for request in [r for r in self.requests.values() if r.fid is fid]:

@@ -130,3 +130,41 @@ def test_a_server_that_answers_plain_9p2000_gets_plain_9p2000() -> None:
     conn.receive(m.Rversion(c.NOTAG, 8192, "9P2000").pack())
     tag = conn.send(m.Tattach(0, 1, c.NOFID, "me", ""))
     assert conn.data_to_send() == [m.Tattach(tag, 1, c.NOFID, "me", "").pack()]
+
+
+READ = m.Tread(77, 900, 5, 512).pack()
+"""as somebody else's client sent it"""
+
+
+def test_a_relayed_message_goes_under_our_tag_and_fid_and_its_reply_comes_as_a_frame() -> None:
+    conn = ClientConn()
+    conn.send(m.Tclunk(0, 1))
+    tag = conn.relay(READ, 3)
+    assert sent(conn)[-1] == m.Tread(tag, 3, 5, 512)
+    frame = m.Rread(tag, b"payload").pack()
+    assert conn.receive(frame) == [(tag, frame)]
+    assert conn.send(m.Tclunk(0, 2)) == tag, "its tag is free again"
+
+
+def test_an_error_to_a_relayed_message_is_taken_apart() -> None:
+    conn = ClientConn()
+    tag = conn.relay(READ, 3)
+    assert conn.receive(m.Rerror(tag, "no").pack()) == [(tag, m.Rerror(tag, "no"))]
+    tag = conn.relay(READ, 3)
+    with pytest.raises(ProtocolError, match="Rwrite where Rread was expected"):
+        conn.receive(m.Rwrite(tag, 5).pack())
+
+
+def test_the_tag_of_a_relayed_message_that_was_flushed_is_an_ordinary_one_again() -> None:
+    for answered in (True, False):
+        conn = ClientConn()
+        tag = conn.relay(READ, 3)
+        conn.flush(tag)
+        flush = sent(conn)[-1].tag
+        if answered:
+            assert len(conn.receive(m.Rread(tag, b"x").pack())) == 1
+        assert conn.receive(m.Rflush(flush).pack()) == []
+        assert conn.outstanding == 0
+        again = {conn.send(m.Tread(0, 1, 0, 5)), conn.send(m.Tread(0, 1, 0, 5))}
+        assert tag in again
+        assert conn.receive(m.Rread(tag, b"y").pack()) == [(tag, m.Rread(tag, b"y"))]

@@ -1,0 +1,164 @@
+"""Reads and writes that are passed on as they came: what is not plain is not taken, and
+nobody can tell which way a message went."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from llambo9p.engine.simulated import Gate
+from llambo9p.errors import Error, Interrupted, NoSpace
+from llambo9p.net.client import Client, RemoteOpen
+from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
+from llambo9p.p9.framing import Framer
+from tests.files import Files, reading, story, until
+
+from .harness import RunningCluster, cluster, simulated_host
+
+WORKER = "worker-0000"
+
+
+@contextlib.asynccontextmanager
+async def mounted(gate: Gate | None = None) -> AsyncIterator[RunningCluster]:
+    async with cluster() as running, simulated_host(gate=gate) as host:
+        await running.files.write("ctl", f"mount {host.address}")
+        yield running
+
+
+@pytest.fixture
+def relayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The types of the messages that were passed on as they were."""
+    types: list[int] = []
+    relay = Client.relay
+
+    def counting(self: Client, frame: bytes, fid: int) -> object:
+        types.append(frame[4])
+        return relay(self, frame, fid)
+
+    monkeypatch.setattr(Client, "relay", counting)
+    return types
+
+
+@pytest.mark.usefixtures("relayed")
+@story
+async def test_a_prompt_and_its_answer_are_passed_on_whole(relayed: list[int]) -> None:
+    async with mounted() as running:
+        prompt = "".join(chr(0x20 + i % 90) for i in range(1500))
+        await running.files.write(f"{WORKER}/ctl", "mode complete\nmax_tokens 5000")
+        assert await running.files.ask(prompt, WORKER) == f"simulated: {prompt}"
+        assert {m.Tread.number, m.Twrite.number} <= set(relayed)
+
+
+@story
+async def test_errors_come_with_their_words_and_classes() -> None:
+    async with mounted() as running:
+        files = running.files
+        with pytest.raises(Error, match="unknown verb 'frob nicate'|unknown verb frobnicate"):
+            await files.write(f"{WORKER}/ctl", "frobnicate")
+        out = await files.open(f"{WORKER}/out")
+        with pytest.raises(Error, match="not open for writing"):
+            await out.write(b"x")
+        prompt = await files.open(f"{WORKER}/prompt", c.OWRITE)
+        with pytest.raises(Error, match="not open for reading"):
+            await prompt.read(0, 5)
+        with pytest.raises(NoSpace):
+            await prompt.write(bytes(9 << 20))
+
+
+@story
+async def test_a_flush_a_clunk_and_a_lost_host_end_what_was_passed_on() -> None:
+    gate = Gate()
+    async with mounted(gate) as running:
+        files = running.files
+        await files.write(f"{WORKER}/prompt", "x")
+        (connection,) = running.server.connections
+        flushed = reading(await files.open(f"{WORKER}/out"))
+        await until(lambda: connection._conn.requests)
+        flushed.cancel()
+        await until(lambda: not connection._conn.requests)
+        out = await files.open(f"{WORKER}/out")
+        clunked = reading(out)
+        await out.clunk()
+        with pytest.raises(Interrupted):
+            await clunked
+        lost = reading(await files.open(f"{WORKER}/out"))
+        await until(lambda: connection._conn.requests)
+        for member in running.orchestrator._members.hosts:
+            member.client.close()
+        with pytest.raises(Error, match="closed|lost"):
+            await lost
+        assert not connection._conn.requests
+        gate.open()
+
+
+async def exchange(files: Files, *batches: list[bytes]) -> dict[int, m.Message]:
+    """The replies, by tag, to frames that a connection of its own sends, each batch in one
+    write when the one before is answered."""
+    address = files.client.address
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    framer, by_tag = Framer(8192), {}
+    for batch in batches:
+        writer.write(b"".join(batch))
+        answered = 0
+        while answered < len(batch):
+            data = await reader.read(1 << 16)
+            assert data
+            for frame in framer.feed(data):
+                reply = P9_2000.unpack(frame)
+                by_tag[reply.tag] = reply
+                answered += 1
+    writer.close()
+    return by_tag
+
+
+@story
+async def test_what_is_not_plain_is_answered_as_ever(relayed: list[int]) -> None:
+    async with mounted() as running:
+        cut = m.Tread(6, 1, 0, 5).pack()[4:-4]
+        replies = await exchange(
+            running.files,
+            [
+                m.Tversion(c.NOTAG, 8192, "9P2000").pack(),
+                m.Tattach(0, 0, c.NOFID, "", "").pack(),
+            ],
+            [m.Twalk(0, 0, 1, (WORKER, "status")).pack()],
+            [m.Topen(0, 1, c.OREAD).pack()],
+            [
+                m.Tread(2, 1, 0, 5).pack(),
+                m.Tread(3, 1, 0, 0xFFFF_FFFF).pack(),  # no reply may be as long
+                m.Tread(4, 1, 0, 0).pack(),
+                m.Twrite(5, 1, 0, b"x").pack(),
+                (len(cut) + 4).to_bytes(4, "little") + cut,
+                m.Tread(7, 1, 6, 4).pack(),
+            ],
+        )
+        assert relayed == [m.Tread.number] * 2
+        assert replies[2] == m.Rread(2, b"state")
+        assert replies[7] == m.Rread(7, b"idle")
+        assert replies[3].data.startswith(b"state idle")  # type: ignore[attr-defined]
+        assert replies[4] == m.Rread(4, b"")
+        assert replies[5] == m.Rerror(5, "fid is not open for writing")
+        assert replies[6] == m.Rerror(6, "bad Tread: message is too short")
+
+
+@story
+async def test_a_tag_in_use_is_refused_and_the_first_request_left_alone() -> None:
+    gate = Gate()
+    async with mounted(gate) as running:
+        client = running.files.client
+        await running.files.write(f"{WORKER}/prompt", "x")
+        out = await running.files.open(f"{WORKER}/out")
+        first = reading(out)
+        (connection,) = running.server.connections
+        await until(lambda: connection._conn.requests)
+        (tag,) = connection._conn.requests
+        client._transport.write(m.Tread(tag, out.fid, 0, 5).pack())
+        with pytest.raises(Error, match="duplicate tag"):
+            await first  # both are answered under one tag: this is the reply to the second
+        gate.open()
+        assert isinstance(out, RemoteOpen)
