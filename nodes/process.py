@@ -78,11 +78,13 @@ def listen_address(words: str, security: config.Security, insecure: bool) -> Add
                 "use tls!HOST!PORT, or give --insecure if that is meant"
             )
         print(f"WARNING: everybody who can reach {address} owns this server", file=sys.stderr)
-    elif not security.loopback and not insecure:
-        raise InvalidArgument(
-            f"{address}: security.loopback is off, for plain TCP makes every user of this "
-            "machine the owner; use unix!PATH or tls!HOST!PORT"
-        )
+    elif not security.loopback:
+        if not insecure:
+            raise InvalidArgument(
+                f"{address}: security.loopback is off, for plain TCP makes every user of this "
+                "machine the owner; use unix!PATH or tls!HOST!PORT"
+            )
+        print(f"WARNING: every user of this machine owns the server at {address}", file=sys.stderr)
     return address
 
 

@@ -6,7 +6,8 @@ may be chosen.  A lost worker stays in the table, and its directory in the tree,
 another takes its name, so that one sees what was lost; operations on it fail at once.
 
 A host has two connections: `client` for what clients do in the mounted trees, and
-`control` for heartbeats and verbs, which no crowd of clients can hold up.
+`control` for heartbeats and verbs, which no crowd of clients can hold up.  Users other
+than the owner have one each, from the first time that they look into a worker.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from ..errors import Error, Exists, InvalidArgument, NotFound, PermissionDenied, TimedOut
+from ..errors import (
+    Error,
+    Exists,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    TimedOut,
+    WorkerLost,
+)
 from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
@@ -79,6 +88,18 @@ class Host:
     """the fid of its own root, attached on `control`"""
     has_workers_file: bool = False
     lost: bool = False
+    users: dict[str, asyncio.Task[Client]] = field(default_factory=dict)
+    """the connections of users other than the owner"""
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.client.close()
+        self.control.close()
+        for connecting in self.users.values():
+            if not connecting.done():
+                connecting.cancel()
+            elif not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().close()
 
 
 @contextlib.asynccontextmanager
@@ -123,22 +144,67 @@ class Members:
             self._show(worker, user)
 
     def _show(self, worker: Worker, user: str) -> None:
-        root, nodes = self._roots[user]
+        _, nodes = self._roots[user]
+        nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
+        self._show_mount(worker, user)
+
+    def _show_mount(self, worker: Worker, user: str) -> None:
+        root, _ = self._roots[user]
         mount = worker.mount
         if user != self._tree.owner:
+            host = worker.host
             aname = worker.name if mount.of_worker else ""
-            client = worker.host.client
             refusal = None
-            if client.address.net == "tcp":
+            if host.address.net == "tcp":
                 refusal = PermissionDenied(
                     f"{PermissionDenied.ename}: {worker.name} is mounted over plain TCP, which "
                     "does not tell one user from another"
                 )
-            mount = Mount(self._tree, worker.name, client, user, aname, refusal)
+            mount = Mount(
+                self._tree, worker.name, lambda: self._client_of(host, user), user, aname, refusal
+            )
         mount.parent = root
         worker.mounts[user] = mount
         root.add(mount)
-        nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
+
+    async def _client_of(self, host: Host, user: str) -> Client:
+        """The connection to the host for a user that is not the owner: his own, so that
+        its fids and tags are his to use up, and nobody else's."""
+        connecting = host.users.get(user)
+        if connecting is None:
+            loop = asyncio.get_running_loop()
+            connecting = host.users[user] = loop.create_task(self._connect_user(host, user))
+        try:
+            return await asyncio.shield(connecting)
+        except Error:
+            if host.users.get(user) is connecting:
+                del host.users[user]  # the next one tries again
+            raise
+        except asyncio.CancelledError:
+            if connecting.cancelled():  # and not we
+                raise WorkerLost(f"{WorkerLost.ename}: {host.address}") from None
+            raise
+
+    async def _connect_user(self, host: Host, user: str) -> Client:
+        async with _in_time(host.address):
+            client = await Client.connect(host.address, host.client.dialect.version, self._tls)
+        if host.lost or host not in self.hosts:
+            client.close()
+            raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+        client.lost.add_done_callback(lambda _: self._user_lost(host, user))
+        return client
+
+    def _user_lost(self, host: Host, user: str) -> None:
+        """His connection is gone.  What he has open on it has failed; if the host is still
+        there he sees its trees anew."""
+        host.users.pop(user, None)
+        if host.lost or host not in self.hosts:
+            return
+        root, _ = self._roots[user]
+        for worker in host.workers.values():
+            root.discard(worker.name)
+            worker.mounts[user].unmount()
+            self._show_mount(worker, user)
 
     def _taken(self, name: str) -> bool:
         root, _ = self._roots[self._tree.owner]
@@ -260,7 +326,10 @@ class Members:
                 await self.remove_host(before.host)
         if self._taken(name):
             raise Exists(f"{name} exists already")
-        mount = Mount(self._tree, name, host.client, self._tree.owner, aname)
+        async def connection() -> Client:
+            return host.client
+
+        mount = Mount(self._tree, name, connection, self._tree.owner, aname)
         async with _in_time(host.address):
             await mount.attach()
         if self._taken(name):  # while we waited
@@ -295,8 +364,7 @@ class Members:
             self.hosts.remove(host)
         if host.watcher is not None:
             host.watcher.cancel()
-        host.client.close()
-        host.control.close()
+        host.close()
         if host.process is not None:
             await host.process.stop()
 
@@ -305,8 +373,7 @@ class Members:
 
     def _host_lost(self, host: Host) -> None:
         host.lost = True
-        host.client.close()
-        host.control.close()
+        host.close()
         for worker in host.workers.values():
             worker.state = "lost"
             worker.active = worker.queued = 0

@@ -9,7 +9,7 @@ When the server is lost every pending and later operation fails at once with
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -55,16 +55,16 @@ class QidMap:
 class Mount(SyntheticFile):
     """The root of a mounted tree as one user sees it, a child of one of our directories.
 
-    `client` and the fid, attached for that user when it is first needed, belong to it;
-    `unmount` clunks the fid, when nobody `use`s it any more, and leaves the connection,
-    which other mounts may share.
+    The connection, which other mounts may share, and a fid of its own are had when they
+    are first needed.  `unmount` clunks the fid, when nobody `use`s it any more, and leaves
+    the connection.
     """
 
     def __init__(
         self,
         tree: Tree,
         name: str,
-        client: Client,
+        connect: Callable[[], Awaitable[Client]],
         uname: str,
         aname: str = "",
         refusal: Error | None = None,
@@ -72,7 +72,8 @@ class Mount(SyntheticFile):
         """`aname` names one worker of a host of ours, and nothing else is below it;
         a mount with a `refusal` is only there to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
-        self.client = client
+        self._connect = connect
+        self._client: Client | None = None
         self.of_worker = bool(aname)
         self.parent: Directory | None = None
         self.qids = QidMap(tree)
@@ -83,6 +84,12 @@ class Mount(SyntheticFile):
         self._unmounted = False
         self._uses = FidCount(self._unused)
         self._uses.retain()
+
+    @property
+    def client(self) -> Client:
+        """The connection; it is attached."""
+        assert self._client is not None
+        return self._client
 
     @property
     def attached(self) -> bool:
@@ -100,15 +107,16 @@ class Mount(SyntheticFile):
             return
         if self.refusal is not None:
             raise self.refusal.with_traceback(None)
-        fid, reply = await self.client.attach(self._uname, self._aname)
+        client = await self._connect()
+        fid, reply = await client.attach(self._uname, self._aname)
         if self._unmounted:
-            self.client.forget(fid)
+            client.forget(fid)
             raise WorkerLost(f"{WorkerLost.ename}: {self.name} was unmounted")
         if self._fid is None:
-            self._fid = fid
+            self._client, self._fid = client, fid
             self.qids.fix(reply.qid.path, self.qid.path)
         else:
-            self.client.forget(fid)  # somebody was faster
+            client.forget(fid)  # somebody was faster
 
     def local(self, stat: Dir) -> Dir:
         """A stat of the other server's with our qid, and the numbers that its owner's

@@ -21,7 +21,7 @@ from llambo9p.net.address import Address, parse
 from llambo9p.net.security import Security
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
-from tests.files import ANYWHERE, Files, files_of, story
+from tests.files import ANYWHERE, Files, files_of, story, until
 
 from .harness import simulated_host
 
@@ -35,6 +35,7 @@ class Place:
     alice: Files
     bob: Files
     address: Address
+    orchestrator: Orchestrator
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +56,7 @@ async def shared(
             for name in (ME, "alice", "bob")
         ]
         await users[0].write("ctl", f"mount {host.address}")
-        yield Place(*users, address)
+        yield Place(*users, address, orchestrator)
 
 
 @pytest.mark.parametrize("where", ["", "worker-0000"], ids=["root", "worker"])
@@ -194,6 +195,40 @@ async def test_a_host_on_plain_tcp_is_not_shared_for_it_knows_no_users(tmp_path:
         # through the root her request is a conversation of its own there
         assert await place.alice.ask("hers") == "simulated: hers"
         assert await place.me.read("worker-0000/prompt") == "mine"
+
+
+@story
+async def test_each_user_has_a_connection_of_his_own_to_a_host(tmp_path: Path) -> None:
+    async with shared(tmp_path) as place:
+        (host,) = place.orchestrator._members.hosts
+        assert host.users == {}
+        for files in (place.alice, place.bob):
+            await files.ask("hello", "worker-0000")
+            await files.ask("hello", "worker-0001")
+            await files.ask("hello")
+        assert set(host.users) == {"alice", "bob"}
+        clients = [await task for task in host.users.values()] + [host.client, host.control]
+        assert len({id(client) for client in clients}) == 4
+
+
+@story
+async def test_a_user_whose_connection_to_a_host_ends_goes_on_and_others_notice_nothing(
+    tmp_path: Path,
+) -> None:
+    async with shared(tmp_path) as place:
+        (host,) = place.orchestrator._members.hosts
+        for files in (place.alice, place.bob):
+            await files.ask("hello", "worker-0000")
+            await files.ask("hello")
+        opened = [await files.open("worker-0000/out") for files in (place.alice, place.bob)]
+        (await host.users["alice"]).close()
+        await until(lambda: "alice" not in host.users)
+        with pytest.raises(Error, match="closed|lost"):
+            await opened[0].read(0)
+        assert await opened[1].read_all() == b"simulated: hello"
+        assert await place.alice.read("worker-0000/out") == "simulated: hello"
+        assert await place.alice.ask("again") == "simulated: again"
+        assert not host.lost
 
 
 @story
