@@ -36,7 +36,7 @@ from . import dotl
 from . import messages as m
 from .dialects import P9_2000, negotiated
 from .fid import DirCursor, Fid, Request, check_name, confine, packed
-from .framing import Framer
+from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node, Walk
 from .relay import TYPES as RELAYED
 from .relay import Passed, Relays, Reply
@@ -105,7 +105,12 @@ class ServerConn:
         Raises `ProtocolError` when the stream cannot be understood any more:
         send what there is to send, close the connection, call `lost`.
         """
-        self._frames.extend(self._framer.feed(data))
+        try:
+            self._frames.extend(self._framer.feed(data))
+        except ProtocolError as e:
+            self._frames.extend(e.frames)  # these were sound
+            self.resume()
+            raise
         self.resume()
 
     @property

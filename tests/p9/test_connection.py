@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from llambo9p.p9.server import Limits
+from llambo9p.fs.tree import Directory, Tree
+from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000
+from llambo9p.p9.framing import ProtocolError
+from llambo9p.p9.server import Limits, ServerConn
 
 from .transcript import HELLO, play, playing
 
@@ -356,3 +361,13 @@ def test_a_request_that_was_taken_is_not_refused_when_its_turn_comes() -> None:
         """,
         limits=Limits(requests=2),
     )
+
+
+def test_20_what_came_before_a_bad_size_in_one_segment_is_answered() -> None:
+    conn = ServerConn(lambda uname, aname: Directory(Tree("glenda"), "/"))
+    hello = [m.Tversion(c.NOTAG, 8192, "9P2000"), m.Tattach(1, 0, c.NOFID, "", "")]
+    with pytest.raises(ProtocolError, match="frame of 3 bytes"):
+        conn.receive(b"".join(msg.pack() for msg in hello) + b"\3\0\0\0garbage")
+    replies = [P9_2000.unpack(frame) for frame in conn.data_to_send()]
+    assert [type(reply) for reply in replies] == [m.Rversion, m.Rattach]
+    conn.lost()
