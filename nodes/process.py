@@ -118,7 +118,7 @@ def conversation_limits(section: config.Limits) -> conversation.Limits:
     return conversation.Limits(
         prompt_bytes=section.prompt,
         history_bytes=section.history,
-        buffer=conversation.Buffer(section.buffered),
+        buffer=conversation.Buffer(section.buffered, section.buffered_per_user),
         clones=conversation.Clones(section.conversations),
     )
 

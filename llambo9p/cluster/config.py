@@ -158,6 +158,8 @@ class Limits(_Section):
     """of one prompt or system prompt"""
     buffered: Size = 256 * 2**20
     """of what all clients have written and not yet asked"""
+    buffered_per_user: Size = 128 * 2**20
+    """of that, what is one user's"""
     conversations: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """cloned ones of a user, in the orchestrator and in each host"""
     history: Size = 16 * 2**20

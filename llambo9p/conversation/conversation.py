@@ -27,23 +27,34 @@ from .settings import Settings
 class Buffer:
     """Bytes that the clients of a process may have in it, written and not yet asked."""
 
-    __slots__ = ("_used", "limit")
+    __slots__ = ("_of", "_used", "limit", "per_user")
 
-    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+    def __init__(self, limit: int = 256 * 1024 * 1024, per_user: int | None = None) -> None:
         self.limit = limit
+        self.per_user = limit if per_user is None else per_user
         self._used = 0
+        self._of: Counter[str] = Counter()
 
-    def take(self, count: int) -> None:
-        """Raises NoSpace, and takes nothing, when it is full."""
+    def take(self, count: int, user: str) -> None:
+        """Raises NoSpace, and takes nothing, when it is full, or the user's part of it."""
         if self._used + count > self.limit:
             raise NoSpace(
                 f"{NoSpace.ename}: the prompts that all clients are writing or have queued "
                 f"would be more than {self.limit} bytes"
             )
+        if self._of[user] + count > self.per_user:
+            raise NoSpace(
+                f"{NoSpace.ename}: the prompts that {user or 'one user'} is writing or has "
+                f"queued would be more than {self.per_user} bytes"
+            )
         self._used += count
+        self._of[user] += count
 
-    def give_back(self, count: int) -> None:
+    def give_back(self, count: int, user: str) -> None:
         self._used -= count
+        self._of[user] -= count
+        if not self._of[user]:
+            del self._of[user]
 
 
 class Clones:
@@ -182,7 +193,7 @@ class Conversation:
             turn.prompt = self._prompt_text(data)
             if len(self._queue) >= self.limits.queued_prompts:
                 raise Busy
-            self.limits.buffer.take(len(data))
+            self.limits.buffer.take(len(data), self.user)
             turn.size = len(data)
         except Error as e:
             turn.failed(e)
@@ -216,7 +227,7 @@ class Conversation:
             self.stop(running)
         queued, self._queue = self._queue, deque()
         for turn in queued:
-            self.limits.buffer.give_back(turn.size)
+            self.limits.buffer.give_back(turn.size, self.user)
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
         self._history_bytes = 0
@@ -246,7 +257,7 @@ class Conversation:
     def _start_next(self) -> None:
         while self.running is None and self._queue:
             turn = self.running = self._queue.popleft()
-            self.limits.buffer.give_back(turn.size)
+            self.limits.buffer.give_back(turn.size, self.user)
             try:
                 self._give_to_engine(turn, history=True)
             except Error as e:

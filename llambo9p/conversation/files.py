@@ -18,22 +18,24 @@ from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
-from .conversation import Buffer, Conversation, Turn
+from .conversation import Conversation, Turn
 
 
 class Written:
-    """What one fid writes: at most `limit` bytes, and what `buffer` has room for.
+    """What one fid writes: at most `limit` bytes, and what its conversation's buffer has
+    room for.
 
     A text that does not fit is refused whole, never cut: every later write raises the
     same NoSpace, and so does `take`.  It ends with `take` or `discard`.
     """
 
-    __slots__ = ("_buffer", "_data", "_limit", "_name", "_refused")
+    __slots__ = ("_buffer", "_data", "_limit", "_name", "_refused", "_user")
 
-    def __init__(self, name: str, limit: int, buffer: Buffer) -> None:
+    def __init__(self, name: str, limit: int, conversation: Conversation) -> None:
         self._name = name
         self._limit = limit
-        self._buffer = buffer
+        self._buffer = conversation.limits.buffer
+        self._user = conversation.user
         self._data = bytearray()
         self._refused: NoSpace | None = None
 
@@ -45,7 +47,7 @@ class Written:
         if self._refused is None:
             try:
                 self._check_size(len(self._data) + len(data))
-                self._buffer.take(len(data))
+                self._buffer.take(len(data), self._user)
             except NoSpace as e:
                 self.discard()
                 self._refused = e
@@ -67,7 +69,7 @@ class Written:
         return data
 
     def discard(self) -> None:
-        self._buffer.give_back(len(self._data))
+        self._buffer.give_back(len(self._data), self._user)
         self._data.clear()
 
 
@@ -138,7 +140,7 @@ class BufferedFile(SyntheticFile):
             self.truncate()
         # megabytes, perhaps, which a writer would hold for nothing
         text = self._text().encode() if mode & 3 != c.OWRITE else b""
-        written = Written(self.name, self._limit, self._conversation.limits.buffer)
+        written = Written(self.name, self._limit, self._conversation)
         return OpenText(text, self._conversation, written, self._submit)
 
     def truncate(self) -> None:
@@ -192,8 +194,8 @@ class OpenData(OpenFile):
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         if self._query is None and data:
             self._stop()
-            limits = self._conversation.limits
-            self._query = Written("data", limits.prompt_bytes, limits.buffer)
+            limit = self._conversation.limits.prompt_bytes
+            self._query = Written("data", limit, self._conversation)
         if self._query is not None:
             with self._conversation.noting():
                 self._query.extend(data)

@@ -57,9 +57,9 @@ MUTATIONS = [
     ),
     Mutation(
         4, "the buffer belongs to the tree and not to the fid", FILES,
-        "written = Written(self.name, self._limit, self._conversation.limits.buffer)",
+        "written = Written(self.name, self._limit, self._conversation)",
         "written = vars(self.tree).setdefault("
-        '"w", Written("w", 1 << 20, self._conversation.limits.buffer))',
+        '"w", Written("w", 1 << 20, self._conversation))',
         "tests/conversation/test_prompt.py::test_4_prompts_of_two_fids_do_not_mix",
     ),
     Mutation(

@@ -128,3 +128,15 @@ async def test_who_only_writes_holds_no_copy_of_the_history(monkeypatch: pytest.
         assert not copies
         await place.files.read("history")
         assert copies == [place.conversation]
+
+
+def test_one_user_cannot_take_all_of_the_buffer() -> None:
+    buffer = Buffer(100, per_user=60)
+    buffer.take(60, "alice")
+    with pytest.raises(NoSpace, match="that alice is writing or has queued would be more than 60"):
+        buffer.take(1, "alice")
+    buffer.take(40, "bob")
+    with pytest.raises(NoSpace, match=FULL.removeprefix("^")):
+        buffer.take(1, "bob")
+    buffer.give_back(60, "alice")
+    buffer.take(20, "bob")
