@@ -51,8 +51,8 @@ class Observer:
         self._from_client.msize = self.conn.msize
         try:
             self._unhandled += self._from_client.feed(data)
-        except ProtocolError:
-            pass  # the server must find it too; see `broken`
+        except ProtocolError as e:
+            self._unhandled += e.frames  # the server must find it too; see `broken`
 
     def came(self, frames: list[bytes]) -> None:
         """Replies leave."""
