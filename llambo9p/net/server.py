@@ -70,7 +70,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._conn = ServerConn(self._attach, limits=server.limits.conn, trace=server.trace)
-        self._conn.wake = self._after_completion
         self.peer: Peer | None = None
         """None when the connection is refused"""
         self._awaiting_version: asyncio.TimerHandle | None = None

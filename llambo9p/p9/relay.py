@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 from . import constants as c
 from . import messages as m
-from .fid import Fid, Request
+from .fid import Fid
 
 if TYPE_CHECKING:
     from .server import ServerConn
@@ -25,16 +26,9 @@ _HEAD = struct.Struct("<IBHIQI")
 TYPES = (m.Tread.number, m.Twrite.number)
 
 
-class Reply(Awaitable[bytes], Protocol):
-    """The frame that will come back from the other server."""
-
-    cancel: Callable[[], object]
-
-    def listen(self, listener: Callable[[Any, BaseException | None], None]) -> None: ...
-
-
-Relay = Callable[[bytes, int], Reply | None]
-"""sends a frame on, whose count is given; None when it cannot be sent as it is"""
+Relay = Callable[[bytes, int], Awaitable[bytes] | None]
+"""sends a frame on, whose count is given, and gives the frame that will come back; None
+when it cannot be sent as it is"""
 
 
 class Passed(m.Message):
@@ -96,14 +90,5 @@ class Relays:
         reply = relay(frame, count)
         if reply is None:
             return False
-        request = conn.passed_on(msg, fid, reply)
-        reply.listen(lambda frame, error: self._came(request, frame, error))
+        conn.answer(msg, fid, reply, partial(Passed, tag))
         return True
-
-    def _came(self, request: Request, frame: bytes, error: BaseException | None) -> None:
-        conn = self._conn
-        if error is not None:
-            conn.fail(request, error)
-        else:
-            conn.complete(request, frame)
-        conn.wake()

@@ -27,7 +27,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from .. import errors
@@ -39,7 +38,7 @@ from .fid import DirCursor, Fid, Request, check_name, confine, packed
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node, Walk
 from .relay import TYPES as RELAYED
-from .relay import Passed, Relays, Reply
+from .relay import Relays
 from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
@@ -93,9 +92,6 @@ class ServerConn:
         self._started: list[Request] = []
         self._relays = Relays(self)
         self.negotiated = False
-        self.wake: Callable[[], None] = lambda: None
-        """called when there is something to send or start that no call here has brought:
-        the reply of another server"""
 
     # -- the caller's side ----------------------------------------------------
 
@@ -296,15 +292,6 @@ class ServerConn:
             if busy:
                 fid.busy = request
         self._started.append(request)
-
-    def passed_on(self, msg: m.Message, fid: Fid, reply: Reply) -> Request:
-        """`msg` was sent on as it is; `reply` will be the frame that answers it."""
-        request = self._register(msg, fid)
-        request.awaitable = reply
-        request.commit = partial(Passed, msg.tag)
-        request.cancel = reply.cancel
-        fid.pending += 1
-        return request
 
     def answer(
         self,
