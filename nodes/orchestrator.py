@@ -50,9 +50,8 @@ def main(
         ]
         state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
         state_file = state_file.absolute()
-        tls = None
-        if config.security.cert is not None and config.security.ca is not None:
-            tls = client_tls(config.security.cert, config.security.ca)
+        certificates = config.security.certificates
+        tls = client_tls(*certificates) if certificates else None
         orchestrator = Orchestrator(
             config,
             stop.set,

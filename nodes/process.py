@@ -90,9 +90,7 @@ def listen_address(words: str, security: config.Security, insecure: bool) -> Add
 
 def security(section: config.Security) -> Security:
     """Raises InvalidArgument naming a file that cannot be used."""
-    tls = None
-    if section.cert is not None and section.ca is not None:
-        tls = server_tls(section.cert, section.ca)
+    tls = server_tls(*section.certificates) if section.certificates else None
     return Security(admins=section.admins, speaks_for=section.speaks_for, tls=tls)
 
 

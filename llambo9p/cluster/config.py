@@ -134,6 +134,11 @@ class Security(_Section):
             raise ValueError("cert and ca must be given together")
         return self
 
+    @property
+    def certificates(self) -> tuple[Path, Path] | None:
+        """`cert` and `ca`, if there are any."""
+        return (self.cert, self.ca) if self.cert is not None and self.ca is not None else None
+
 
 class State(_Section):
     path: Path = Path("/tmp/llambo-cluster.state")
