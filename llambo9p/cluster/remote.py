@@ -22,6 +22,7 @@ from ..net.client import Client
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.node import Maybe, Node, Walk
+from ..p9.relay import Way
 from ..p9.wire import Dir, Qid
 
 _T = TypeVar("_T")
@@ -292,8 +293,8 @@ class RemoteFile:
 
     # -- open ---------------------------------------------------------------------
 
-    def relay(self, frame: bytes) -> Pending[bytes] | None:
-        return self._mount.client.relay(frame, self._fid)
+    def way(self, iounit: int) -> Way:
+        return Way(self._mount.client, self._fid.to_bytes(4, "little"), iounit)
 
     def read(self, offset: int, count: int) -> Pending[bytes]:
         return self._mount.client.ask(m.Tread(0, self._fid, offset, count), m.Rread, _data)
@@ -320,16 +321,14 @@ class RemoteFile:
 class OpenRemote(OpenFile):
     """An open remote fid.  `iounit` is what the remote takes in one message."""
 
-    __slots__ = ("_file", "_iounit", "_writable")
+    __slots__ = ("_file", "_iounit", "_writable", "way")
 
     def __init__(self, file: RemoteFile, iounit: int, writable: bool) -> None:
         self._file = file
         self._iounit = iounit
         self._writable = writable
-
-    def relay(self, frame: bytes, count: int) -> Pending[bytes] | None:
-        """See `p9.relay`."""
-        return self._file.relay(frame) if count <= self._iounit else None
+        self.way = file.way(iounit)
+        """see `p9.relay`"""
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         return self._file.read(offset, min(count, self._iounit))

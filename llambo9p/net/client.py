@@ -31,6 +31,7 @@ from ..p9 import messages as m
 from ..p9.client import ClientConn
 from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
+from ..p9.relay import Relayed
 from ..p9.wire import Dir
 from . import sockets
 from .address import Address
@@ -54,8 +55,6 @@ class Client(asyncio.Protocol):
         self._conn = ClientConn()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._waiting: dict[int, Pending[Any]] = {}
-        """by tag"""
         self._write_scheduled = False
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
@@ -121,33 +120,30 @@ class Client(asyncio.Protocol):
             pending = Pending(_nothing)
             pending.fail(WorkerLost(f"{self.address}: {self._why}"))
             return pending
-        tag = self._conn.send(msg)
-        pending = self._waiting[tag] = Pending(lambda: self._cancel(tag, pending), made)
+        pending = Pending(lambda: self.cancel(tag, pending), made)
+        tag = self._conn.send(msg, pending)
         self._schedule_write()
         return pending
 
-    def relay(self, frame: bytes, fid: int) -> Pending[bytes] | None:
-        """Send the frame of a Tread or Twrite for `fid`; the frame of its reply.  None when
-        it cannot be sent: `ask` says why."""
-        if self.lost.done() or self._conn.outstanding >= ASKED:
+    def relay(self, frame: bytes, fid: bytes, whose: Relayed) -> int | None:
+        """See `p9.relay`.  Where this gives None, `ask` says why."""
+        if self._conn.outstanding >= ASKED or self.lost.done():
             return None
-        tag = self._conn.relay(frame, fid)
-        pending: Pending[bytes] = Pending(lambda: self._cancel(tag, pending))
-        self._waiting[tag] = pending
-        self._schedule_write()
-        return pending
+        tag = self._conn.relay(frame, fid, whose)
+        if not self._write_scheduled:
+            self._schedule_write()
+        return tag
 
     def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
         """The reply as a Future."""
         pending: Pending[_R] = self.ask(msg, reply)
         return pending.future()
 
-    def _cancel(self, tag: int, pending: Pending[Any]) -> None:
-        if self._waiting.get(tag) is pending:
-            del self._waiting[tag]
-            self._conn.flush(tag)
-            self._schedule_write()
-        pending.fail(asyncio.CancelledError())
+    def cancel(self, tag: int, whose: Pending[Any] | Relayed) -> None:
+        """Flush the request with `tag`, if it is still theirs, who are told now."""
+        self._conn.flush(tag, whose)
+        self._schedule_write()
+        whose.fail(asyncio.CancelledError())
 
     def new_fid(self) -> int:
         return self._free_fids.pop() if self._free_fids else next(self._fids)
@@ -241,16 +237,12 @@ class Client(asyncio.Protocol):
             self._why = f"broke the protocol: {e}"
             self._transport.abort()
             return
-        # all are taken out first: who is told of one may ask again, and their tags are free
-        told = [(self._waiting.pop(tag, None), reply) for tag, reply in replies]
-        for pending, reply in told:
-            if pending is None:
-                continue  # it was cancelled
+        for whose, reply in replies:
             if isinstance(reply, m.Rerror):
                 errno = reply.errno if isinstance(reply, Rerror_u) else 0
-                pending.fail(from_ename(reply.ename, errno))
+                whose.fail(from_ename(reply.ename, errno))
             else:
-                pending.succeed(reply)
+                whose.succeed(reply)
         while self._to_end and self._conn.outstanding < ENDING:
             self._end(*self._to_end.popleft())
 
@@ -261,9 +253,9 @@ class Client(asyncio.Protocol):
             self._why = f"connection lost: {exc}"
         if not self.lost.done():
             self.lost.set_result(None)
-        waiting, self._waiting = self._waiting, {}
-        for pending in waiting.values():
-            pending.fail(WorkerLost(f"{self.address}: {self._why}"))
+        for whose in self._conn.lost():
+            if whose is not None:
+                whose.fail(WorkerLost(f"{self.address}: {self._why}"))
         while self._to_end:
             self._end(*self._to_end.popleft())
 

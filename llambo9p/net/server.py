@@ -69,7 +69,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._conn = ServerConn(self._attach, limits=server.limits.conn, trace=server.trace)
+        self._conn = ServerConn(
+            self._attach,
+            limits=server.limits.conn,
+            trace=server.trace,
+            ready=self._schedule_write,
+        )
         self.peer: Peer | None = None
         """None when the connection is refused"""
         self._awaiting_version: asyncio.TimerHandle | None = None
@@ -216,6 +221,9 @@ class Connection(asyncio.Protocol):
     def _after_completion(self) -> None:
         for started in self._conn.take_started():
             self._await(started)
+        self._schedule_write()
+
+    def _schedule_write(self) -> None:
         if not self._write_scheduled:
             self._write_scheduled = True
             self._loop.call_soon(self._write_later)

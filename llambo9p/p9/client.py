@@ -3,15 +3,23 @@
 A tag belongs to its request until the reply comes, or until the Rflush of a
 Tflush for it comes: only then is it used again (flush(5)).  A reply that arrives
 before the Rflush is delivered, as the manual demands.
+
+Whoever sends gives with each message something of his own, `whose`, and gets it back
+with the reply; it is not looked at here.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from . import constants as c
 from . import messages as m
 from .dialects import DIALECTS, P9_2000
 from .framing import Framer, ProtocolError
 from .wire import BadMessage
+
+_RELAYED = {m.Tread.number: bytes([m.Rread.number]), m.Twrite.number: bytes([m.Rwrite.number])}
+"""the type of a reply as it lies on the wire, by the type of what is relayed"""
 
 
 class ClientConn:
@@ -26,25 +34,29 @@ class ClientConn:
         self._out: list[bytes] = []
         self._free: list[int] = []
         self._next = 0
-        self._outstanding: dict[int, type[m.Message]] = {}
+        self._expected: dict[int, type[m.Message]] = {}
+        """the reply of each request that was sent by `send`, or flushed, by tag"""
+        self._whose: dict[int, Any] = {}
+        """of those"""
+        self._relayed: dict[bytes, Any] = {}
+        """whose each request is that was sent by `relay`, by type[1] and tag[2] of its reply"""
         self._flushing: dict[int, int] = {}
         """tag of a Tflush -> the tag it flushes"""
         self._flushed: set[int] = set()
         """the tags that are being flushed"""
-        self._relayed: set[int] = set()
-        """the tags of what was sent by `relay`"""
 
     @property
     def outstanding(self) -> int:
         """Requests whose tags are in use, Tflushes not counted."""
-        return len(self._outstanding) - len(self._flushing)
+        return self._next - len(self._free) - len(self._flushing)
 
-    def send(self, msg: m.Message) -> int:
+    def send(self, msg: m.Message, whose: Any = None) -> int:
         """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
         when all 65,535 are in use."""
         tag = c.NOTAG if isinstance(msg, m.Tversion) else self._new_tag()
         msg.tag = tag
-        self._outstanding[tag] = self.dialect.table[msg.number + 1]
+        self._expected[tag] = self.dialect.table[msg.number + 1]
+        self._whose[tag] = whose
         self._out.append(self.dialect.of(msg).pack())
         return tag
 
@@ -56,72 +68,87 @@ class ClientConn:
             return self._next - 1
         raise ProtocolError("all tags of the connection are in use")
 
-    def relay(self, frame: bytes, fid: int) -> int:
-        """Send a Tread or Twrite that another client sent, for `fid` and under a fresh tag.
-        Its Rread or Rwrite is received as a frame."""
-        tag = self._new_tag()
-        self._outstanding[tag] = self.dialect.table[frame[4] + 1]
-        self._relayed.add(tag)
-        ours = tag.to_bytes(2, "little") + fid.to_bytes(4, "little")
-        self._out.append(b"".join((frame[:5], ours, frame[11:])))
+    def relay(self, frame: bytes, fid: bytes, whose: Any) -> int:
+        """Send a Tread or Twrite that another client sent, for `fid` (as it lies on the
+        wire) and under a fresh tag.  Its Rread or Rwrite is received as a frame."""
+        tag = self._free.pop() if self._free else self._new_tag()
+        wire_tag = tag.to_bytes(2, "little")
+        self._relayed[_RELAYED[frame[4]] + wire_tag] = whose
+        self._out.append(b"".join((frame[:5], wire_tag, fid, frame[11:])))
         return tag
 
-    def flush(self, tag: int) -> None:
-        """Ask the server, once, to forget the request with `tag`, if it is outstanding."""
-        if tag in self._outstanding and tag not in self._flushed:
-            self._flushing[self.send(m.Tflush(0, tag))] = tag
-            self._flushed.add(tag)
+    def flush(self, tag: int, whose: Any = None) -> None:
+        """Ask the server, once, to forget the request with `tag`, if that is outstanding
+        and still theirs."""
+        if tag not in self._expected:
+            self._take_apart(tag)
+        if tag not in self._expected or tag in self._flushed or self._whose[tag] is not whose:
+            return
+        self._flushing[self.send(m.Tflush(0, tag))] = tag
+        self._flushed.add(tag)
+
+    def _take_apart(self, tag: int) -> None:
+        """If it was relayed, let it be a request like those of `send`."""
+        wire_tag = tag.to_bytes(2, "little")
+        for reply in _RELAYED.values():
+            if reply + wire_tag in self._relayed:
+                self._whose[tag] = self._relayed.pop(reply + wire_tag)
+                self._expected[tag] = self.dialect.table[reply[0]]
 
     def data_to_send(self) -> list[bytes]:
         out, self._out = self._out, []
         return out
 
-    def receive(self, data: bytes) -> list[tuple[int, m.Message | bytes]]:
-        """The replies that `data` completes, with their tags; Rflush is kept back.
+    def lost(self) -> list[Any]:
+        """The connection is gone: whose requests had no reply, in the order of sending
+        but for those that were relayed, which come last."""
+        whose = [*self._whose.values(), *self._relayed.values()]
+        self._expected.clear()
+        self._whose.clear()
+        self._relayed.clear()
+        return whose
+
+    def receive(self, data: bytes) -> list[tuple[Any, m.Message | bytes]]:
+        """The replies that `data` completes, and whose they are; Rflush is kept back.
 
         Raises ProtocolError if the server breaks the protocol.
         """
-        replies: list[tuple[int, m.Message | bytes]] = []
+        replies: list[tuple[Any, m.Message | bytes]] = []
+        relayed = self._relayed
         for frame in self._framer.feed(data):
-            if self._relayed and self._is_relayed(frame):
-                tag = frame[5] | frame[6] << 8
-                replies.append((tag, frame))
-                if tag not in self._flushed:
-                    del self._outstanding[tag]
-                    self._free.append(tag)
+            if relayed and (whose := relayed.pop(frame[4:7], None)) is not None:
+                self._free.append(frame[5] | frame[6] << 8)
+                replies.append((whose, frame))
                 continue
             try:
                 msg = self.dialect.unpack(frame)
             except BadMessage as e:
                 raise ProtocolError(e.reason) from e
-            expected = self._outstanding.pop(msg.tag, None)
+            tag = msg.tag
+            if tag not in self._expected and relayed:
+                self._take_apart(tag)
+            expected = self._expected.pop(tag, None)
             if expected is None:
-                raise ProtocolError(f"{type(msg).__name__} for tag {msg.tag}, which is not in use")
+                raise ProtocolError(f"{type(msg).__name__} for tag {tag}, which is not in use")
             if not isinstance(msg, (expected, m.Rerror)):
                 raise ProtocolError(f"{type(msg).__name__} where {expected.__name__} was expected")
             if isinstance(msg, m.Rversion):
                 self.msize = self._framer.msize = min(self.msize, msg.msize)
                 self.dialect = DIALECTS.get(msg.version, self.dialect)
-            flushed = self._flushing.pop(msg.tag, None)
+            whose = self._whose.pop(tag)
+            flushed = self._flushing.pop(tag, None)
             if flushed is not None:
                 self._flushed.discard(flushed)
-                self._relayed.discard(flushed)
-                if self._outstanding.pop(flushed, None) is not None:
+                if self._expected.pop(flushed, None) is not None:
+                    del self._whose[flushed]
                     self._free.append(flushed)
-                self._free.append(msg.tag)
+                self._free.append(tag)
                 continue
-            replies.append((msg.tag, msg))
+            replies.append((whose, msg))
             # the reply of a request being flushed frees its tag only at the Rflush
-            if msg.tag in self._flushed:
-                self._outstanding[msg.tag] = expected
-            elif msg.tag != c.NOTAG:
-                self._free.append(msg.tag)
+            if tag in self._flushed:
+                self._expected[tag] = expected
+                self._whose[tag] = None
+            elif tag != c.NOTAG:
+                self._free.append(tag)
         return replies
-
-    def _is_relayed(self, frame: bytes) -> bool:
-        """Whether it is the reply, and no error, to what `relay` sent."""
-        tag = frame[5] | frame[6] << 8
-        if tag not in self._relayed:
-            return False
-        self._relayed.discard(tag)
-        return self._outstanding[tag].number == frame[4]

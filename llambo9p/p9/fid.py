@@ -120,6 +120,7 @@ class Request:
     __slots__ = (
         "abandon",
         "awaitable",
+        "begun",
         "cancel",
         "cancellable",
         "commit",
@@ -128,14 +129,18 @@ class Request:
         "flushes",
         "msg",
         "over",
+        "tag",
         "undo",
     )
 
     def __init__(self, msg: Message, fid: Fid | None) -> None:
         self.msg = msg
+        self.tag = msg.tag
         self.fid = fid
+        self.begun = False
+        """the file was asked; not while it waits for a busy fid, and never of a Tflush"""
         self.awaitable: Awaitable[Any] | None = None
-        """what to wait for; None while it waits for a busy fid, or is a Tflush"""
+        """what to wait for, once it is begun"""
         self.commit: Callable[[Any], Message] | None = None
         """turns the result into the reply and enters it into the fid table"""
         self.undo: Callable[[Any], None] | None = None

@@ -8,9 +8,12 @@ more than one incomplete frame, so never more than msize bytes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 from .constants import HEADER
+
+_unpack_size = struct.Struct("<I").unpack_from
 
 
 class ProtocolError(Exception):
@@ -42,16 +45,18 @@ class Framer:
             data = self.rest + data
         frames: list[bytes] = []
         at, end = 0, len(data)
+        msize = self.msize
         while end - at >= 4:
-            size = int.from_bytes(data[at : at + 4], "little")
-            if not HEADER <= size <= self.msize:
+            (size,) = _unpack_size(data, at)
+            if not HEADER <= size <= msize:
                 self.rest = data[at:]
                 raise ProtocolError(
-                    f"frame of {size} bytes, must be {HEADER} to {self.msize} (msize)", frames
+                    f"frame of {size} bytes, must be {HEADER} to {msize} (msize)", frames
                 )
-            if end - at < size:
+            after = at + size
+            if after > end:
                 break
-            frames.append(data[at : at + size])
-            at += size
+            frames.append(data[at:after])
+            at = after
         self.rest = data[at:] if at < end else b""
         return frames

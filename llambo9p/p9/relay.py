@@ -2,45 +2,89 @@
 
 What a fid of ours and the fid there say to each other differs in tag and fid only, so
 the frame of a Tread or Twrite is sent on with those two replaced, and the frame of its
-reply comes back with the tag replaced; no payload is taken apart or made again.  A message
-that is anything but plain (a tag in use, a fid that is busy, a count that does not fit on
-either side) is not taken, and goes the usual way, as the replies that are errors do.
+reply comes back with the tag replaced; no payload is taken apart or made again, and all
+that is kept of one meanwhile is a `Relayed`.  A message that is anything but plain (a tag
+in use, a fid that is busy, a count that does not fit on either side) is not taken, and
+goes the usual way, as the replies that are errors do.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import constants as c
 from . import messages as m
-from .fid import Fid
+from .fid import Fid, Request
 
 if TYPE_CHECKING:
     from .server import ServerConn
 
 _HEAD = struct.Struct("<IBHIQI")
 """of Tread and Twrite: size[4] type[1] tag[2] fid[4] offset[8] count[4]"""
-TYPES = (m.Tread.number, m.Twrite.number)
+_SIZE, _unpack = _HEAD.size, _HEAD.unpack_from
+_TREAD, _TWRITE = m.Tread.number, m.Twrite.number
 
 
-Relay = Callable[[bytes, int], Awaitable[bytes] | None]
-"""sends a frame on, whose count is given, and gives the frame that will come back; None
-when it cannot be sent as it is"""
+class Other(Protocol):
+    """A connection to the other server."""
+
+    def relay(self, frame: bytes, fid: bytes, whose: Relayed) -> int | None:
+        """Send the frame of a Tread or Twrite, its fid replaced by `fid` (as it lies on the
+        wire) and its tag by the one that is returned.  `whose` is told of the reply, by
+        `succeed` with its frame or by `fail`, later.  None when nothing can be sent now."""
+
+    def cancel(self, tag: int, whose: Relayed) -> None:
+        """Flush it: `whose` fails now."""
 
 
-class Passed(m.Message):
-    """A reply of the other server, to be sent under our tag."""
+class Way(NamedTuple):
+    """Where what is read and written on an open fid goes."""
 
-    def __init__(self, tag: int, frame: bytes) -> None:
+    other: Other
+    fid: bytes
+    """of the other server, as it lies on the wire"""
+    most: int
+    """bytes that a Tread or Twrite may have there"""
+
+
+class Relayed(Request):
+    """A Tread or Twrite that was sent on.  There is one for each, so it is as little as a
+    request can be, and listens to the other connection itself."""
+
+    __slots__ = ("_conn", "_other", "there", "wire_tag")
+
+    begun = cancellable = True
+    abandon = None
+
+    def __init__(
+        self, conn: ServerConn, fid: Fid, tag: int, wire_tag: bytes, other: Other
+    ) -> None:
         self.tag = tag
-        self._frame = frame
+        self.wire_tag = wire_tag
+        """as it lies on the wire"""
+        self.fid = fid
+        self.over = self.flushed = False
+        self.flushes = []
+        self.there = 0
+        """its tag on the other connection"""
+        self._conn = conn
+        self._other = other
 
-    def pack(self) -> bytes:
-        frame = self._frame
-        return b"".join((frame[:5], self.tag.to_bytes(2, "little"), frame[7:]))
+    def succeed(self, frame: bytes) -> None:
+        if not self.over:
+            self._conn.answer_relayed(self, frame)
+            self._conn.ready()
+
+    def fail(self, error: BaseException) -> None:
+        self._conn.fail(self, error)
+        self._conn.ready()
+
+    def cancel(self) -> None:
+        self._other.cancel(self.there, self)
+
+    def __repr__(self) -> str:
+        return f"<Relayed tag {self.tag} on {self.fid!r}>"
 
 
 class Relays:
@@ -48,47 +92,39 @@ class Relays:
 
     def __init__(self, conn: ServerConn) -> None:
         self._conn = conn
-        self._fids: dict[int, tuple[Fid, Relay]] = {}
+        self._limit = conn.limits.requests
+        self.ways: dict[int, tuple[Fid, Other, bytes, int, int]] = {}
+        """by fid: itself, the other connection, its fid there, and the most bytes of a read
+        and of a write that both sides can take, -1 where it is not open for that"""
 
-    def __bool__(self) -> bool:
-        return bool(self._fids)
-
-    def add(self, fid: Fid, relay: Relay) -> None:
-        self._fids[fid.fid] = fid, relay
-
-    def discard(self, fid: int) -> None:
-        self._fids.pop(fid, None)
-
-    def clear(self) -> None:
-        self._fids.clear()
+    def add(self, fid: Fid, way: Way) -> None:
+        read = -1 if fid.mode == c.OWRITE else min(way.most, self._conn.msize - c.READHDRSZ)
+        write = way.most if fid.mode in (c.OWRITE, c.ORDWR) else -1
+        self.ways[fid.fid] = fid, way.other, way.fid, read, write
 
     def take(self, frame: bytes) -> bool:
-        """Pass a Tread or Twrite on; whether that could be done."""
-        if len(frame) < _HEAD.size:
+        """Pass a Tread or Twrite on; whether it is one and that could be done."""
+        if len(frame) < _SIZE:
             return False
-        size, kind, tag, number, offset, count = _HEAD.unpack_from(frame)
-        found = self._fids.get(number)
+        size, kind, tag, number, _, count = _unpack(frame)
+        found = self.ways.get(number)
         if found is None:
             return False
-        fid, relay = found
+        fid, other, fid_there, read, write = found
+        if kind == _TREAD:
+            if size != _SIZE or not 0 < count <= read:
+                return False
+        elif kind != _TWRITE or size != _SIZE + count or count > write:
+            return False
         conn = self._conn
-        if fid.busy is not None or tag in conn.requests:
+        requests = conn.requests
+        if fid.busy is not None or tag in requests or len(requests) >= self._limit:
             return False
-        if len(conn.requests) >= conn.limits.requests:
+        request = Relayed(conn, fid, tag, frame[5:7], other)
+        there = other.relay(frame, fid_there, request)
+        if there is None:
             return False
-        msg: m.Message
-        if kind == m.Tread.number:
-            if size != _HEAD.size or fid.mode == c.OWRITE or not 0 < count:
-                return False
-            if count > conn.msize - c.READHDRSZ:
-                return False
-            msg = m.Tread(tag, number, offset, count)
-        else:
-            if size != _HEAD.size + count or fid.mode not in (c.OWRITE, c.ORDWR):
-                return False
-            msg = m.Twrite(tag, number, offset, b"")
-        reply = relay(frame, count)
-        if reply is None:
-            return False
-        conn.answer(msg, fid, reply, partial(Passed, tag))
+        request.there = there
+        requests[tag] = request
+        fid.pending += 1
         return True

@@ -37,8 +37,7 @@ from .dialects import P9_2000, negotiated
 from .fid import DirCursor, Fid, Request, check_name, confine, packed
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node, Walk
-from .relay import TYPES as RELAYED
-from .relay import Relays
+from .relay import Relayed, Relays
 from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,8 @@ class Limits:
 
 
 class ServerConn:
-    """See the module.  `attach` gives the tree; `trace` sees every message."""
+    """See the module.  `attach` gives the tree; `trace` sees every message; `ready` is
+    called when there is something in `data_to_send` that no call of the caller's brought."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class ServerConn:
         *,
         limits: Limits | None = None,
         trace: Callable[[str, m.Message], None] | None = None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.limits = limits or Limits()
         self.dialect = P9_2000
@@ -90,6 +91,7 @@ class ServerConn:
         self._out: list[bytes] = []
         self._unsent = 0
         self._started: list[Request] = []
+        self.ready = ready
         self._relays = Relays(self)
         self.negotiated = False
 
@@ -121,10 +123,10 @@ class ServerConn:
         So a client that asks and asks but does not read its replies holds that
         much memory, not what all its questions would be answered with.
         """
-        frames = self._frames
+        frames, relays = self._frames, self._relays
         while frames and self._unsent < self.limits.unsent:
             frame = frames.popleft()
-            if self._relays and frame[4] in RELAYED and self._relays.take(frame):
+            if relays.ways and relays.take(frame):
                 continue
             try:
                 msg = self.dialect.unpack(frame)
@@ -166,7 +168,7 @@ class ServerConn:
             reply = request.commit(result)
         except Exception as e:
             self._abandon_new_fid(request)
-            reply = self._error(request.msg, e)
+            reply = self._error(request.tag, request, e)
         self._finish(request, reply)
 
     def fail(self, request: Request, error: BaseException) -> None:
@@ -178,14 +180,14 @@ class ServerConn:
         self._abandon_new_fid(request)
         # a clunk or remove has freed its fid, so the client must see it answered
         unseen = request.flushed and request.cancellable
-        self._finish(request, None if unseen else self._error(request.msg, error))
+        self._finish(request, None if unseen else self._error(request.tag, request, error))
 
     def lost(self) -> None:
         """The connection is gone: drop every request and every fid."""
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
-        self._relays.clear()
+        self._relays.ways.clear()
         for request in requests:
             request.over = True
             if request.abandon is not None and request.fid is not None:
@@ -205,25 +207,29 @@ class ServerConn:
         try:
             frame = reply.pack()
         except Exception as e:  # a file gave a number or a name that no field can hold
-            frame = self._error(reply, e).pack()
+            frame = self._error(reply.tag, reply, e).pack()
+        self._put(reply.tag, frame)
+
+    def _put(self, tag: int, frame: bytes) -> None:
+        """Send the frame of a reply, or that it is too long."""
         if len(frame) > self.msize:
             why = f"a reply of {len(frame)} bytes does not fit msize {self.msize}"
-            frame = self._rerror(reply.tag, errors.Error(why)).pack()
+            frame = self._rerror(tag, errors.Error(why)).pack()
         self._out.append(frame)
         self._unsent += len(frame)
 
     def _rerror(self, tag: int, error: errors.Error) -> m.Message:
         return self.dialect.error(tag, error, self.msize)
 
-    def _error(self, msg: m.Message, error: BaseException) -> m.Message:
-        """The Rerror for what went wrong with `msg`."""
+    def _error(self, tag: int, what: object, error: BaseException) -> m.Message:
+        """The Rerror for what went wrong with the message `what`."""
         if not isinstance(error, errors.Error):
             if isinstance(error, Exception):
-                log.error("bug: %r failed", msg, exc_info=error)
+                log.error("bug: %r failed", what, exc_info=error)
                 error = errors.Error(f"internal error: {type(error).__name__}: {error}")
             else:
                 error = errors.Interrupted()
-        return self._rerror(msg.tag, error)
+        return self._rerror(tag, error)
 
     def _refusal(self, msg: m.Message) -> errors.Error | None:
         """Why `msg` must not even begin while other requests are outstanding."""
@@ -253,7 +259,7 @@ class ServerConn:
             else:
                 reply = self._CONNECTION.get(msg.number, ServerConn._unexpected)(self, msg)
         except Exception as e:
-            reply = self._error(msg, e)
+            reply = self._error(msg.tag, msg, e)
         if reply is not None:
             self._send(reply)
 
@@ -282,6 +288,7 @@ class ServerConn:
     ) -> None:
         """The reply to `msg` waits; with `busy`, so does everything else on `fid`."""
         request = self._register(msg, fid)
+        request.begun = True
         request.awaitable = awaitable
         request.commit = commit
         request.undo = undo
@@ -313,34 +320,44 @@ class ServerConn:
         while fid.waiting and fid.busy is None:
             request = fid.waiting.popleft()
             request.over = True
-            del self.requests[request.msg.tag]
+            del self.requests[request.tag]
             self._handle(request.msg)
 
     def _finish(self, request: Request, reply: m.Message | None) -> None:
         """Answer `request` (unless it was flushed and undone), then its Tflushes."""
-        request.over = True
-        del self.requests[request.msg.tag]
         if reply is not None:
             self._send(reply)
+        self._over(request)
+
+    def answer_relayed(self, request: Relayed, frame: bytes) -> None:
+        """Answer `request` with a frame that another server sent, but for its tag."""
+        self._put(request.tag, b"".join((frame[:5], request.wire_tag, frame[7:])))
+        self._over(request)
+
+    def _over(self, request: Request) -> None:
+        """`request` was answered: its tag is free, and its Tflushes are answered."""
+        request.over = True
+        del self.requests[request.tag]
         for flush in request.flushes:
             flush.over = True
-            del self.requests[flush.msg.tag]
-            self._send(m.Rflush(flush.msg.tag))
+            del self.requests[flush.tag]
+            self._send(m.Rflush(flush.tag))
             request.flushes += flush.flushes  # it was flushed itself; this loop goes on
         fid = request.fid
-        if fid is not None and request.awaitable is not None:
+        if fid is not None and request.begun:
             fid.pending -= 1
             if fid.busy is request:
                 self._settle(fid)
 
     def _cancel(self, request: Request) -> None:
         """Make the wait end soon; one that nobody awaits yet ends now."""
-        if not request.cancellable or request.awaitable is None:
+        if not request.cancellable or not request.begun:
             return
         if request.cancel is not None:
             request.cancel()
         elif request in self._started:
             self._started.remove(request)
+            assert request.awaitable is not None
             _discard(request.awaitable)
             self.fail(request, errors.Interrupted())
 
@@ -468,9 +485,9 @@ class ServerConn:
         assert fid.node is not None
         fid.handle = handle
         fid.mode = mode & 3
-        relay = getattr(handle, "relay", None)
-        if relay is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
-            self._relays.add(fid, relay)
+        way = getattr(handle, "way", None)
+        if way is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
+            self._relays.add(fid, way)
         return fid.node.qid, self.msize - c.IOHDRSZ
 
     def _check_openable(self, fid: Fid, mode: int) -> Node:
@@ -571,12 +588,11 @@ class ServerConn:
     def _end_fid(self, fid: Fid) -> None:
         """Free the fid and interrupt what is pending on it."""
         del self.fids[fid.fid]
-        if self._relays:
-            self._relays.discard(fid.fid)
+        self._relays.ways.pop(fid.fid, None)
         if not fid.pending:
             return
         for request in [r for r in self.requests.values() if r.fid is fid]:
-            if request.awaitable is not None and request.cancellable:
+            if request.begun and request.cancellable:
                 self._cancel(request)
                 self.fail(request, errors.Interrupted())
 

@@ -110,8 +110,8 @@ MUTATIONS = [
     ),
     Mutation(
         9, "a read that waits holds back its connection", SERVER,
-        "frames = self._frames",
-        "frames = self._frames if not self.requests else []",
+        "frames, relays = self._frames, self._relays",
+        "frames, relays = self._frames if not self.requests else [], self._relays",
         "tests/conversation/test_out.py::test_9_a_blocked_read_stalls_nobody",
     ),
     Mutation(
@@ -212,8 +212,8 @@ MUTATIONS = [
     ),
     Mutation(
         17, "a lost connection leaves its calls waiting", CLIENT,
-        "for pending in waiting.values():",
-        "for pending in ():",
+        "for whose in self._conn.lost():",
+        "for whose in ():",
         "tests/net/test_client.py::test_17_every_pending_call_fails_when_the_connection_is_lost",
     ),
     Mutation(
@@ -260,13 +260,13 @@ MUTATIONS = [
     ),
     Mutation(
         20, "what follows a frame in its segment is lost", FRAMING,
-        "at += size",
+        "at = after",
         "at = end",
         "tests/p9/test_framing.py::test_20_fed_whole",
     ),
     Mutation(
         20, "a frame may be shorter than its header", FRAMING,
-        "if not HEADER <= size <= self.msize:",
+        "if not HEADER <= size <= msize:",
         "if not 1 <= size <= self.msize:",
         "tests/p9/test_framing.py::test_20_a_size_that_no_frame_has_ends_the_connection",
     ),

@@ -16,6 +16,7 @@ from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import Framer
+from llambo9p.p9.relay import Relayed
 from tests.files import Files, reading, story, until
 
 from .harness import RunningCluster, cluster, simulated_host
@@ -36,9 +37,9 @@ def relayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     types: list[int] = []
     relay = Client.relay
 
-    def counting(self: Client, frame: bytes, fid: int) -> object:
+    def counting(self: Client, frame: bytes, fid: bytes, whose: Relayed) -> int | None:
         types.append(frame[4])
-        return relay(self, frame, fid)
+        return relay(self, frame, fid, whose)
 
     monkeypatch.setattr(Client, "relay", counting)
     return types

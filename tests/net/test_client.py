@@ -25,7 +25,7 @@ async def parked(client: Client, root: int) -> tuple[asyncio.Task[bytes], int]:
     out = await client.open(root, "out", c.OREAD)
     read = asyncio.create_task(out.read(0))
     await asyncio.sleep(0)
-    (tag,) = client._waiting
+    (tag,) = client._conn._expected
     return read, tag
 
 
@@ -128,10 +128,10 @@ def test_10_cancelling_a_call_sends_tflush_and_keeps_the_tag_until_rflush() -> N
                 await read
             await until(lambda: client._conn._flushing)
             meanwhile = client.call(m.Tstat(0, root), m.Rstat)
-            assert tag not in client._waiting
+            assert tag in client._conn._flushed
             await meanwhile
             assert [msg.oldtag for msg in site.seen(m.Tflush)] == [tag]  # type: ignore[attr-defined]
-            assert not client._conn._flushing and not client._conn._outstanding
+            assert not client._conn._flushing and not client._conn._expected
             assert tag in client._conn._free
             site.out.stream.append(b"nobody waits for it")
             await client.call(m.Tstat(0, root), m.Rstat)
@@ -245,7 +245,7 @@ def test_28_an_open_cancelled_at_any_moment_leaves_the_fids_as_they_were() -> No
                     opening.result().forget()
                 async with await client.open(root, "hello", c.OREAD) as hello:
                     assert await hello.read_all() == b"hello, world\n"
-            while client._waiting or client._conn._outstanding:
+            while client._conn._expected:
                 await client.call(m.Tstat(0, root), m.Rstat)
                 await asyncio.sleep(0)
             assert set(connection._conn.fids) == {root, slow}

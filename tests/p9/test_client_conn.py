@@ -19,10 +19,10 @@ def sent(conn: ClientConn) -> list[m.Message]:
 
 def test_tags_are_used_again_after_their_replies() -> None:
     conn = ClientConn()
-    one, two = conn.send(m.Tclunk(0, 1)), conn.send(m.Tclunk(0, 2))
+    one, two = conn.send(m.Tclunk(0, 1), "mine"), conn.send(m.Tclunk(0, 2), "yours")
     assert one != two
     assert sent(conn) == [m.Tclunk(one, 1), m.Tclunk(two, 2)]
-    assert conn.receive(m.Rclunk(one).pack()) == [(one, m.Rclunk(one))]
+    assert conn.receive(m.Rclunk(one).pack()) == [("mine", m.Rclunk(one))]
     assert conn.send(m.Tclunk(0, 3)) == one
 
 
@@ -51,10 +51,10 @@ def test_10_a_flushed_tag_is_free_after_rflush_and_not_before() -> None:
 
 def test_10_a_reply_before_the_rflush_is_delivered_and_its_tag_still_not_free() -> None:
     conn = ClientConn()
-    read = conn.send(m.Tread(0, 1, 0, 9))
-    conn.flush(read)
+    read = conn.send(m.Tread(0, 1, 0, 9), "mine")
+    conn.flush(read, "mine")
     flush = sent(conn)[1].tag
-    assert conn.receive(m.Rread(read, b"x").pack()) == [(read, m.Rread(read, b"x"))]
+    assert conn.receive(m.Rread(read, b"x").pack()) == [("mine", m.Rread(read, b"x"))]
     assert conn.send(m.Tclunk(0, 1)) not in (read, flush)
     assert conn.receive(m.Rflush(flush).pack()) == []
     assert {conn.send(m.Tclunk(0, 1)), conn.send(m.Tclunk(0, 2))} == {read, flush}
@@ -69,6 +69,27 @@ def test_a_request_is_flushed_once_and_only_while_it_is_outstanding() -> None:
     assert [type(msg) for msg in sent(conn)] == [m.Tread, m.Tflush]
 
 
+def test_only_whose_request_it_is_can_flush_it() -> None:
+    conn = ClientConn()
+    tags = conn.send(m.Tread(0, 1, 0, 9), "mine"), conn.relay(READ, FID, "mine")
+    conn.data_to_send()
+    for tag in tags:
+        conn.flush(tag, "yours")
+        assert sent(conn) == []
+        conn.flush(tag, "mine")
+        assert sent(conn) == [m.Tflush(tag + 2, tag)]
+    assert conn.outstanding == 2
+
+
+def test_whose_requests_are_lost_with_the_connection() -> None:
+    conn = ClientConn()
+    conn.relay(READ, FID, "one")
+    conn.send(m.Tread(0, 1, 0, 9), "two")
+    conn.receive(m.Rclunk(conn.send(m.Tclunk(0, 1), "three")).pack())
+    assert sorted(conn.lost()) == ["one", "two"]
+    assert conn.lost() == []
+
+
 def test_many_requests_are_flushed_as_fast_as_few() -> None:
     """It took 6 seconds to flush 30,000 blocked reads, and nobody else was served."""
     conn = ClientConn()
@@ -79,7 +100,8 @@ def test_many_requests_are_flushed_as_fast_as_few() -> None:
     replies = b"".join(m.Rread(read, b"").pack() for read in reads)
     assert len(conn.receive(replies)) == len(reads)
     assert conn.receive(b"".join(m.Rflush(flush.tag).pack() for flush in flushes)) == []
-    assert not conn._outstanding and not conn._flushed and len(conn._free) == 64_000
+    assert conn.outstanding == 0 and not conn._expected and not conn._flushed
+    assert len(conn._free) == 64_000
 
 
 def test_27_all_tags_in_use() -> None:
@@ -134,23 +156,24 @@ def test_a_server_that_answers_plain_9p2000_gets_plain_9p2000() -> None:
 
 READ = m.Tread(77, 900, 5, 512).pack()
 """as somebody else's client sent it"""
+FID = (3).to_bytes(4, "little")
 
 
 def test_a_relayed_message_goes_under_our_tag_and_fid_and_its_reply_comes_as_a_frame() -> None:
     conn = ClientConn()
     conn.send(m.Tclunk(0, 1))
-    tag = conn.relay(READ, 3)
+    tag = conn.relay(READ, FID, "mine")
     assert sent(conn)[-1] == m.Tread(tag, 3, 5, 512)
     frame = m.Rread(tag, b"payload").pack()
-    assert conn.receive(frame) == [(tag, frame)]
+    assert conn.receive(frame) == [("mine", frame)]
     assert conn.send(m.Tclunk(0, 2)) == tag, "its tag is free again"
 
 
 def test_an_error_to_a_relayed_message_is_taken_apart() -> None:
     conn = ClientConn()
-    tag = conn.relay(READ, 3)
-    assert conn.receive(m.Rerror(tag, "no").pack()) == [(tag, m.Rerror(tag, "no"))]
-    tag = conn.relay(READ, 3)
+    tag = conn.relay(READ, FID, "mine")
+    assert conn.receive(m.Rerror(tag, "no").pack()) == [("mine", m.Rerror(tag, "no"))]
+    tag = conn.relay(READ, FID, "mine")
     with pytest.raises(ProtocolError, match="Rwrite where Rread was expected"):
         conn.receive(m.Rwrite(tag, 5).pack())
 
@@ -158,8 +181,8 @@ def test_an_error_to_a_relayed_message_is_taken_apart() -> None:
 def test_the_tag_of_a_relayed_message_that_was_flushed_is_an_ordinary_one_again() -> None:
     for answered in (True, False):
         conn = ClientConn()
-        tag = conn.relay(READ, 3)
-        conn.flush(tag)
+        tag = conn.relay(READ, FID, "mine")
+        conn.flush(tag, "mine")
         flush = sent(conn)[-1].tag
         if answered:
             assert len(conn.receive(m.Rread(tag, b"x").pack())) == 1
@@ -167,4 +190,4 @@ def test_the_tag_of_a_relayed_message_that_was_flushed_is_an_ordinary_one_again(
         assert conn.outstanding == 0
         again = {conn.send(m.Tread(0, 1, 0, 5)), conn.send(m.Tread(0, 1, 0, 5))}
         assert tag in again
-        assert conn.receive(m.Rread(tag, b"y").pack()) == [(tag, m.Rread(tag, b"y"))]
+        assert conn.receive(m.Rread(tag, b"y").pack()) == [(None, m.Rread(tag, b"y"))]
