@@ -20,9 +20,11 @@ from typing import Any
 import uvloop
 
 from llambo9p.cluster import config
-from llambo9p.conversation import conversation
+from llambo9p.conversation import limits
 from llambo9p.errors import Error, InvalidArgument
+from llambo9p.fs.user import owner
 from llambo9p.net import address as addresses
+from llambo9p.net import sockets
 from llambo9p.net.address import Address
 from llambo9p.net.security import Security, server_tls
 from llambo9p.net.server import Limits
@@ -30,7 +32,7 @@ from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
 from llambo9p.p9.messages import Message
 
-_OTHER_FILES = 128
+_OTHER_FILES = 128 + sockets.HANDSHAKES
 """that a program has open beside its clients' connections"""
 
 
@@ -107,17 +109,20 @@ def server_limits(section: config.Limits) -> Limits:
         ),
         connections=min(section.connections, max(files // 2, files - _OTHER_FILES)),
         connections_per_user=section.connections_per_user,
+        fids_per_user=section.fids_per_user,
         version_s=section.version_timeout / 1000,
         stalled_s=section.reader_timeout / 1000,
     )
 
 
-def conversation_limits(section: config.Limits) -> conversation.Limits:
-    return conversation.Limits(
+def conversation_limits(section: config.Limits) -> limits.Limits:
+    return limits.Limits(
         prompt_bytes=section.prompt,
         history_bytes=section.history,
-        buffer=conversation.Buffer(section.buffered, section.buffered_per_user),
-        clones=conversation.Clones(section.conversations),
+        buffer=limits.buffer(section.buffered, section.buffered_per_user),
+        kept=limits.kept(section.kept, section.kept_per_user),
+        clones=limits.clones(section.conversations),
+        requests=limits.requests(section.queue_per_user, free=owner().name),
     )
 
 

@@ -149,10 +149,14 @@ class Limits(_Section):
 
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """requests waiting in one host's engine, and in the orchestrator"""
+    queue_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """requests of a user other than the owner, waiting or running"""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     connections_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     fids: Annotated[int, Field(ge=16, le=2**24)] = 65_536
     """of a connection"""
+    fids_per_user: Annotated[int, Field(ge=64, le=2**30)] = 262_144
+    """of all his connections"""
     requests: Annotated[int, Field(ge=1, le=65_535)] = 1_024
     """without a reply, of a connection: tags in use"""
     min_msize: Annotated[Size, Field(ge=256, le=2**24)] = 256
@@ -169,6 +173,10 @@ class Limits(_Section):
     """cloned ones of a user, in the orchestrator and in each host"""
     history: Size = 16 * 2**20
     """of one conversation"""
+    kept: Size = 2 * 2**30
+    """of all histories and system prompts, and of such texts that are open for reading"""
+    kept_per_user: Size = 512 * 2**20
+    """of those, what is one user's"""
     version_timeout: Milliseconds = 30_000
     """from a connection to its Tversion"""
     reader_timeout: Milliseconds = 300_000

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
-from ..conversation.conversation import Conversation, Limits
+from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
+from ..conversation.limits import Limits
 from ..errors import Busy, Error, InvalidArgument, NotFound
 from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
 from ..fs.tree import Directory, Tree

@@ -50,12 +50,12 @@ class CloneFile(SyntheticFile):
             raise PermissionDenied
         conversation = self._make()
         clones = conversation.limits.clones
-        clones.take(conversation.user)
+        clones.take(1, conversation.user)
         number = str(next(self._numbers))
 
         def close() -> None:
             if not conversation.closed:
-                clones.give_back(conversation.user)
+                clones.give_back(1, conversation.user)
             self._directory.discard(number)
             conversation.close()
 

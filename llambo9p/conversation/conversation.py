@@ -12,87 +12,16 @@ them holds up the engine.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 from ..engine.base import Engine, Message, Request, State, Usage
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
 from ..fs.stream import Stream
 from . import texts
+from .limits import Limits
 from .settings import Settings
-
-
-class Buffer:
-    """Bytes that the clients of a process may have in it, written and not yet asked."""
-
-    __slots__ = ("_of", "_used", "limit", "per_user")
-
-    def __init__(self, limit: int = 256 * 1024 * 1024, per_user: int | None = None) -> None:
-        self.limit = limit
-        self.per_user = limit if per_user is None else per_user
-        self._used = 0
-        self._of: Counter[str] = Counter()
-
-    def take(self, count: int, user: str) -> None:
-        """Raises NoSpace, and takes nothing, when it is full, or the user's part of it."""
-        if self._used + count > self.limit:
-            raise NoSpace(
-                f"{NoSpace.ename}: the prompts that all clients are writing or have queued "
-                f"would be more than {self.limit} bytes"
-            )
-        if self._of[user] + count > self.per_user:
-            raise NoSpace(
-                f"{NoSpace.ename}: the prompts that {user or 'one user'} is writing or has "
-                f"queued would be more than {self.per_user} bytes"
-            )
-        self._used += count
-        self._of[user] += count
-
-    def give_back(self, count: int, user: str) -> None:
-        self._used -= count
-        self._of[user] -= count
-        if not self._of[user]:
-            del self._of[user]
-
-
-class Clones:
-    """How many cloned conversations each user has in a process."""
-
-    __slots__ = ("_of", "limit")
-
-    def __init__(self, limit: int = 10_000) -> None:
-        self.limit = limit
-        self._of: Counter[str] = Counter()
-
-    def take(self, user: str) -> None:
-        """Raises Busy, and takes nothing, when the user has as many as he may."""
-        if self._of[user] >= self.limit:
-            raise Busy(f"{Busy.ename}: {user or 'one user'} has {self.limit} conversations")
-        self._of[user] += 1
-
-    def give_back(self, user: str) -> None:
-        self._of[user] -= 1
-        if not self._of[user]:
-            del self._of[user]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one conversation may hold."""
-
-    prompt_bytes: int = 8 * 1024 * 1024
-    """of one prompt or system prompt that is being written"""
-    queued_prompts: int = 64
-    """behind the running one"""
-    history_bytes: int = 16 * 1024 * 1024
-    """of all messages, MESSAGE_BYTES of each beside its text; older turns are forgotten, or
-    with `overflow error` the next prompt is refused"""
-    buffer: Buffer = field(default_factory=Buffer)
-    """for what is written and not yet asked, shared with other conversations"""
-    clones: Clones = field(default_factory=Clones)
-    """shared with other conversations"""
 
 
 class Turn:
@@ -174,6 +103,7 @@ class Conversation:
         self._admit = admit
         self.user = user
         self._history_bytes = 0
+        """as the quota of what is kept has them"""
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
 
@@ -230,7 +160,7 @@ class Conversation:
             self.limits.buffer.give_back(turn.size, self.user)
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
-        self._history_bytes = 0
+        self._forget_bytes(self._history_bytes)
         self.newest = None
         self.last_usage = None
         self.last_error = ""
@@ -240,14 +170,18 @@ class Conversation:
         """The conversation is gone: stop everything asked of it."""
         if not self.closed:
             self.reset()
+            self.set_system(b"")
             self.closed = True
             for turn in list(self._one_shots):
                 self.stop(turn)
 
     def _check_admission(self) -> None:
+        self._check_open()
+        self._admit()
+
+    def _check_open(self) -> None:
         if self.closed:
             raise InvalidArgument("the conversation is closed")
-        self._admit()
 
     def _prompt_text(self, data: bytes) -> str:
         if self.settings.mode == "chat":
@@ -265,14 +199,26 @@ class Conversation:
                 turn.failed(e)
 
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
-        turn.request = Request(
+        request = Request(
             self._render(turn.prompt, history),
             self.settings.params,
             conversation=self if history else None,
             overflow=self.settings.overflow,
             user=self.user,
         )
-        self._engine.submit(turn.request, turn)
+        self.limits.requests.take(1, self.user)
+        try:
+            self._engine.submit(request, turn)
+        except BaseException:
+            self.limits.requests.give_back(1, self.user)
+            raise
+        turn.request = request
+
+    def _engine_done(self, turn: Turn) -> None:
+        if turn.request is not None:
+            self.limits.requests.give_back(1, self.user)
+        if turn.error is not None:
+            self.last_error = str(turn.error)
 
     def _render(self, prompt: str, history: bool) -> tuple[Message, ...] | str:
         if self.settings.mode == "complete":
@@ -282,8 +228,7 @@ class Conversation:
         return (*system, *before, Message("user", prompt))
 
     def _turn_over(self, turn: Turn) -> None:
-        if turn.error is not None:
-            self.last_error = str(turn.error)
+        self._engine_done(turn)
         if turn is not self.running:
             return  # refused, or reset meanwhile
         self.running = None
@@ -300,27 +245,39 @@ class Conversation:
         """Append to the history, and forget the oldest turns that it has no room for."""
         self.history += messages
         self._history_bytes += _size(messages)
+        self.limits.kept.add(_size(messages), self.user)
         if self.settings.overflow == "trim":
-            while self._history_bytes > self.limits.history_bytes and self.history:
+            while self.history and self._history_is_full:
                 oldest = 1
                 while oldest < len(self.history) and self.history[oldest].role != "user":
                     oldest += 1
-                self._history_bytes -= _size(self.history[:oldest])
+                self._forget_bytes(_size(self.history[:oldest]))
                 del self.history[:oldest]
 
+    def _forget_bytes(self, count: int) -> None:
+        self._history_bytes -= count
+        self.limits.kept.give_back(count, self.user)
+
+    @property
+    def _history_is_full(self) -> bool:
+        limits = self.limits
+        return self._history_bytes > limits.history_bytes or limits.kept.is_over(self.user)
+
     def _check_history(self) -> None:
+        if self.settings.overflow == "trim":
+            return
         if self._history_bytes > self.limits.history_bytes:
             raise NoSpace(
                 f"{NoSpace.ename}: the history is more than {self.limits.history_bytes} bytes; "
                 "`reset` forgets it"
             )
+        self.limits.kept.take(0, self.user)
 
     def _one_shot_over(self, turn: Turn) -> None:
+        self._engine_done(turn)
         self._one_shots.discard(turn)
         if turn.usage is not None:
             self.last_usage = turn.usage
-        if turn.error is not None:
-            self.last_error = str(turn.error)
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
@@ -335,6 +292,7 @@ class Conversation:
 
     def append_history(self, data: bytes) -> None:
         """Append the messages of `texts.parse_history`; all or nothing."""
+        self._check_open()
         messages = texts.parse_history(decode(data))
         total = self._history_bytes + _size(messages)
         if total > self.limits.history_bytes:
@@ -342,6 +300,7 @@ class Conversation:
                 f"{NoSpace.ename}: history: {total} bytes would be more than "
                 f"{self.limits.history_bytes}"
             )
+        self.limits.kept.take(_size(messages), self.user)
         self.history += messages
         self._history_bytes = total
 
@@ -350,7 +309,14 @@ class Conversation:
 
     def set_system(self, data: bytes) -> None:
         """Replace the system prompt.  One trailing newline is dropped."""
-        self.system = decode(data.removesuffix(b"\n"))
+        self._check_open()
+        system = decode(data.removesuffix(b"\n"))
+        longer = len(system.encode()) - len(self.system.encode())
+        if longer > 0:
+            self.limits.kept.take(longer, self.user)
+        else:
+            self.limits.kept.give_back(-longer, self.user)
+        self.system = system
 
     def usage_text(self) -> str:
         """The last request that ended; empty before."""

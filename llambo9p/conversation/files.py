@@ -74,7 +74,8 @@ class Written:
 
 
 class OpenText(OpenSnapshot):
-    """Reads the text as it was at open; what is written is submitted at Tclunk."""
+    """Reads the text as it was at open; what is written is submitted at Tclunk.  The text
+    counts as kept, for it may be megabytes that are nowhere else any more."""
 
     __slots__ = ("_conversation", "_submit", "_written")
 
@@ -86,6 +87,8 @@ class OpenText(OpenSnapshot):
         submit: Callable[[bytes], None],
     ) -> None:
         super().__init__(data)
+        if data:
+            conversation.limits.kept.take(len(data), conversation.user)
         self._conversation = conversation
         self._written = written
         self._submit = submit
@@ -96,13 +99,17 @@ class OpenText(OpenSnapshot):
         return len(data)
 
     def clunk(self) -> Maybe[None]:
-        if self._written:
-            with self._conversation.noting():
-                self._submit(self._written.take())
+        try:
+            if self._written:
+                with self._conversation.noting():
+                    self._submit(self._written.take())
+        finally:
+            self.drop()
         return None
 
     def drop(self) -> None:
         self._written.discard()
+        self._conversation.limits.kept.give_back(len(self._data), self._conversation.user)
 
 
 class BufferedFile(SyntheticFile):
@@ -141,7 +148,8 @@ class BufferedFile(SyntheticFile):
         # megabytes, perhaps, which a writer would hold for nothing
         text = self._text().encode() if mode & 3 != c.OWRITE else b""
         written = Written(self.name, self._limit, self._conversation)
-        return OpenText(text, self._conversation, written, self._submit)
+        with self._conversation.noting():
+            return OpenText(text, self._conversation, written, self._submit)
 
     def truncate(self) -> None:
         if self._emptied is not None:

@@ -15,16 +15,23 @@ that is how an orchestrator acts for its users on its hosts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from ..errors import AuthenticationFailed, InvalidArgument
 from ..fs.user import User, name_of, owner
 
+log = logging.getLogger(__name__)
+
+_SOON = timedelta(days=14)
 _UCRED = struct.Struct("3i")
 """pid, uid, gid: unix(7), SO_PEERCRED"""
 
@@ -56,9 +63,10 @@ class Peer:
         return self._security.user(uname)
 
     @property
-    def trusted(self) -> bool:
-        """It acts as the owner, or for others: no limit for a single user applies."""
-        return self.name is None or self._any
+    def user_name(self) -> str | None:
+        """The one user that it can be, to whom limits of a user apply; None when it acts as
+        the owner, or for others."""
+        return None if self._any else self.name
 
 
 class Security:
@@ -132,6 +140,7 @@ def _loaded(context: ssl.SSLContext, cert: Path, ca: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(cert, password=_no_password(cert))
+        _check_time(cert)
     except OSError as e:
         raise InvalidArgument(f"{cert}: {_why(e, 'a key and its certificate')}") from None
     try:
@@ -139,6 +148,22 @@ def _loaded(context: ssl.SSLContext, cert: Path, ca: Path) -> ssl.SSLContext:
     except OSError as e:
         raise InvalidArgument(f"{ca}: {_why(e, 'certificates')}") from None
     return context
+
+
+def _check_time(cert: Path) -> None:
+    """Raises InvalidArgument when nobody would accept the certificate in this PEM file."""
+    first = x509.load_pem_x509_certificates(cert.read_bytes())[0]
+    now = datetime.now(UTC)
+    if now > first.not_valid_after_utc:
+        raise InvalidArgument(
+            f"{cert}: the certificate expired on {first.not_valid_after_utc:%Y-%m-%d}"
+        )
+    if now < first.not_valid_before_utc:
+        raise InvalidArgument(
+            f"{cert}: the certificate is valid from {first.not_valid_before_utc:%Y-%m-%d} on"
+        )
+    if first.not_valid_after_utc - now < _SOON:
+        log.warning("%s: the certificate expires on %s", cert, first.not_valid_after_utc.date())
 
 
 def _no_password(cert: Path) -> Callable[[], str]:

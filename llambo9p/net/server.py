@@ -30,7 +30,7 @@ from ..errors import Busy, Error
 from ..fs.pending import Pending
 from ..fs.user import User
 from ..p9 import server as p9
-from ..p9.fid import Request
+from ..p9.fid import FidShare, Request
 from ..p9.framing import ProtocolError
 from ..p9.messages import Message
 from ..p9.node import Maybe, Node
@@ -58,6 +58,8 @@ class Limits:
     connections: int = 10_000
     connections_per_user: int = 1_000
     """of a user that was authenticated, and speaks for nobody else"""
+    fids_per_user: int = 1 << 18
+    """likewise"""
     version_s: float = 30.0
     """from the connection to its Tversion"""
     stalled_s: float = 300.0
@@ -93,6 +95,7 @@ class Connection(asyncio.Protocol):
         sockets.keep_alive(transport)
         try:
             self.peer = self._server.admit(self)
+            self._conn.share = self._server.share_of(self.peer)
         except Error as e:
             log.warning("refusing %s: %s", self, e)
             self._conn.refusal = e
@@ -258,7 +261,9 @@ class Server:
         """those of them that are not served"""
         self._users: Counter[str] = Counter()
         """connections of each user that was authenticated"""
-        self._servers: list[asyncio.Server] = []
+        self._shares: dict[str, FidShare] = {}
+        """of those users"""
+        self._servers: list[asyncio.Server | sockets.TlsServer] = []
         self._unix_paths: list[str] = []
 
     async def listen(self, address: Address) -> Address:
@@ -282,22 +287,31 @@ class Server:
         if len(self.connections) - len(self.refused) > self.limits.connections:
             raise Busy(f"{Busy.ename}: more than {self.limits.connections} connections")
         peer = self.security.peer(connection.transport)
-        if peer.name is not None and not peer.trusted:
+        if peer.user_name is not None:
             limit = self.limits.connections_per_user
-            if self._users[peer.name] >= limit:
-                raise Busy(f"{Busy.ename}: more than {limit} connections of {peer.name}")
-            self._users[peer.name] += 1
+            if self._users[peer.user_name] >= limit:
+                raise Busy(f"{Busy.ename}: more than {limit} connections of {peer.user_name}")
+            self._users[peer.user_name] += 1
         return peer
+
+    def share_of(self, peer: Peer) -> FidShare | None:
+        """What the user's connections take their fids from."""
+        name = peer.user_name
+        if name is None:
+            return None
+        if name not in self._shares:
+            self._shares[name] = FidShare(self.limits.fids_per_user, name)
+        return self._shares[name]
 
     def leave(self, connection: Connection) -> None:
         """The end of what `admit` counted."""
         self.connections.discard(connection)
         self.refused.discard(connection)
-        peer = connection.peer
-        if peer is not None and peer.name is not None and not peer.trusted:
-            self._users[peer.name] -= 1
-            if not self._users[peer.name]:
-                del self._users[peer.name]
+        name = connection.peer.user_name if connection.peer is not None else None
+        if name is not None:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name], self._shares[name]
 
     async def close(self) -> None:
         """Stop listening and close every connection."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -17,6 +18,11 @@ from typing import TypeVar
 from ..errors import Error, InvalidArgument, WorkerLost
 from .address import Address
 
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_NO_FILES_S = 0.1
+"""to wait when there is no file for another connection"""
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
@@ -44,40 +50,118 @@ async def connect(
     return protocol
 
 
+HANDSHAKES = 256
+"""that one server has under way; who is one too many takes the place of the oldest, for a
+client that means well needs milliseconds, and one that does not keeps what it can get"""
+
+
+class TlsServer:
+    """Listens, and has no connection for anybody whose handshake is not over: until then he
+    is nobody, and the open file that he is, no limit of a user covers.
+
+    `tls` is made by `security.server_tls`; whoever takes longer than `seconds` is hung up
+    on.
+    """
+
+    def __init__(
+        self,
+        listening: list[socket.socket],
+        factory: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext,
+        seconds: float,
+    ) -> None:
+        self.under_way: dict[asyncio.Task[None], None] = {}
+        """the handshakes, the oldest first"""
+        self._factory = factory
+        self._tls = tls
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._accepting = [self._loop.create_task(self._accept(sock)) for sock in listening]
+
+    async def _accept(self, listening: socket.socket) -> None:
+        with listening:
+            while True:
+                try:
+                    sock, _ = await self._loop.sock_accept(listening)
+                except OSError as e:  # it hung up already, or there are no files left
+                    log.warning("accepting a connection: %s", explain(e))
+                    await asyncio.sleep(_NO_FILES_S)
+                    continue
+                handshake = self._loop.create_task(self._shake_hands(sock))
+                self.under_way[handshake] = None
+                handshake.add_done_callback(self.under_way.pop)
+                if len(self.under_way) > HANDSHAKES:
+                    next(iter(self.under_way)).cancel()
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory, sock, ssl=self._tls, ssl_handshake_timeout=self._seconds
+            )
+        except OSError as e:  # what is wrong with TLS, and a timeout, are among them
+            log.info("a handshake failed: %s", explain(e))
+            sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+
+    def close(self) -> None:
+        """Stop listening, and hang up on those that are nobody yet."""
+        for task in [*self._accepting, *self.under_way]:
+            task.cancel()
+
+
 async def listen(
     address: Address,
     factory: Callable[[], asyncio.Protocol],
     tls: ssl.SSLContext | None = None,
     handshake_s: float = 60.0,
-) -> tuple[asyncio.Server, Address]:
+) -> tuple[asyncio.Server | TlsServer, Address]:
     """Listening, and the address with the port that the kernel chose.
 
-    `tls!` addresses need `tls`, see `security.server_tls`, and hang up on whoever takes
-    longer than `handshake_s`.  Whoever closes the server of a unix socket removes its
-    path.  Raises `Error`, InvalidArgument without a certificate.
+    `tls!` addresses need `tls`, see `TlsServer`.  Whoever closes the server of a unix
+    socket removes its path.  Raises `Error`, InvalidArgument without a certificate.
     """
     loop = asyncio.get_running_loop()
     if address.net == "tls" and tls is None:
         raise InvalidArgument(f"{address} needs a certificate: set security.cert and .ca")
+    server: asyncio.Server | TlsServer
     try:
         if address.net == "unix":
             _remove_stale_socket(address.path)
-            server = await loop.create_unix_server(factory, address.path, backlog=1024)
+            server = await loop.create_unix_server(factory, address.path, backlog=_BACKLOG)
+        elif tls is not None and address.net == "tls":
+            listening, address = await _listening(address)
+            server = TlsServer(listening, factory, tls, handshake_s)
         else:
-            secured = address.net == "tls"
             server = await loop.create_server(
-                factory,
-                address.host,
-                address.port,
-                ssl=tls if secured else None,
-                ssl_handshake_timeout=handshake_s if secured else None,
-                backlog=1024,
+                factory, address.host, address.port, backlog=_BACKLOG
             )
             port = server.sockets[0].getsockname()[1]
             address = Address(address.net, address.host, port)
     except OSError as e:
         raise Error(f"cannot listen on {address}: {explain(e)}") from e
     return server, address
+
+
+async def _listening(address: Address) -> tuple[list[socket.socket], Address]:
+    """Sockets that listen at all that the host's name stands for, on one port."""
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listening: list[socket.socket] = []
+    try:
+        for family, *_, where in dict.fromkeys(infos):
+            at = (where[0], address.port, *where[2:])
+            sock = socket.create_server(at, family=family, backlog=_BACKLOG)
+            listening.append(sock)
+            sock.setblocking(False)
+            address = Address(address.net, address.host, sock.getsockname()[1])
+    except OSError:
+        for sock in listening:
+            sock.close()
+        raise
+    return listening, address
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

@@ -59,6 +59,26 @@ class Fid:
         return f"<Fid {self.fid} {state} {self.node!r}>"
 
 
+class FidShare:
+    """How many fids the connections of one user may have together, `whose` he is."""
+
+    __slots__ = ("limit", "used", "whose")
+
+    def __init__(self, limit: int, whose: str) -> None:
+        self.limit = limit
+        self.whose = whose
+        self.used = 0
+
+    def take(self, count: int) -> None:
+        """Raises Busy when there are not as many left."""
+        if self.used + count > self.limit:
+            raise errors.Busy(
+                f"{errors.Busy.ename}: more than {self.limit} fids on all connections of "
+                f"{self.whose}"
+            )
+        self.used += count
+
+
 class DirCursor:
     """The packed entries of a directory as they were at offset 0, read once through."""
 

@@ -34,13 +34,16 @@ from . import constants as c
 from . import dotl
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import DirCursor, Fid, Request, check_name, confine, packed
+from .fid import DirCursor, Fid, FidShare, Request, check_name, confine, packed
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node, Walk
 from .relay import Relayed, Relays
 from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
+
+_MORE_FIDS = 64
+"""for which room is taken at once"""
 
 Attach = Callable[[str, str], Maybe[Node]]
 """uname (or, where only that was sent, n_uname in digits), aname -> the root that this
@@ -82,6 +85,10 @@ class ServerConn:
         self.fids: dict[int, Fid] = {}
         self.requests: dict[int, Request] = {}
         """by tag"""
+        self.share: FidShare | None = None
+        """what room for fids is taken from, where the user has other connections"""
+        self._room = 0
+        """how many fids there may be until more room is taken"""
         self.refusal: errors.Error | None = None
         """why this connection is not served: the answer to every Tversion"""
         self._attach = attach
@@ -187,6 +194,9 @@ class ServerConn:
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
+        if self.share is not None:
+            self.share.used -= self._room
+        self._room = 0
         self._relays.ways.clear()
         for request in requests:
             request.over = True
@@ -431,10 +441,19 @@ class ServerConn:
             raise errors.UnknownFid
         if number in self.fids:
             raise errors.InUse(f"fid {number} is in use")
-        if len(self.fids) >= self.limits.fids:
-            raise errors.Busy(f"more than {self.limits.fids} fids on one connection")
+        if len(self.fids) >= self._room:
+            self._take_room()
         fid = self.fids[number] = Fid(number, None)
         return fid
+
+    def _take_room(self) -> None:
+        """Room for some more fids; it is kept until the connection is lost or reset."""
+        more = min(_MORE_FIDS, self.limits.fids - self._room)
+        if more == 0:
+            raise errors.Busy(f"more than {self.limits.fids} fids on one connection")
+        if self.share is not None:
+            self.share.take(more)
+        self._room += more
 
     # -- messages on a fid ------------------------------------------------------
 

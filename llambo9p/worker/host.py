@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..conversation.conversation import Limits
+from ..conversation.limits import Limits
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound
 from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_number

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from ..conversation.clone import CloneFile
-from ..conversation.conversation import Conversation, Limits
+from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
+from ..conversation.limits import Limits
 from ..engine.base import Engine, Listener, Load, Request, State, Usage
 from ..errors import Busy, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins

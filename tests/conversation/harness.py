@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llambo9p.conversation.clone import CloneFile
-from llambo9p.conversation.conversation import Conversation, Limits
+from llambo9p.conversation.conversation import Conversation
 from llambo9p.conversation.files import add_conversation_files, ctl_commands
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.fs.ctl import Commands

@@ -10,7 +10,7 @@ import asyncio
 import py9p
 import pytest
 
-from llambo9p.conversation.conversation import Limits
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error
 from llambo9p.net.client import RemoteOpen

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
-from llambo9p.conversation.conversation import MESSAGE_BYTES, Buffer, Conversation, Limits
+from llambo9p.conversation import limits
+from llambo9p.conversation.conversation import MESSAGE_BYTES, Conversation
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import NoSpace
+from llambo9p.errors import Busy, Error, NoSpace
 from llambo9p.p9 import constants as c
 from tests.files import files_of, story, until
 
 from .harness import conversing
 
-FULL = "^No space left on device: the prompts that all clients are writing or have queued"
+FULL = "^No space left on device: more than [0-9]+ bytes of prompts not yet asked of all clients"
 
 
 @story
 async def test_what_all_clients_write_at_once_is_bounded():
-    buffer = Buffer(100)
+    buffer = limits.buffer(100)
     async with conversing(Limits(buffer=buffer)) as place, place.connect() as other:
         mine = await place.files.open("prompt", c.OWRITE)
         await mine.write(b"x" * 60)
@@ -33,34 +36,34 @@ async def test_what_all_clients_write_at_once_is_bounded():
         await mine.clunk()
         assert await place.files.read("out") == "simulated: " + "x" * 60
         assert await theirs.read_all() == b"simulated: " + b"y" * 40
-        assert buffer._used == 0
+        assert buffer.used == 0
         await other.write("prompt", "z" * 100)
 
 
 @story
 async def test_prompts_in_a_queue_are_counted_until_they_are_asked():
     gate = Gate()
-    buffer = Buffer(30)
+    buffer = limits.buffer(30)
     async with conversing(Limits(buffer=buffer), gate=gate, slots=1) as place:
         for _ in range(3):
             await place.files.write("prompt", b"x" * 10)  # the first is asked at once
-        assert buffer._used == 20
+        assert buffer.used == 20
         with pytest.raises(NoSpace, match=FULL):
             await place.files.write("prompt", b"x" * 11)
         await place.files.write("ctl", "reset")
-        assert buffer._used == 0
+        assert buffer.used == 0
         gate.open()
 
 
 @story
 async def test_who_leaves_gives_back_what_he_was_writing():
-    buffer = Buffer(100)
+    buffer = limits.buffer(100)
     async with conversing(Limits(buffer=buffer)) as place:
         async with files_of(place.address) as leaving:
             for path, mode in (("prompt", c.OWRITE), ("data", c.ORDWR), ("history", c.OWRITE)):
                 await (await leaving.open(path, mode)).write(b"x" * 30)
-            assert buffer._used == 90
-        await until(lambda: buffer._used == 0)
+            assert buffer.used == 90
+        await until(lambda: buffer.used == 0)
 
 
 def turns(*contents: str) -> str:
@@ -131,12 +134,96 @@ async def test_who_only_writes_holds_no_copy_of_the_history(monkeypatch: pytest.
 
 
 def test_one_user_cannot_take_all_of_the_buffer() -> None:
-    buffer = Buffer(100, per_user=60)
+    buffer = limits.buffer(100, per_user=60)
     buffer.take(60, "alice")
-    with pytest.raises(NoSpace, match="that alice is writing or has queued would be more than 60"):
+    with pytest.raises(NoSpace, match="more than 60 bytes of prompts not yet asked of alice"):
         buffer.take(1, "alice")
     buffer.take(40, "bob")
     with pytest.raises(NoSpace, match=FULL.removeprefix("^")):
         buffer.take(1, "bob")
     buffer.give_back(60, "alice")
     buffer.take(20, "bob")
+
+
+@story
+async def test_what_a_user_keeps_in_all_his_conversations_is_bounded():
+    kept = limits.kept(10_000, per_user=2 * MESSAGE_BYTES + 30)
+    async with conversing(Limits(kept=kept)) as place:
+        await place.files.write("history", turns("0123456789", "0123456789"))
+        await place.files.write("system", "1234567890\n")
+        refused = "more than 286 bytes of histories, system prompts and open texts of one user"
+        for path, text in (("system", "12345678901"), ("history", turns("0"))):
+            with pytest.raises(NoSpace, match=refused):
+                await place.files.write(path, text)
+            assert kept.used == 2 * MESSAGE_BYTES + 30
+        with pytest.raises(NoSpace, match=refused):
+            await place.files.open("system")
+        assert refused in await place.files.read("status")
+        await place.files.write("ctl", "reset")
+        assert kept.used == 10
+        texts = [await place.files.open("system") for _ in range(25)]
+        assert kept.used == 10 + 25 * 11
+        with pytest.raises(NoSpace, match=refused):
+            await place.files.open("system")
+        await texts[0].clunk()
+        assert kept.used == 10 + 24 * 11
+        await place.files.open("system")
+    await until(lambda: kept.used == 10)
+    place.conversation.close()
+    assert kept.used == 0
+
+
+@story
+async def test_a_history_gives_way_to_what_its_user_keeps_elsewhere():
+    kept = limits.kept(10_000, per_user=4 * MESSAGE_BYTES + 60)
+    async with conversing(Limits(kept=kept)) as place:
+        assert await place.files.ask("first") == "simulated: first"
+        kept.take(2 * MESSAGE_BYTES, "")
+        assert await place.files.ask("second") == "simulated: second"
+        assert [m.content for m in place.conversation.history] == ["second", "simulated: second"]
+        await place.files.write("ctl", "overflow error")
+        assert await place.files.ask("third") == "simulated: third"
+        await place.files.write("prompt", "fourth")
+        with pytest.raises(NoSpace, match="bytes of histories, system prompts and open texts"):
+            await place.files.read("out")
+
+
+@story
+async def test_the_unfinished_requests_of_a_user_are_counted_until_they_are_over():
+    gate = Gate()
+    requests = limits.requests(2)
+    async with conversing(Limits(requests=requests), gate=gate) as place:
+        await place.files.write("prompt", "x")
+        data = await place.files.open("data", c.ORDWR)
+        await data.write(b"y")
+        reading = asyncio.ensure_future(data.read(0))
+        await until(lambda: requests.used == 2)
+        one_more = await place.files.open("data", c.ORDWR)
+        await one_more.write(b"z")
+        with pytest.raises(Busy, match="busy: more than 2 unfinished requests of one user"):
+            await one_more.read(0)
+        gate.open()
+        assert await reading == b"simulated: y"
+        assert await place.files.read("out") == "simulated: x"
+        assert requests.used == 0
+        assert await place.files.ask("again") == "simulated: again"
+    assert requests.used == 0
+
+
+def test_who_owns_the_process_may_have_all_there_is() -> None:
+    requests = limits.requests(2, free="owner")
+    requests.take(100, "owner")
+    requests.take(2, "alice")
+    with pytest.raises(Busy, match="more than 2 unfinished requests of alice"):
+        requests.take(1, "alice")
+
+
+@story
+async def test_a_conversation_that_is_closed_keeps_nothing_more():
+    kept = limits.kept()
+    async with conversing(Limits(kept=kept)) as place:
+        place.conversation.close()
+        for path, text in (("system", "x"), ("history", turns("x"))):
+            with pytest.raises(Error, match="the conversation is closed"):
+                await place.files.write(path, text)
+        assert kept.used == 0

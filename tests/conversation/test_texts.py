@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llambo9p.conversation import texts
-from llambo9p.conversation.conversation import Limits
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.base import Message, Usage
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, InvalidArgument

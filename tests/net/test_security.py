@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import ClassVar
 
 import py9p
 import pytest
+import uvloop
 from click.testing import CliRunner
 from llambo9p_tools.cert import cert
 
 from llambo9p.errors import AuthenticationFailed, Busy, Error, InvalidArgument, WorkerLost
 from llambo9p.fs.tree import Directory, Tree
 from llambo9p.fs.user import User, name_of, owner
+from llambo9p.net import security, sockets
 from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client
 from llambo9p.net.security import Peer, Security, client_tls, server_tls
@@ -334,6 +340,121 @@ async def test_one_user_cannot_take_all_connections(ca: Path) -> None:
     hers.append(await Client.connect(address, tls=as_(ca, "alice")))
     for client in hers + others:
         client.close()
+    await guest.server.close()
+
+
+@story
+async def test_one_user_cannot_take_all_fids(ca: Path) -> None:
+    guest = Guest(guarded(ca), Limits(fids_per_user=128))
+    address = await guest.server.listen(TLS)
+    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(3)]
+    for client in hers[:2]:
+        for _ in range(64):
+            await client.attach("")
+    with pytest.raises(Busy, match="busy: more than 128 fids on all connections of alice"):
+        await hers[2].attach("")
+    others = [await Client.connect(address, tls=as_(ca, "bob"))]
+    await others[0].attach("")
+    # what a connection had is given back at its end
+    hers[0].close()
+    await until(lambda: len(guest.server.connections) == 3)
+    await hers[2].attach("")
+    with pytest.raises(Busy, match="of alice"):
+        await hers[1].attach("")
+    for client in hers + others:
+        client.close()
+    await until(lambda: not guest.server.connections)
+    assert not guest.server._shares
+    await guest.server.close()
+
+
+@story
+async def test_handshakes_that_never_end_keep_nobody_out(
+    ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HANDSHAKES", 4)
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(TLS)
+    silent = [await asyncio.open_connection(address.host, address.port) for _ in range(10)]
+    for reader, _ in silent[:6]:  # the oldest make room
+        assert await reader.read() == b""
+    (listening,) = guest.server._servers
+    assert isinstance(listening, sockets.TlsServer)
+    assert len(listening.under_way) == 4
+    client = await Client.connect(address, tls=as_(ca, "alice"))
+    await client.attach("")
+    assert len(listening.under_way) == 3
+    client.close()
+    await guest.server.close()
+    for reader, writer in silent[7:]:
+        assert await reader.read() == b""
+        writer.close()
+    for _, writer in silent[:7]:
+        writer.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_comes_with_the_end_of_a_handshake_is_not_lost(
+    ca: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> None:
+        guest = Guest(guarded(ca))
+        address = await guest.server.listen(TLS)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = as_(ca, "alice").wrap_bio(incoming, outgoing, server_hostname=address.host)
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(1 << 16))
+        client.write(m.Tversion(c.NOTAG, 8192, "9P2000").pack())
+        writer.write(outgoing.read())  # with what ends the handshake
+        reply = b""
+        while not reply:
+            data = await reader.read(1 << 16)
+            assert data, "hung up"
+            incoming.write(data)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                reply = client.read()
+        assert reply == m.Rversion(c.NOTAG, 8192, "9P2000").pack()
+        writer.close()
+        await guest.server.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+def test_a_certificate_that_nobody_would_accept_is_refused_at_the_start(
+    ca: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Clock(datetime):
+        days: ClassVar[int]
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=cls.days)
+
+    monkeypatch.setattr(security, "datetime", Clock)
+    cert = ca / "server-localhost.pem"
+    for Clock.days, why in ((366, "the certificate expired on 20"), (-1, "is valid from 20")):
+        with pytest.raises(InvalidArgument, match=f"^{cert}: .*{why}"):
+            server_tls(cert, ca / "ca.pem")
+    assert not caplog.messages
+    Clock.days = 360
+    server_tls(cert, ca / "ca.pem")
+    assert "server-localhost.pem: the certificate expires on" in caplog.text
+
+
+@story
+async def test_a_handshake_has_as_long_as_a_tversion(ca: Path) -> None:
+    guest = Guest(guarded(ca), Limits(version_s=0.1))
+    address = await guest.server.listen(TLS)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    assert await reader.read() == b""
+    writer.close()
     await guest.server.close()
 
 
