@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         sockets.keep_alive(transport)
         try:
             self.peer = self._server.admit(self)
-            self._conn.share = self._server.share_of(self.peer)
+            self._conn.fids.share = self._server.share_of(self.peer)
         except Error as e:
             log.warning("refusing %s: %s", self, e)
             self._conn.refusal = e

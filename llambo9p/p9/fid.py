@@ -16,6 +16,9 @@ from .messages import Message
 from .node import Handle, Listing, Node
 from .wire import Dir, Qid
 
+_MORE_FIDS = 64
+"""for which room is taken at once"""
+
 
 class Fid:
     """A fid of this connection.  `handle` is None until it is open."""
@@ -77,6 +80,43 @@ class FidShare:
                 f"{self.whose}"
             )
         self.used += count
+
+
+class FidTable(dict[int, Fid]):
+    """The fids of a connection by number, at most `limit`; `share` bounds them, too, where
+    their user has other connections."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.share: FidShare | None = None
+        self._limit = limit
+        self._room = 0
+        """how many there may be until more room is taken, which is kept until `clear`"""
+
+    def make(self, number: int) -> Fid:
+        """A new fid.  Raises UnknownFid, InUse or Busy."""
+        if number == c.NOFID:
+            raise errors.UnknownFid
+        if number in self:
+            raise errors.InUse(f"fid {number} is in use")
+        if len(self) >= self._room:
+            self._take_room()
+        fid = self[number] = Fid(number, None)
+        return fid
+
+    def _take_room(self) -> None:
+        more = min(_MORE_FIDS, self._limit - self._room)
+        if more == 0:
+            raise errors.Busy(f"more than {self._limit} fids on one connection")
+        if self.share is not None:
+            self.share.take(more)
+        self._room += more
+
+    def clear(self) -> None:
+        super().clear()
+        if self.share is not None:
+            self.share.used -= self._room
+        self._room = 0
 
 
 class DirCursor:

@@ -34,16 +34,13 @@ from . import constants as c
 from . import dotl
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import DirCursor, Fid, FidShare, Request, check_name, confine, packed
+from .fid import DirCursor, Fid, FidTable, Request, check_name, confine, packed
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node, Walk
 from .relay import Relayed, Relays
 from .wire import BadMessage, Dir, Qid
 
 log = logging.getLogger(__name__)
-
-_MORE_FIDS = 64
-"""for which room is taken at once"""
 
 Attach = Callable[[str, str], Maybe[Node]]
 """uname (or, where only that was sent, n_uname in digits), aname -> the root that this
@@ -82,13 +79,9 @@ class ServerConn:
         self.limits = limits or Limits()
         self.dialect = P9_2000
         self.msize = self.limits.msize
-        self.fids: dict[int, Fid] = {}
+        self.fids = FidTable(self.limits.fids)
         self.requests: dict[int, Request] = {}
         """by tag"""
-        self.share: FidShare | None = None
-        """what room for fids is taken from, where the user has other connections"""
-        self._room = 0
-        """how many fids there may be until more room is taken"""
         self.refusal: errors.Error | None = None
         """why this connection is not served: the answer to every Tversion"""
         self._attach = attach
@@ -194,9 +187,6 @@ class ServerConn:
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
-        if self.share is not None:
-            self.share.used -= self._room
-        self._room = 0
         self._relays.ways.clear()
         for request in requests:
             request.over = True
@@ -407,7 +397,7 @@ class ServerConn:
             raise errors.InvalidArgument("Tversion must come before Tattach")
         if msg.afid != c.NOFID:
             raise errors.InvalidArgument("authentication not required: afid must be NOFID")
-        fid = self._new_fid(msg.fid)
+        fid = self.fids.make(msg.fid)
 
         def commit(node: Node) -> m.Message:
             fid.root = node.qid
@@ -436,25 +426,6 @@ class ServerConn:
                 self._cancel(old)
         return None
 
-    def _new_fid(self, number: int) -> Fid:
-        if number == c.NOFID:
-            raise errors.UnknownFid
-        if number in self.fids:
-            raise errors.InUse(f"fid {number} is in use")
-        if len(self.fids) >= self._room:
-            self._take_room()
-        fid = self.fids[number] = Fid(number, None)
-        return fid
-
-    def _take_room(self) -> None:
-        """Room for some more fids; it is kept until the connection is lost or reset."""
-        more = min(_MORE_FIDS, self.limits.fids - self._room)
-        if more == 0:
-            raise errors.Busy(f"more than {self.limits.fids} fids on one connection")
-        if self.share is not None:
-            self.share.take(more)
-        self._room += more
-
     # -- messages on a fid ------------------------------------------------------
 
     def _walk(self, msg: m.Twalk, fid: Fid) -> m.Message | None:
@@ -464,7 +435,7 @@ class ServerConn:
         in_place = msg.newfid == msg.fid
         if in_place and fid.handle is not None:
             raise errors.InUse("an open fid cannot be walked in place")
-        target = fid if in_place else self._new_fid(msg.newfid)
+        target = fid if in_place else self.fids.make(msg.newfid)
 
         names, depth, at_root = confine(msg.wname, fid.depth)
 

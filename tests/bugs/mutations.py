@@ -148,8 +148,8 @@ MUTATIONS = [
     ),
     Mutation(
         12, "one table of fids for all connections", SERVER,
-        "self.fids: dict[int, Fid] = {}",
-        "self.fids: dict[int, Fid] = self._CONNECTION.setdefault(-1, {})",
+        "self.fids = FidTable(self.limits.fids)",
+        "self.fids = self._CONNECTION.setdefault(-1, FidTable(self.limits.fids))",
         "tests/p9/test_connection.py::test_12_fids_belong_to_one_connection",
     ),
     Mutation(
