@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..conversation import settings, texts
 from ..conversation.settings import Settings
-from ..engine.base import Listener, Load, Message, Request, State, Usage
+from ..engine.base import Listener, Load, Message, Request, SamplingParams, State, Usage
 from ..errors import Busy, Error, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
@@ -41,6 +41,9 @@ class Remote:
     number: str
     said: tuple[Message, ...] = ()
     """system prompt and history as the worker has them"""
+    grammar: str = ""
+    schema: str = ""
+    """likewise"""
 
     def path(self, file: str) -> str:
         return f"{self.number}/{file}"
@@ -174,6 +177,7 @@ class ClusterEngine:
 
     async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
         await remote.ctl.write(_ctl_text(request).encode())
+        await self._constrain(remote, request.params)
         if isinstance(request.prompt, str):
             prompt = request.prompt.encode()
         else:
@@ -194,6 +198,19 @@ class ClusterEngine:
         if not isinstance(request.prompt, str) and answer:
             remote.said = (*request.prompt, Message("assistant", answer.decode()))
         return usage
+
+    async def _constrain(self, remote: Remote, params: SamplingParams) -> None:
+        """Give the worker's conversation the grammar or schema that answers must follow;
+        there, too, one of them replaces the other, and what is blank is none."""
+        if (remote.grammar, remote.schema) == (params.grammar, params.schema):
+            return
+        if params.grammar:
+            await remote.put("grammar", params.grammar.encode())
+        elif params.schema:
+            await remote.put("schema", params.schema.encode())
+        else:
+            await remote.put("grammar" if remote.grammar else "schema", b"\n")
+        remote.grammar, remote.schema = params.grammar, params.schema
 
     async def _bring_up_to(self, remote: Remote, before: tuple[Message, ...]) -> None:
         """Make the worker's conversation know exactly `before`."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
+from ..engine import gbnf, json_schema
 from ..engine.base import Engine, Message, Request, State, Usage
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
@@ -91,6 +93,9 @@ class Conversation:
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.system = ""
+        self.grammar = ""
+        self.schema = ""
+        """of these two at most one is not empty"""
         self.history: list[Message] = []
         self.newest: Turn | None = None
         """the turn submitted last, which `out` shows"""
@@ -170,7 +175,8 @@ class Conversation:
         """The conversation is gone: stop everything asked of it."""
         if not self.closed:
             self.reset()
-            self.set_system(b"")
+            for name in ("system", "grammar", "schema"):
+                self._replace(name, "")
             self.closed = True
             for turn in list(self._one_shots):
                 self.stop(turn)
@@ -201,7 +207,7 @@ class Conversation:
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
         request = Request(
             self._render(turn.prompt, history),
-            self.settings.params,
+            replace(self.settings.params, grammar=self.grammar, schema=self.schema),
             conversation=self if history else None,
             overflow=self.settings.overflow,
             user=self.user,
@@ -309,14 +315,38 @@ class Conversation:
 
     def set_system(self, data: bytes) -> None:
         """Replace the system prompt.  One trailing newline is dropped."""
+        self._replace("system", decode(data.removesuffix(b"\n")))
+
+    def set_grammar(self, data: bytes) -> None:
+        """Replace the grammar; blank is none.  A schema is forgotten.  Raises InvalidArgument
+        naming the line that is wrong."""
+        text = decode(data)
+        if text.strip():
+            gbnf.check(text)
+            self._replace("grammar", text)
+            self._replace("schema", "")
+        else:
+            self._replace("grammar", "")
+
+    def set_schema(self, data: bytes) -> None:
+        """As `set_grammar`, for a JSON schema: the grammar is forgotten."""
+        text = decode(data)
+        if text.strip():
+            json_schema.check(text)
+            self._replace("schema", text)
+            self._replace("grammar", "")
+        else:
+            self._replace("schema", "")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Keep a text instead of what there is of that name."""
         self._check_open()
-        system = decode(data.removesuffix(b"\n"))
-        longer = len(system.encode()) - len(self.system.encode())
+        longer = len(text.encode()) - len(getattr(self, name).encode())
         if longer > 0:
             self.limits.kept.take(longer, self.user)
         else:
             self.limits.kept.give_back(-longer, self.user)
-        self.system = system
+        setattr(self, name, text)
 
     def usage_text(self) -> str:
         """The last request that ended; empty before."""

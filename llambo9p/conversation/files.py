@@ -1,4 +1,4 @@
-"""A conversation as a directory: `ctl prompt out data system history usage status`.
+"""A conversation as a directory: `ctl prompt out data system grammar schema history usage` ...
 
 Each file is one class or one line of `conversation_files`; what they mean is in
 README.  A file that takes text collects it on the fid and hands it over at
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ..errors import InvalidArgument, NoSpace, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
@@ -19,6 +20,9 @@ from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
 from .conversation import Conversation, Turn
+
+MAX_GRAMMAR_BYTES = 64 * 1024
+"""of a grammar or schema: it is parsed where everybody's tokens are decoded"""
 
 
 class Written:
@@ -323,6 +327,21 @@ def add_conversation_files(
             emptied=lambda: conversation.set_system(b""),
         )
     )
+    for name, text, submit in (
+        ("grammar", lambda: conversation.grammar, conversation.set_grammar),
+        ("schema", lambda: conversation.schema, conversation.set_schema),
+    ):
+        directory.add(
+            BufferedFile(
+                tree,
+                name,
+                conversation,
+                text,
+                submit,
+                emptied=partial(submit, b""),
+                limit=MAX_GRAMMAR_BYTES,
+            )
+        )
     directory.add(
         BufferedFile(
             tree,

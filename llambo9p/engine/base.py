@@ -65,6 +65,11 @@ class SamplingParams:
     """None: a fresh random seed for every request"""
     stop: tuple[str, ...] = ()
     """the answer ends before the first occurrence of any of these"""
+    grammar: str = ""
+    """GBNF that the answer must follow, checked by `gbnf.check`; empty: none"""
+    schema: str = ""
+    """a JSON schema, as text, that the answer must satisfy, checked by `json_schema.check`;
+    empty: none"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

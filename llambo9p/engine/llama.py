@@ -19,6 +19,7 @@ process, so tokens, positions, sequences and counts are checked before every cal
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 from collections import deque
@@ -29,10 +30,11 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import chat, gguf, sampling
+from llambo9p.engine import chat, gbnf, gguf, sampling
 from llambo9p.engine.base import ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
@@ -73,11 +75,18 @@ class Sampler:
     """A native sampler chain: penalties over the last 64 tokens of prompt and answer,
     top_k, top_p, min_p, temp, dist(seed), in this order.  At temperature 0 it is
     penalties, greedy.
+
+    With a grammar the chain chooses as if there were none, and only where that is not
+    allowed it chooses again from what is: asking the grammar about one token takes
+    microseconds, about all of them milliseconds.
     """
 
     chain: Any = None
+    grammar: Any = None
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], n_vocab: int) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], n_vocab: int, vocab: Any
+    ) -> None:
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self.chain = chain
         penalty = params.repeat_penalty
@@ -85,6 +94,10 @@ class Sampler:
             self._add(lib.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, penalty, 0.0, 0.0))
             for token in prompt[-PENALTY_LAST_N:]:
                 lib.llama_sampler_accept(chain, token)
+        if grammar := _grammar_of(params):
+            self.grammar = lib.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
+            if not self.grammar:
+                raise errors.InvalidArgument("the grammar has what this model has no tokens for")
         if params.temperature == 0:
             self._add(lib.llama_sampler_init_greedy())
             return
@@ -98,9 +111,82 @@ class Sampler:
     def _add(self, sampler: Any) -> None:
         lib.llama_sampler_chain_add(self.chain, sampler)
 
+    def pick(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        """The next token that the grammar allows; `accept` it then.  Raises DecodeError
+        when there is none."""
+        token = candidates.fill(logits).apply(self.chain).selected
+        if candidates.fill_one(token).apply(self.grammar).any_left:
+            return token
+        if not candidates.fill(logits).apply(self.grammar).any_left:
+            raise DecodeError("the grammar allows none of the model's tokens here")
+        return candidates.apply(self.chain).selected
+
+    def accept(self, token: int) -> None:
+        lib.llama_sampler_accept(self.grammar, token)
+        lib.llama_sampler_accept(self.chain, token)
+
     def __del__(self) -> None:
-        if self.chain is not None:
-            lib.llama_sampler_free(self.chain)
+        for sampler in (self.chain, self.grammar):
+            if sampler:
+                lib.llama_sampler_free(sampler)
+
+
+class Candidates:
+    """A llama_token_data_array of our memory."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._data = np.zeros(n_vocab, [("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._array: Any = lib.llama_token_data_array()
+        self._array.data = self._data.ctypes.data_as(lib.llama_token_data_p)
+
+    def fill(self, logits: NDArray[np.float32]) -> Candidates:
+        """All tokens, by id."""
+        self._data["id"] = np.arange(len(self._data))
+        self._data["logit"] = logits
+        return self._of_size(len(self._data))
+
+    def fill_one(self, token: int) -> Candidates:
+        self._data[0] = token, 0.0, 0.0
+        return self._of_size(1)
+
+    def _of_size(self, size: int) -> Candidates:
+        self._array.size = size
+        self._array.selected = -1
+        self._array.sorted = False
+        return self
+
+    def apply(self, sampler: Any) -> Candidates:
+        lib.llama_sampler_apply(sampler, ctypes.byref(self._array))
+        return self
+
+    @property
+    def any_left(self) -> bool:
+        """Whether one of them is not forbidden."""
+        return bool(np.isfinite(self._data["logit"][: self._array.size]).any())
+
+    @property
+    def selected(self) -> int:
+        return int(self._data["id"][self._array.selected])
+
+
+def _grammar_of(params: SamplingParams) -> str:
+    return _from_schema(params.schema) if params.schema else params.grammar
+
+
+@functools.lru_cache(maxsize=64)
+def _from_schema(schema: str) -> str:
+    """The grammar of what satisfies a JSON schema.  Raises InvalidArgument."""
+    try:
+        grammar = str(json_schema_to_gbnf(schema))
+    except Exception as error:  # whatever its author did not think of
+        raise errors.InvalidArgument(
+            f"schema: it cannot be made a grammar: {type(error).__name__}: {error}"
+        ) from None
+    try:
+        gbnf.check(grammar)
+    except errors.InvalidArgument as error:
+        raise errors.InvalidArgument(f"schema: its {error}") from None
+    return grammar
 
 
 class LlamaRunner:
@@ -275,6 +361,7 @@ class LlamaRunner:
         batch.seq_id = ctypes.cast(rows.seq_id_at.ctypes.data, ctypes.POINTER(_INT32))
         batch.logits = ctypes.cast(rows.logits.ctypes.data, ctypes.POINTER(ctypes.c_int8))
         self._rows, self._batch = rows, batch
+        self._candidates = Candidates(self.info.n_vocab)
 
     # Text.
 
@@ -312,9 +399,10 @@ class LlamaRunner:
     def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler | None:
         """None is greedy: the decode step picks the largest logit itself."""
         sampling.check(params)
-        if params.temperature == 0 and params.repeat_penalty == 1.0:
+        plain = not params.grammar and not params.schema
+        if plain and params.temperature == 0 and params.repeat_penalty == 1.0:
             return None
-        return Sampler(params, prompt, self.info.n_vocab)
+        return Sampler(params, prompt, self.info.n_vocab, self._vocab)
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode(errors="replace")
@@ -393,9 +481,18 @@ class LlamaRunner:
         if not np.isfinite(logits[np.arange(len(best)), best]).all():
             raise DecodeError("the model computed logits that are not numbers")
         tokens: list[int] = best.tolist()
-        for i, output in enumerate(step.outputs):
-            if isinstance(output.sampler, Sampler):
-                tokens[i] = lib.llama_sampler_sample(output.sampler.chain, self._ctx, output.row)
+        samplers = [output.sampler for output in step.outputs]
+        # these first: they may fail, and nothing is accepted before all have a token
+        for i, sampler in enumerate(samplers):
+            if isinstance(sampler, Sampler) and sampler.grammar:
+                tokens[i] = sampler.pick(logits[i], self._candidates)
+        for i, sampler in enumerate(samplers):
+            if isinstance(sampler, Sampler):
+                if sampler.grammar:
+                    sampler.accept(tokens[i])
+                else:
+                    row = step.outputs[i].row
+                    tokens[i] = lib.llama_sampler_sample(sampler.chain, self._ctx, row)
         return tokens
 
     def _check_sequences(self, *ids: int) -> None:

@@ -17,7 +17,9 @@ from .mounts import Mount, Served, mounted, needs_fuse, wait_until
 
 pytestmark = needs_fuse
 
-FILES = ["ctl", "data", "history", "out", "prompt", "status", "system", "usage"]
+FILES = [
+    "ctl", "data", "grammar", "history", "out", "prompt", "schema", "status", "system", "usage"
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ import json
 import pytest
 
 from llambo9p.cluster.config import Cluster
+from llambo9p.engine.base import Listener, Request
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.p9 import constants as c
+from llambo9p.worker.worker import Worker
 from tests.files import until
 
 from .harness import cluster, simulated_host
@@ -239,3 +241,34 @@ def test_bad_verbs_name_what_is_allowed() -> None:
                 assert words in str(e.value)
 
     asyncio.run(run())
+
+
+def test_what_answers_must_follow_goes_with_them_to_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+    submit = Worker.submit
+
+    def watched(self: Worker, request: Request, listener: Listener) -> None:
+        asked.append((request.params.grammar, request.params.schema))
+        submit(self, request, listener)
+
+    async def main() -> None:
+        async with cluster() as running, simulated_host(1) as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+            grammar, schema = 'root ::= "a"', '{"type": "integer"}'
+            for name, text in (("grammar", grammar), ("schema", schema), ("schema", "\n")):
+                await files.write(name, text)
+                await files.ask("x")
+                await files.ask("y")
+            await files.write("schema", schema)
+            async with await files.open("data", c.ORDWR) as data:
+                await data.write(b"z")
+                await data.read_all()
+            assert asked == [
+                *[(grammar, "")] * 2, *[("", schema)] * 2, *[("", "")] * 2, ("", schema)
+            ]  # fmt: skip
+
+    monkeypatch.setattr(Worker, "submit", watched)
+    asyncio.run(main())

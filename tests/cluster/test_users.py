@@ -26,7 +26,10 @@ from tests.files import ANYWHERE, Files, files_of, story, until
 from .harness import simulated_host
 
 ME = owner().name
-CONVERSATION = ["ctl", "prompt", "out", "data", "system", "history", "usage", "status", "clone"]
+CONVERSATION = [
+    "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "usage", "status",
+    "clone",
+]  # fmt: skip
 
 
 @dataclass

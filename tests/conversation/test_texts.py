@@ -61,6 +61,44 @@ async def test_a_truncate_empties_system_and_nothing_else():
 
 
 @story
+async def test_a_grammar_or_a_schema_is_set_replaced_and_emptied():
+    grammar, schema = 'root ::= "yes" | "no"\n', '{"type": "integer"}'
+    async with conversing() as place:
+        files = place.files
+        await files.write("grammar", grammar)
+        assert await files.read("grammar") == grammar
+        await files.write("schema", schema)
+        assert (await files.read("grammar"), await files.read("schema")) == ("", schema)
+        await files.write("grammar", "\n")
+        assert await files.read("schema") == schema, "no grammar is no grammar, and no more"
+        await files.write("grammar", grammar)
+        assert (await files.read("grammar"), await files.read("schema")) == (grammar, "")
+        await files.write("ctl", "reset")
+        assert await files.read("grammar") == grammar
+        await files.truncate("grammar")
+        assert await files.read("grammar") == ""
+        await files.write("schema", schema)
+        await (await files.open("schema", c.OWRITE | c.OTRUNC)).clunk()
+        assert await files.read("schema") == ""
+
+
+@story
+async def test_a_bad_grammar_or_schema_is_refused_at_the_clunk_and_the_old_one_stays():
+    async with conversing() as place:
+        files = place.files
+        await files.write("grammar", 'root ::= "a"')
+        why = "grammar line 2: the rule `b` is used and not defined"
+        with pytest.raises(Error, match=why):
+            await files.write("grammar", 'root ::=\n b')
+        assert (await files.attrs("status"))["error"] == why
+        with pytest.raises(Error, match="schema line 1: Expecting"):
+            await files.write("schema", "{")
+        with pytest.raises(Error, match="grammar: more than 65536 bytes in one write"):
+            await files.write("grammar", "x" * 65537)
+        assert await files.read("grammar") == 'root ::= "a"'
+
+
+@story
 async def test_a_bad_system_prompt_is_refused_at_the_clunk_and_kept_in_status():
     async with conversing(Limits(prompt_bytes=10)) as place:
         await place.files.write("system", "good")

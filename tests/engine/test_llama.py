@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from dataclasses import replace
 
@@ -328,3 +329,58 @@ def test_the_default_model_is_found_without_importing_its_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(errors.ModelError, match=r"pip install 'llambo9p\[model\]'"):
         default_model()
+
+
+PERSON = """{
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+    "required": ["name", "age"]
+}"""
+
+
+def test_an_answer_follows_its_grammar_or_schema_beside_others_that_have_none(llama):
+    async def main():
+        async with running(llama) as engine:
+            plain = Request(user(QUESTIONS[0]), GREEDY)
+            (alone,) = await answers(engine, [plain])
+            choice = Request(
+                user("Is the sky green?"), replace(GREEDY, grammar='root ::= "yes" | "no"')
+            )
+            person = Request(
+                user("Describe Bob, who is 42."), replace(GREEDY, schema=PERSON, max_tokens=80)
+            )
+            greedy, chosen, described, warm = await answers(
+                engine,
+                [plain, choice, person, replace_params(person, temperature=1.5, seed=7)],
+            )
+            assert greedy.text == alone.text
+            assert chosen.text in ("yes", "no")
+            assert (await chosen.usage()).finish_reason == "stop"
+            for answer in (described, warm):
+                said = json.loads(answer.text)
+                assert isinstance(said["name"], str) and isinstance(said["age"], int)
+            again, alone_again = await answers(
+                engine,
+                [person, replace_params(person, temperature=1.5, seed=7)],
+            )
+            assert (again.text, alone_again.text) == (described.text, warm.text)
+
+    asyncio.run(main())
+
+
+def replace_params(request: Request, **params) -> Request:
+    return Request(request.prompt, replace(request.params, **params))
+
+
+def test_a_grammar_that_no_token_can_follow_fails_its_request_only(llama):
+    async def main():
+        async with running(llama) as engine:
+            (alone,) = await answers(engine, [Request(user(QUESTIONS[0]), GREEDY)])
+            nothing = Request(user("x"), replace(GREEDY, grammar="root ::= [^\\x00-\\U0010FFFF]"))
+            recorder = ask(engine, nothing)
+            (beside,) = await answers(engine, [Request(user(QUESTIONS[0]), GREEDY)])
+            with pytest.raises(DecodeError, match="allows none of the model's tokens"):
+                await recorder.usage()
+            assert beside.text == alone.text
+
+    asyncio.run(main())
