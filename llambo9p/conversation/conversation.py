@@ -320,23 +320,22 @@ class Conversation:
     def set_grammar(self, data: bytes) -> None:
         """Replace the grammar; blank is none.  A schema is forgotten.  Raises InvalidArgument
         naming the line that is wrong."""
-        text = decode(data)
-        if text.strip():
-            gbnf.check(text)
-            self._replace("grammar", text)
-            self._replace("schema", "")
-        else:
-            self._replace("grammar", "")
+        self._constrain(data, gbnf.check, "grammar", "schema")
 
     def set_schema(self, data: bytes) -> None:
         """As `set_grammar`, for a JSON schema: the grammar is forgotten."""
+        self._constrain(data, json_schema.check, "schema", "grammar")
+
+    def _constrain(
+        self, data: bytes, check: Callable[[str], None], name: str, other: str
+    ) -> None:
         text = decode(data)
-        if text.strip():
-            json_schema.check(text)
-            self._replace("schema", text)
-            self._replace("grammar", "")
-        else:
-            self._replace("schema", "")
+        if not text.strip():
+            self._replace(name, "")
+            return
+        check(text)
+        self._replace(name, text)
+        self._replace(other, "")
 
     def _replace(self, name: str, text: str) -> None:
         """Keep a text instead of what there is of that name."""
