@@ -297,6 +297,7 @@ def _ctl_text(request: Request) -> str:
             request.params,
             mode="complete" if isinstance(request.prompt, str) else "chat",
             overflow=request.overflow,
+            priority=request.priority,
         )
     )
 

@@ -210,6 +210,7 @@ class Conversation:
             replace(self.settings.params, grammar=self.grammar, schema=self.schema),
             conversation=self if history else None,
             overflow=self.settings.overflow,
+            priority=self.settings.priority,
             user=self.user,
         )
         self.limits.requests.take(1, self.user)

@@ -25,6 +25,7 @@ class Settings:
     mode: Literal["chat", "complete"] = "chat"
     """chat: the prompt is a user's turn; complete: it is continued as it is"""
     overflow: Literal["trim", "error"] = "trim"
+    priority: int = 0
 
 
 class Setting(NamedTuple):
@@ -112,6 +113,8 @@ SETTINGS = (
     Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
     Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
     _word("overflow", "trim", "error"),
+    # nobody can get ahead of others, only let them go first
+    _integer("priority", -10, 0),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}

@@ -86,6 +86,8 @@ class Request:
     (never the system prompt, never the last user turn); error: it fails"""
     user: str = ""
     """whose it is: no user finds in the KV cache what another has asked"""
+    priority: int = 0
+    """0, or below it for one that others may go before"""
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

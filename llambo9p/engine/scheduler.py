@@ -5,7 +5,9 @@ alternates `plan` and `commit` (or `abort`); `submit`, `cancel` and `forget` com
 between a commit and the next plan.  What became of the requests is collected as events.
 
 Rules it keeps:
-- Requests are admitted in the order of arrival, into at most `slots` at once.
+- Requests are admitted in the order of arrival, into at most `slots` at once; one with a
+  priority below 0 as if it had come `PATIENCE` seconds later for each step.  So it lets
+  others go first, and does not starve.
 - A step holds one token of every decoding sequence and at most `prefill_chunk` tokens
   of prompts, shared evenly between the sequences that prefill: nobody starves.
 - Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
@@ -22,7 +24,7 @@ It must never read a clock (it is given `now`, seconds), do I/O, or know llama.c
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +34,9 @@ from llambo9p.engine.cache import MIN_SHARE, Cache, CachedSequence, common_prefi
 from llambo9p.engine.fit import fit
 from llambo9p.engine.runner import Model, Op, Output, Remove, Step
 from llambo9p.engine.text import Answer
+
+PATIENCE = 10.0
+"""seconds that a request waits longer for each step of priority below 0"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,10 @@ class Queued:
     since: float
     position: int = 0
     """as last told to the listener"""
+
+    def due(self) -> float:
+        """Whose is earlier, is admitted first."""
+        return self.since - self.request.priority * PATIENCE
 
 
 class Slot:
@@ -155,7 +164,7 @@ class Scheduler:
         self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
         self._cache = Cache(n_seq)
-        self._queue: deque[Queued] = deque()
+        self._queue: list[Queued] = []
         self._active: list[Slot] = []
         self._events: list[Event] = []
 
@@ -172,7 +181,7 @@ class Scheduler:
         """Queue `request`.  Raises `Busy` when no slot is free and the queue is full."""
         if len(self._queue) + len(self._active) >= self.slots + self._max_queue:
             raise errors.Busy()
-        self._queue.append(Queued(request, now))
+        bisect.insort(self._queue, Queued(request, now), key=Queued.due)
 
     def cancel(self, request: Request, now: float) -> None:
         """End `request` with finish_reason `cancelled`; nothing if it is over."""
@@ -195,7 +204,7 @@ class Scheduler:
         """The next step, or None when there is nothing to decode."""
         ops: list[Op] = []
         while self._queue and len(self._active) < self.slots:
-            ops += self._admit(self._queue.popleft(), now)
+            ops += self._admit(self._queue.pop(0), now)
         self._tell_positions()
         if not self._active:
             return None

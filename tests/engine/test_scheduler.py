@@ -184,6 +184,21 @@ def test_admission_is_first_come_first_served():
     assert world.states[requests[3]][:3] == [(State.QUEUED, n) for n in (3, 2, 1)]
 
 
+def test_who_has_patience_lets_others_go_first_but_not_for_ever():
+    world = World(slots=1, answer=lambda _: b"1")
+    world.submit("running")
+    world.step()
+    names = {}
+    for name, world.now, priority in (
+        ("patient", 1, -1), ("later", 2, -1), ("soon", 5, 0), ("late", 11.5, 0)
+    ):  # fmt: skip
+        names[world.submit(name, priority=priority)] = name
+    world.run()
+    assert [names[request] for request in world.ended if request in names] == [
+        "soon", "patient", "late", "later"
+    ]  # fmt: skip
+
+
 def test_the_queue_is_bounded():
     world = World(slots=2, max_queue=1)
     for _ in range(3):
