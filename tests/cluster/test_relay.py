@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,11 +18,72 @@ from llambo9p.p9 import messages as m
 from llambo9p.p9.dialects import P9_2000
 from llambo9p.p9.framing import Framer
 from llambo9p.p9.relay import Relayed
-from tests.files import Files, reading, story, until
+from tests.files import Files, files_of, reading, story, turns_of_the_loop, until
 
 from .harness import RunningCluster, cluster, simulated_host
 
 WORKER = "worker-0000"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_left_of_a_crowd_that_reads_flushes_clunks_and_leaves(seed: int) -> None:
+    """Tags of the orchestrator's connection, and fids on the host."""
+    rng = random.Random(seed)
+
+    async def one(files: Files) -> None:
+        held = []
+        for _ in range(rng.randrange(10, 30)):
+            name, mode = rng.choice(
+                [("status", c.OREAD), ("out", c.OREAD), ("prompt", c.OWRITE), ("data", c.ORDWR)]
+            )
+            opened = await files.open(f"{WORKER}/{name}", mode)
+            held.append(opened)
+            under_way: list[asyncio.Future[object]] = []
+            for _ in range(rng.randrange(4)):
+                if mode != c.OWRITE:
+                    under_way.append(reading(opened, rng.choice([0, 0, 5, 10**6])))
+                if mode != c.OREAD:
+                    write = m.Twrite(0, opened.fid, 0, b"x" * rng.randrange(300))
+                    under_way.append(files.client.call(write, m.Rwrite))
+            await turns_of_the_loop(rng.randrange(8))
+            for future in rng.sample(under_way, rng.randrange(len(under_way) + 1)):
+                future.cancel()
+            if rng.random() < 0.7:
+                held.remove(opened)
+                # a prompt that waits behind another needs a conversation's queue
+                with contextlib.suppress(Error):
+                    await opened.clunk()
+            for future in under_way:
+                future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if rng.random() < 0.5:
+            for opened in held:
+                with contextlib.suppress(Error):
+                    await opened.clunk()
+
+    async def main() -> None:
+        gate = Gate()
+        async with cluster() as running, simulated_host(gate=gate) as host:
+            await running.files.write("ctl", f"mount {host.address}")
+            await running.files.write(f"{WORKER}/prompt", "x")
+
+            def fids() -> int:
+                return sum(len(conn._conn.fids) for conn in host.server.connections)
+
+            (member,) = running.orchestrator._members.hosts
+            client = member.client
+            before = fids()
+            async with contextlib.AsyncExitStack() as stack:
+                crowd = [
+                    await stack.enter_async_context(files_of(running.address)) for _ in range(8)
+                ]
+                await asyncio.gather(*map(one, crowd))
+            await until(lambda: len(running.server.connections) == 1)
+            await until(lambda: client._conn.outstanding == 0 and fids() == before)
+            assert not client._conn._relayed and not client._conn._expected
+            gate.open()
+            assert await running.files.ask("still there?", WORKER)
+
+    asyncio.run(main())
 
 
 @contextlib.asynccontextmanager
