@@ -86,6 +86,8 @@ class FidTable(dict[int, Fid]):
     """The fids of a connection by number, at most `limit`; `share` bounds them, too, where
     their user has other connections."""
 
+    __slots__ = ("_limit", "_room", "share")
+
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.share: FidShare | None = None

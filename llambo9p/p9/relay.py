@@ -90,6 +90,8 @@ class Relayed(Request):
 class Relays:
     """The open fids of a connection whose files are on other servers."""
 
+    __slots__ = ("_conn", "_limit", "ways")
+
     def __init__(self, conn: ServerConn) -> None:
         self._conn = conn
         self._limit = conn.limits.requests

@@ -144,6 +144,9 @@ async def test_a_flush_a_clunk_and_a_lost_host_end_what_was_passed_on() -> None:
         await until(lambda: connection._conn.requests)
         flushed.cancel()
         await until(lambda: not connection._conn.requests)
+        (member,) = running.orchestrator._members.hosts
+        there = member.client._conn
+        await until(lambda: there.outstanding == 0)  # the host has heard of it
         out = await files.open(f"{WORKER}/out")
         clunked = reading(out)
         await out.clunk()
@@ -207,6 +210,33 @@ async def test_what_is_not_plain_is_answered_as_ever(relayed: list[int]) -> None
         assert replies[4] == m.Rread(4, b"")
         assert replies[5] == m.Rerror(5, "fid is not open for writing")
         assert replies[6] == m.Rerror(6, "bad Tread: message is too short")
+
+
+@story
+async def test_a_fid_that_is_another_file_now_is_not_passed_on(relayed: list[int]) -> None:
+    async with mounted() as running:
+        replies = await exchange(
+            running.files,
+            [
+                m.Tversion(c.NOTAG, 8192, "9P2000").pack(),
+                m.Tattach(0, 0, c.NOFID, "", "").pack(),
+            ],
+            [m.Twalk(0, 0, 1, (WORKER, "status")).pack()],
+            [m.Topen(0, 1, c.OREAD).pack()],
+            [m.Tread(1, 1, 0, 5).pack()],
+            [
+                m.Tclunk(2, 1).pack(),
+                m.Tread(3, 1, 0, 5).pack(),
+                m.Twalk(4, 0, 1, ("nodes", WORKER)).pack(),
+                m.Tread(5, 1, 0, 5).pack(),
+                m.Topen(6, 1, c.OREAD).pack(),
+                m.Tread(7, 1, 0, 14).pack(),
+            ],
+        )
+        assert relayed == [m.Tread.number]
+        assert replies[3] == m.Rerror(3, "fid unknown or out of range")
+        assert replies[5] == m.Rerror(5, "fid is not open for reading")
+        assert replies[7] == m.Rread(7, f"id {WORKER}".encode())
 
 
 @story
