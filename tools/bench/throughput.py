@@ -1,11 +1,14 @@
 """Aggregate tokens/s of N clients on N worker files, against what else could serve them.
 
-Three contenders, each in processes of its own with the same model, threads, KV types
+The contenders, each in processes of its own with the same model, threads, KV types
 and prompts, measured in turns within one run, idle while another is measured:
 
 - files: `llambo-worker`, N clients that write `prompt` and read `out` over TCP;
 - bare:  the bare decode loop (see `decode`), which serves nobody;
-- lock:  llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it.
+- lock:  llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it;
+- server: llama-server, which xllamacpp carries (extra `bench`), with as many slots as there
+  are clients, which stream over HTTP.  Its llama.cpp is newer than ours, and compiled for
+  every CPU.
 
 Every contender answers the same N prompts greedily with the same number of tokens; the
 time is from the first prompt given to the last token received, prefill included.
@@ -18,12 +21,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import importlib.util
+import json
 import statistics
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -61,6 +69,43 @@ def serve_lock(pipe: Connection) -> None:
         return sum(counts)
 
     serve(pipe, answer)
+
+
+def serve_server(pipe: Connection, count: int) -> None:
+    import xllamacpp
+
+    params: Any = xllamacpp.CommonParams()
+    params.model.path = str(gguf.default_model())
+    params.n_parallel = count
+    params.n_ctx = N_CTX * count
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
+    params.cache_type_k = xllamacpp.ggml_type(TYPE_K)
+    params.cache_type_v = xllamacpp.ggml_type(TYPE_V)
+    params.kv_unified = False
+    params.hostnames, params.port, params.verbosity = ["127.0.0.1"], 0, 0
+    server = xllamacpp.Server(params)
+    at = urlsplit(server.listening_address)
+
+    def answer(texts: list[str], n_tokens: int) -> int:
+        with ThreadPoolExecutor(len(texts)) as clients:
+            return sum(clients.map(lambda text: _ask_server(at.netloc, text, n_tokens), texts))
+
+    serve(pipe, answer)
+
+
+def _ask_server(netloc: str, text: str, n_tokens: int) -> int:
+    connection = http.client.HTTPConnection(netloc)
+    asked = {
+        "prompt": text, "n_predict": n_tokens, "temperature": 0, "stream": True,
+        "cache_prompt": False,
+    }  # fmt: skip
+    connection.request(
+        "POST", "/completion", json.dumps(asked), {"Content-Type": "application/json"}
+    )
+    events = [line for line in connection.getresponse() if line.startswith(b"data: ")]
+    connection.close()
+    said: dict[str, Any] = json.loads(events[-1].removeprefix(b"data: "))
+    return int(said["tokens_predicted"])
 
 
 def serve_files(pipe: Connection, count: int) -> None:
@@ -119,16 +164,19 @@ def main() -> None:
         "bare": in_process(serve_bare, max(clients), THREADS),
         "lock": in_process(serve_lock),
     }
+    if importlib.util.find_spec("xllamacpp"):
+        contenders["server"] = in_process(serve_server, max(clients))
+    else:
+        print("no llama-server here: pip install xllamacpp")
+    peers = [name for name in contenders if name != "files"]
     print("tokens/s, medians of", options.rounds, "rounds in turns")
-    print("clients    files     bare     lock  files/bare  files/lock")
+    names = [f"{name:>8}" for name in contenders]
+    print("clients", *names, *(f"files/{name:6}" for name in peers))
     for n in clients:
         rates = measure(contenders, n, options.rounds, options.tokens)
-        files, bare, lock = (statistics.median(rates[name]) for name in contenders)
-        print(
-            f"{n:7} {files:8.1f} {bare:8.1f} {lock:8.1f} "
-            f"{ratio(rates, 'files', 'bare'):11.3f} {ratio(rates, 'files', 'lock'):11.2f}",
-            flush=True,
-        )
+        medians = [f"{statistics.median(rates[name]):8.1f}" for name in contenders]
+        ratios = [f"{ratio(rates, 'files', name):12.2f}" for name in peers]
+        print(f"{n:7}", *medians, *ratios, flush=True)
     for pipe in contenders.values():
         pipe.send(None)
 
