@@ -150,18 +150,26 @@ async def _listening(address: Address) -> tuple[list[socket.socket], Address]:
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     listening: list[socket.socket] = []
-    try:
-        for family, *_, where in dict.fromkeys(infos):
-            at = (where[0], address.port, *where[2:])
+    why: OSError | None = None
+    for family, *_, where in dict.fromkeys(infos):
+        at = (where[0], address.port, *where[2:])
+        try:
             sock = socket.create_server(at, family=family, backlog=_BACKLOG)
-            listening.append(sock)
-            sock.setblocking(False)
-            address = Address(address.net, address.host, sock.getsockname()[1])
-    except OSError:
-        for sock in listening:
-            sock.close()
-        raise
-    return listening, address
+        except OSError as e:
+            why = e
+            if e.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue  # `localhost` is ::1, too, where there may be no IPv6
+            break
+        listening.append(sock)
+        sock.setblocking(False)
+        address = Address(address.net, address.host, sock.getsockname()[1])
+    else:
+        if listening:
+            return listening, address
+    for sock in listening:
+        sock.close()
+    assert why is not None
+    raise why
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

@@ -40,6 +40,8 @@ class ClientConn:
         """of those"""
         self._relayed: dict[bytes, Any] = {}
         """whose each request is that was sent by `relay`, by type[1] and tag[2] of its reply"""
+        self._dropped: list[Any] = []
+        """whose replies came right before something that broke the protocol"""
         self._flushing: dict[int, int] = {}
         """tag of a Tflush -> the tag it flushes"""
         self._flushed: set[int] = set()
@@ -100,9 +102,9 @@ class ClientConn:
         return out
 
     def lost(self) -> list[Any]:
-        """The connection is gone: whose requests had no reply, in the order of sending
-        but for those that were relayed, which come last."""
-        whose = [*self._whose.values(), *self._relayed.values()]
+        """The connection is gone: whose requests were given no reply."""
+        whose = [*self._dropped, *self._whose.values(), *self._relayed.values()]
+        self._dropped.clear()
         self._expected.clear()
         self._whose.clear()
         self._relayed.clear()
@@ -111,9 +113,17 @@ class ClientConn:
     def receive(self, data: bytes) -> list[tuple[Any, m.Message | bytes]]:
         """The replies that `data` completes, and whose they are; Rflush is kept back.
 
-        Raises ProtocolError if the server breaks the protocol.
+        Raises ProtocolError if the server breaks the protocol; there are no replies then.
         """
         replies: list[tuple[Any, m.Message | bytes]] = []
+        try:
+            self._receive(data, replies)
+        except ProtocolError:
+            self._dropped += [whose for whose, _ in replies]
+            raise
+        return replies
+
+    def _receive(self, data: bytes, replies: list[tuple[Any, m.Message | bytes]]) -> None:
         relayed = self._relayed
         for frame in self._framer.feed(data):
             if relayed and (whose := relayed.pop(frame[4:7], None)) is not None:
@@ -151,4 +161,3 @@ class ClientConn:
                 self._whose[tag] = None
             elif tag != c.NOTAG:
                 self._free.append(tag)
-        return replies

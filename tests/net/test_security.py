@@ -449,6 +449,35 @@ def test_a_certificate_that_nobody_would_accept_is_refused_at_the_start(
 
 
 @story
+async def test_a_name_with_several_addresses_is_listened_at_on_one_port(
+    ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    infos = [await loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+             for host in ("127.0.0.1", "127.0.0.2", "192.0.2.1")
+             ]  # fmt: skip
+
+    async def resolved(*args: object, **options: object) -> list[object]:
+        return [info for each in infos for info in each]
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolved)
+    guest = Guest(guarded(ca))
+    address = await guest.server.listen(parse("tls!several!0"))
+    monkeypatch.undo()
+    assert address.port
+    client = await Client.connect(
+        Address("tls", "127.0.0.1", address.port), tls=as_(ca, "alice")
+    )
+    client.close()
+    (await asyncio.open_connection("127.0.0.2", address.port))[1].close()
+    with pytest.raises(Error, match=r"cannot listen on tls!127.0.0.1!\d+: Address already in use"):
+        await guest.server.listen(Address("tls", "127.0.0.1", address.port))
+    with pytest.raises(Error, match="cannot listen on tls!192.0.2.1!0: Cannot assign"):
+        await guest.server.listen(Address("tls", "192.0.2.1"))
+    await guest.server.close()
+
+
+@story
 async def test_a_handshake_has_as_long_as_a_tversion(ca: Path) -> None:
     guest = Guest(guarded(ca), Limits(version_s=0.1))
     address = await guest.server.listen(TLS)

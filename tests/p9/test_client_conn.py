@@ -90,6 +90,17 @@ def test_whose_requests_are_lost_with_the_connection() -> None:
     assert conn.lost() == []
 
 
+def test_what_came_right_before_the_protocol_was_broken_is_lost_too() -> None:
+    """It was neither delivered nor failed, and whoever asked waited for ever."""
+    conn = ClientConn()
+    tags = [conn.send(m.Tread(0, 1, 0, 9), "one"), conn.relay(READ, FID, "two")]
+    conn.send(m.Tread(0, 1, 0, 9), "three")
+    sound = b"".join(m.Rread(tag, b"x").pack() for tag in tags)
+    with pytest.raises(ProtocolError, match="not in use"):
+        conn.receive(sound + m.Rclunk(99).pack())
+    assert sorted(conn.lost()) == ["one", "three", "two"]
+
+
 def test_many_requests_are_flushed_as_fast_as_few() -> None:
     """It took 6 seconds to flush 30,000 blocked reads, and nobody else was served."""
     conn = ClientConn()
