@@ -249,12 +249,15 @@ class Conversation:
         self._start_next()
 
     def _remember(self, messages: list[Message]) -> None:
-        """Append to the history, and forget the oldest turns that it has no room for."""
+        """Append to the history, and forget the oldest turns that it has no room for; where
+        that is what its user keeps elsewhere, `status` says so."""
         self.history += messages
         self._history_bytes += _size(messages)
         self.limits.kept.add(_size(messages), self.user)
         if self.settings.overflow == "trim":
             while self.history and self._history_is_full:
+                if self._history_bytes <= self.limits.history_bytes:
+                    self.last_error = "turns were forgotten: the user's histories are too long"
                 oldest = 1
                 while oldest < len(self.history) and self.history[oldest].role != "user":
                     oldest += 1
@@ -278,7 +281,8 @@ class Conversation:
                 f"{NoSpace.ename}: the history is more than {self.limits.history_bytes} bytes; "
                 "`reset` forgets it"
             )
-        self.limits.kept.take(0, self.user)
+        if self.limits.kept.is_over(self.user):
+            self.limits.kept.take(0, self.user)
 
     def _one_shot_over(self, turn: Turn) -> None:
         self._engine_done(turn)

@@ -49,7 +49,8 @@ class Quota:
     def add(self, count: int, user: str) -> None:
         """Take in any case."""
         self.used += count
-        self._of[user] += count
+        if count:
+            self._of[user] += count
 
     def give_back(self, count: int, user: str) -> None:
         self.used -= count
@@ -58,8 +59,11 @@ class Quota:
             del self._of[user]
 
     def is_over(self, user: str) -> bool:
-        """Whether more was added than may be taken."""
-        return (self.limit is not None and self.used > self.limit) or self._bounds(user, 0)
+        """Whether the user must give something back: he has more than he may take, or all
+        have and he is one of those who have more than their part."""
+        if self.limit is not None and self.used > self.limit:
+            return self._of[user] * len(self._of) >= self.used
+        return self._bounds(user, 0)
 
     def _bounds(self, user: str, count: int) -> bool:
         if self.per_user is None or user == self.free:

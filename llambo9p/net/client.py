@@ -238,6 +238,8 @@ class Client(asyncio.Protocol):
             self._transport.abort()
             return
         for whose, reply in replies:
+            if whose is None:
+                continue  # it was flushed, and has had a reply
             if isinstance(reply, m.Rerror):
                 errno = reply.errno if isinstance(reply, Rerror_u) else 0
                 whose.fail(from_ename(reply.ename, errno))

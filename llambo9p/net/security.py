@@ -152,7 +152,10 @@ def _loaded(context: ssl.SSLContext, cert: Path, ca: Path) -> ssl.SSLContext:
 
 def _check_time(cert: Path) -> None:
     """Raises InvalidArgument when nobody would accept the certificate in this PEM file."""
-    first = x509.load_pem_x509_certificates(cert.read_bytes())[0]
+    try:
+        first = x509.load_pem_x509_certificates(cert.read_bytes())[0]
+    except ValueError:
+        return  # OpenSSL takes more forms of it than this library
     now = datetime.now(UTC)
     if now > first.not_valid_after_utc:
         raise InvalidArgument(

@@ -317,6 +317,7 @@ class Server:
         """Stop listening and close every connection."""
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0)  # a TlsServer's sockets are closed by its tasks
         for connection in list(self.connections):
             connection.close()
         for path in self._unix_paths:

@@ -89,9 +89,12 @@ class TlsServer:
                     continue
                 handshake = self._loop.create_task(self._shake_hands(sock))
                 self.under_way[handshake] = None
-                handshake.add_done_callback(self.under_way.pop)
+                handshake.add_done_callback(lambda task: self.under_way.pop(task, None))
+                await asyncio.sleep(0)  # let it begin, or it could not close its socket
                 if len(self.under_way) > HANDSHAKES:
-                    next(iter(self.under_way)).cancel()
+                    oldest = next(iter(self.under_way))
+                    del self.under_way[oldest]  # now, for the end of a task takes a while
+                    oldest.cancel()
 
     async def _shake_hands(self, sock: socket.socket) -> None:
         try:

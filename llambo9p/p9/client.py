@@ -82,20 +82,27 @@ class ClientConn:
     def flush(self, tag: int, whose: Any = None) -> None:
         """Ask the server, once, to forget the request with `tag`, if that is outstanding
         and still theirs."""
-        if tag not in self._expected:
-            self._take_apart(tag)
-        if tag not in self._expected or tag in self._flushed or self._whose[tag] is not whose:
-            return
+        if tag in self._expected:
+            if tag in self._flushed or self._whose[tag] is not whose:
+                return
+        else:
+            key = self._relayed_as(tag)
+            if key is None or self._relayed[key] is not whose:
+                return
+            self._take_apart(tag, key)
         self._flushing[self.send(m.Tflush(0, tag))] = tag
         self._flushed.add(tag)
 
-    def _take_apart(self, tag: int) -> None:
-        """If it was relayed, let it be a request like those of `send`."""
+    def _relayed_as(self, tag: int) -> bytes | None:
+        """The key in `_relayed` of what has the tag."""
         wire_tag = tag.to_bytes(2, "little")
-        for reply in _RELAYED.values():
-            if reply + wire_tag in self._relayed:
-                self._whose[tag] = self._relayed.pop(reply + wire_tag)
-                self._expected[tag] = self.dialect.table[reply[0]]
+        keys = (reply + wire_tag for reply in _RELAYED.values())
+        return next((key for key in keys if key in self._relayed), None)
+
+    def _take_apart(self, tag: int, key: bytes) -> None:
+        """Let what was relayed be a request like those of `send`."""
+        self._whose[tag] = self._relayed.pop(key)
+        self._expected[tag] = self.dialect.table[key[0]]
 
     def data_to_send(self) -> list[bytes]:
         out, self._out = self._out, []
@@ -135,8 +142,8 @@ class ClientConn:
             except BadMessage as e:
                 raise ProtocolError(e.reason) from e
             tag = msg.tag
-            if tag not in self._expected and relayed:
-                self._take_apart(tag)
+            if tag not in self._expected and (key := self._relayed_as(tag)) is not None:
+                self._take_apart(tag, key)
             expected = self._expected.pop(tag, None)
             if expected is None:
                 raise ProtocolError(f"{type(msg).__name__} for tag {tag}, which is not in use")

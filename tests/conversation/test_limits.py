@@ -181,6 +181,7 @@ async def test_a_history_gives_way_to_what_its_user_keeps_elsewhere():
         kept.take(2 * MESSAGE_BYTES, "")
         assert await place.files.ask("second") == "simulated: second"
         assert [m.content for m in place.conversation.history] == ["second", "simulated: second"]
+        assert (await place.files.attrs("status"))["error"].startswith("turns were forgotten: ")
         await place.files.write("ctl", "overflow error")
         assert await place.files.ask("third") == "simulated: third"
         await place.files.write("prompt", "fourth")
@@ -227,3 +228,15 @@ async def test_a_conversation_that_is_closed_keeps_nothing_more():
             with pytest.raises(Error, match="the conversation is closed"):
                 await place.files.write(path, text)
         assert kept.used == 0
+
+
+def test_who_keeps_little_need_not_make_room_for_those_who_keep_much() -> None:
+    kept = limits.kept(1000, per_user=600)
+    kept.take(500, "alice")
+    kept.take(450, "bob")
+    kept.add(100, "carol")
+    assert kept.is_over("alice") and kept.is_over("bob") and not kept.is_over("carol")
+    kept.give_back(400, "alice")
+    assert not any(kept.is_over(user) for user in ("alice", "bob", "carol", "dave"))
+    kept.add(200, "bob")
+    assert kept.is_over("bob")

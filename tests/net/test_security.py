@@ -375,7 +375,12 @@ async def test_handshakes_that_never_end_keep_nobody_out(
     monkeypatch.setattr(sockets, "HANDSHAKES", 4)
     guest = Guest(guarded(ca))
     address = await guest.server.listen(TLS)
+    connecting = [asyncio.open_connection(address.host, address.port) for _ in range(60)]
+    burst = await asyncio.gather(*connecting)
     silent = [await asyncio.open_connection(address.host, address.port) for _ in range(10)]
+    for reader, writer in burst:
+        assert await reader.read() == b""
+        writer.close()
     for reader, _ in silent[:6]:  # the oldest make room
         assert await reader.read() == b""
     (listening,) = guest.server._servers

@@ -81,6 +81,18 @@ def test_only_whose_request_it_is_can_flush_it() -> None:
     assert conn.outstanding == 2
 
 
+def test_a_late_flush_leaves_who_has_the_tag_now_alone() -> None:
+    conn = ClientConn()
+    tag = conn.send(m.Tread(0, 1, 0, 9), "late")
+    conn.receive(m.Rread(tag, b"x").pack())
+    assert conn.relay(READ, FID, "mine") == tag
+    conn.data_to_send()
+    conn.flush(tag, "late")
+    assert sent(conn) == []
+    frame = m.Rread(tag, b"y").pack()
+    assert conn.receive(frame) == [("mine", frame)], "it is a frame still"
+
+
 def test_whose_requests_are_lost_with_the_connection() -> None:
     conn = ClientConn()
     conn.relay(READ, FID, "one")
