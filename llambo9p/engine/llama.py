@@ -136,12 +136,13 @@ class Candidates:
 
     def __init__(self, n_vocab: int) -> None:
         self._data = np.zeros(n_vocab, [("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._ids = np.arange(n_vocab, dtype=np.int32)
         self._array: Any = lib.llama_token_data_array()
         self._array.data = self._data.ctypes.data_as(lib.llama_token_data_p)
 
     def fill(self, logits: NDArray[np.float32]) -> Candidates:
         """All tokens, by id."""
-        self._data["id"] = np.arange(len(self._data))
+        self._data["id"] = self._ids
         self._data["logit"] = logits
         return self._of_size(len(self._data))
 

@@ -130,8 +130,7 @@ class Client(asyncio.Protocol):
         if self._conn.outstanding >= ASKED or self.lost.done():
             return None
         tag = self._conn.relay(frame, fid, whose)
-        if not self._write_scheduled:
-            self._schedule_write()
+        self._schedule_write()
         return tag
 
     def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:

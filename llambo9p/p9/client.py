@@ -73,7 +73,7 @@ class ClientConn:
     def relay(self, frame: bytes, fid: bytes, whose: Any) -> int:
         """Send a Tread or Twrite that another client sent, for `fid` (as it lies on the
         wire) and under a fresh tag.  Its Rread or Rwrite is received as a frame."""
-        tag = self._free.pop() if self._free else self._new_tag()
+        tag = self._new_tag()
         wire_tag = tag.to_bytes(2, "little")
         self._relayed[_RELAYED[frame[4]] + wire_tag] = whose
         self._out.append(b"".join((frame[:5], wire_tag, fid, frame[11:])))

@@ -162,6 +162,17 @@ async def test_a_flush_a_clunk_and_a_lost_host_end_what_was_passed_on() -> None:
         gate.open()
 
 
+STATUS_IS_OPEN = [
+    [
+        m.Tversion(c.NOTAG, 8192, "9P2000").pack(),
+        m.Tattach(0, 0, c.NOFID, "", "").pack(),
+    ],
+    [m.Twalk(0, 0, 1, (WORKER, "status")).pack()],
+    [m.Topen(0, 1, c.OREAD).pack()],
+]
+"""batches for `exchange`; the fid is 1"""
+
+
 async def exchange(files: Files, *batches: list[bytes]) -> dict[int, m.Message]:
     """The replies, by tag, to frames that a connection of its own sends, each batch in one
     write when the one before is answered."""
@@ -188,12 +199,7 @@ async def test_what_is_not_plain_is_answered_as_ever(relayed: list[int]) -> None
         cut = m.Tread(6, 1, 0, 5).pack()[4:-4]
         replies = await exchange(
             running.files,
-            [
-                m.Tversion(c.NOTAG, 8192, "9P2000").pack(),
-                m.Tattach(0, 0, c.NOFID, "", "").pack(),
-            ],
-            [m.Twalk(0, 0, 1, (WORKER, "status")).pack()],
-            [m.Topen(0, 1, c.OREAD).pack()],
+            *STATUS_IS_OPEN,
             [
                 m.Tread(2, 1, 0, 5).pack(),
                 m.Tread(3, 1, 0, 0xFFFF_FFFF).pack(),  # no reply may be as long
@@ -217,12 +223,7 @@ async def test_a_fid_that_is_another_file_now_is_not_passed_on(relayed: list[int
     async with mounted() as running:
         replies = await exchange(
             running.files,
-            [
-                m.Tversion(c.NOTAG, 8192, "9P2000").pack(),
-                m.Tattach(0, 0, c.NOFID, "", "").pack(),
-            ],
-            [m.Twalk(0, 0, 1, (WORKER, "status")).pack()],
-            [m.Topen(0, 1, c.OREAD).pack()],
+            *STATUS_IS_OPEN,
             [m.Tread(1, 1, 0, 5).pack()],
             [
                 m.Tclunk(2, 1).pack(),
