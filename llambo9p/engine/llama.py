@@ -1,6 +1,7 @@
-"""llama.cpp, the only file that imports llama_cpp: `LlamaRunner`.
+"""llama.cpp as a `Runner`: a model, and a context of many sequences over it.
 
-Owns the model, its context, the batch's memory and the samplers.
+Owns the context and the batch's memory; the model is in `llama_model`, the samplers are in
+`llama_sampler`.  Only these files, whose names begin so, import llama_cpp.
 
 Exactness.  K is Q8_0 and V is F16: with llama.cpp's default (F16, F16) its attention
 kernel tiles and splits by the number of rows and cells, and logits change in the last
@@ -9,9 +10,6 @@ then differs.  With K = Q8_0 they are bitwise equal (tests/engine/test_exact.py)
 same speed.  This holds for a CPU and weights whose matrix products do not depend on the
 number of rows; the test is what says so, for a given machine and model.
 
-Special tokens.  In a chat no message can spell one (see `chat`).  A text prompt
-(`complete`) is the caller's own, and special tokens in it are recognised.
-
 It must never hand llama.cpp anything that it would abort on: GGML_ASSERT kills the
 process, so tokens, positions, sequences and counts are checked before every call.
 """
@@ -19,186 +17,43 @@ process, so tokens, positions, sequences and counts are checked before every cal
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import chat, gbnf, gguf, sampling
+from llambo9p.engine import llama_log, sampling
 from llambo9p.engine.base import ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
+from llambo9p.engine.llama_model import LlamaModel, padded
+from llambo9p.engine.llama_sampler import Candidates, Sampler
 from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
 
 TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
-TYPE_BYTES = {lib.GGML_TYPE_F16: 2.0, lib.GGML_TYPE_Q8_0: 34 / 32, lib.GGML_TYPE_F32: 4.0}
-"""bytes of one value"""
-PENALTY_LAST_N = 64
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
-CELLS_PADDING = 256
-"""llama.cpp rounds the cells of a sequence up to a multiple of this"""
 MIB = 1024 * 1024
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
-_LOG_LEVEL_ERROR = 4
-_log_lines: deque[str] = deque(maxlen=8)
-
-
-def _on_log(level: int, text: bytes, _: object) -> None:
-    if level == _LOG_LEVEL_ERROR:
-        _log_lines.append(text.decode(errors="replace").strip())
-
-
-_log_callback = lib.llama_log_callback(_on_log)
-"""kept here: llama.cpp holds only its address"""
-
-
-def _said() -> str:
-    """What llama.cpp logged as errors since the last call, as one line."""
-    lines = "; ".join(_log_lines)
-    _log_lines.clear()
-    return lines or "llama.cpp gave no reason"
-
-
-class Sampler:
-    """A native sampler chain: penalties over the last 64 tokens of prompt and answer,
-    top_k, top_p, min_p, temp, dist(seed), in this order.  At temperature 0 it is
-    penalties, greedy.
-
-    With a grammar the chain chooses as if there were none, and only where that is not
-    allowed it chooses again from what is: asking the grammar about one token takes
-    microseconds, about all of them milliseconds.
-    """
-
-    chain: Any = None
-    grammar: Any = None
-
-    def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], n_vocab: int, vocab: Any
-    ) -> None:
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        self.chain = chain
-        penalty = params.repeat_penalty
-        if penalty != 1.0:
-            self._add(lib.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, penalty, 0.0, 0.0))
-            for token in prompt[-PENALTY_LAST_N:]:
-                lib.llama_sampler_accept(chain, token)
-        if grammar := _grammar_of(params):
-            self.grammar = lib.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
-            if not self.grammar:
-                raise errors.InvalidArgument("the grammar has what this model has no tokens for")
-        if params.temperature == 0:
-            self._add(lib.llama_sampler_init_greedy())
-            return
-        if params.top_k > 0:
-            self._add(lib.llama_sampler_init_top_k(min(params.top_k, n_vocab)))
-        self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
-        self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
-        self._add(lib.llama_sampler_init_temp(params.temperature))
-        self._add(lib.llama_sampler_init_dist(sampling.seed_of(params)))
-
-    def _add(self, sampler: Any) -> None:
-        lib.llama_sampler_chain_add(self.chain, sampler)
-
-    def pick(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
-        """The next token that the grammar allows; `accept` it then.  Raises DecodeError
-        when there is none."""
-        token = candidates.fill(logits).apply(self.chain).selected
-        if candidates.fill_one(token).apply(self.grammar).any_left:
-            return token
-        if not candidates.fill(logits).apply(self.grammar).any_left:
-            raise DecodeError("the grammar allows none of the model's tokens here")
-        return candidates.apply(self.chain).selected
-
-    def accept(self, token: int) -> None:
-        lib.llama_sampler_accept(self.grammar, token)
-        lib.llama_sampler_accept(self.chain, token)
-
-    def __del__(self) -> None:
-        for sampler in (self.chain, self.grammar):
-            if sampler:
-                lib.llama_sampler_free(sampler)
-
-
-class Candidates:
-    """A llama_token_data_array of our memory."""
-
-    def __init__(self, n_vocab: int) -> None:
-        self._data = np.zeros(n_vocab, [("id", "i4"), ("logit", "f4"), ("p", "f4")])
-        self._ids = np.arange(n_vocab, dtype=np.int32)
-        self._array: Any = lib.llama_token_data_array()
-        self._array.data = self._data.ctypes.data_as(lib.llama_token_data_p)
-
-    def fill(self, logits: NDArray[np.float32]) -> Candidates:
-        """All tokens, by id."""
-        self._data["id"] = self._ids
-        self._data["logit"] = logits
-        return self._of_size(len(self._data))
-
-    def fill_one(self, token: int) -> Candidates:
-        self._data[0] = token, 0.0, 0.0
-        return self._of_size(1)
-
-    def _of_size(self, size: int) -> Candidates:
-        self._array.size = size
-        self._array.selected = -1
-        self._array.sorted = False
-        return self
-
-    def apply(self, sampler: Any) -> Candidates:
-        lib.llama_sampler_apply(sampler, ctypes.byref(self._array))
-        return self
-
-    @property
-    def any_left(self) -> bool:
-        """Whether one of them is not forbidden."""
-        return bool(np.isfinite(self._data["logit"][: self._array.size]).any())
-
-    @property
-    def selected(self) -> int:
-        return int(self._data["id"][self._array.selected])
-
-
-def _grammar_of(params: SamplingParams) -> str:
-    return _from_schema(params.schema) if params.schema else params.grammar
-
-
-@functools.lru_cache(maxsize=64)
-def _from_schema(schema: str) -> str:
-    """The grammar of what satisfies a JSON schema.  Raises InvalidArgument."""
-    try:
-        grammar = str(json_schema_to_gbnf(schema))
-    except Exception as error:  # whatever its author did not think of
-        raise errors.InvalidArgument(
-            f"schema: it cannot be made a grammar: {type(error).__name__}: {error}"
-        ) from None
-    try:
-        gbnf.check(grammar)
-    except errors.InvalidArgument as error:
-        raise errors.InvalidArgument(f"schema: its {error}") from None
-    return grammar
 
 
 class LlamaRunner:
-    """A GGUF model with `n_seq` KV sequences of `n_ctx` cells each.
+    """`n_seq` KV sequences of `n_ctx` cells each, over a model.
 
-    `memory_limit` (bytes) bounds weights and KV cache; `load` refuses beyond it.
+    A GGUF file that is named by its path is loaded by `load` and freed by `close`; a
+    `LlamaModel` is loaded already and stays its owner's.  `memory_limit` (bytes) bounds
+    weights and KV cache; `load` refuses beyond it.
     """
 
     def __init__(
         self,
-        path: Path | str,
+        model: LlamaModel | Path | str,
         *,
         n_ctx: int = 2048,
         n_seq: int = 16,
@@ -212,34 +67,27 @@ class LlamaRunner:
             raise errors.InvalidArgument(f"n_seq must be 1 to {MAX_SEQUENCES}, not {n_seq}")
         if n_ctx < 2:
             raise errors.InvalidArgument(f"n_ctx must be at least 2, not {n_ctx}")
-        self.path = Path(path)
+        self._owns_model = not isinstance(model, LlamaModel)
+        self.model = model if isinstance(model, LlamaModel) else LlamaModel(model)
+        self.path = self.model.path
         self.n_ctx = n_ctx
         self.n_seq = n_seq
         self.prefill_chunk = max(prefill_chunk, n_seq)
         self.n_threads = n_threads or len(os.sched_getaffinity(0))
         self._memory_limit = memory_limit
         self._types = (type_k, type_v)
-        self._model: Any = None
         self._ctx: Any = None
-        self._info: ModelInfo | None = None
-        self._pieces: dict[int, bytes] = {}
 
     @property
     def info(self) -> ModelInfo:
-        if self._info is None:
-            raise errors.ModelError(f"{self.path}: not loaded")
-        return self._info
+        return self.model.info
 
     # Loading.
 
     def load(self, progress: Callable[[float], bool]) -> None:
-        gguf.check(self.path)
-        lib.llama_log_set(_log_callback, None)
-        _log_lines.clear()
-        lib.llama_backend_init()
-        self._load_model(progress)
-        self._check_model()
-        self._read_vocab()
+        if self._owns_model:
+            self.model.load(progress)
+        self._check_size()
         self._make_context()
         self._make_batch()
 
@@ -247,21 +95,12 @@ class LlamaRunner:
         if self._ctx is not None:
             lib.llama_free(self._ctx)
             self._ctx = None
-        if self._model is not None:
-            lib.llama_model_free(self._model)
-            self._model = None
+        if self._owns_model:
+            self.model.close()
 
     def kv_bytes(self, n_ctx: int) -> int:
         """Bytes of the KV cache of one sequence of `n_ctx` cells."""
-        model = self._model
-        heads = lib.llama_model_n_head_kv(model)
-        width = lib.llama_model_n_embd(model) // lib.llama_model_n_head(model)
-        arch = self._meta("general.architecture")
-        key = int(self._meta(f"{arch}.attention.key_length") or width)
-        value = int(self._meta(f"{arch}.attention.value_length") or width)
-        type_k, type_v = self._types
-        cell = heads * (key * TYPE_BYTES[type_k] + value * TYPE_BYTES[type_v])
-        return int(_padded(n_ctx) * cell * lib.llama_model_n_layer(model))
+        return self.model.kv_bytes(n_ctx, *self._types)
 
     @property
     def memory(self) -> str:
@@ -270,54 +109,15 @@ class LlamaRunner:
         total = weights + self.n_seq * kv
         return (
             f"weights {weights / MIB:.0f} MiB + {self.n_seq} sequences x {self.n_ctx} tokens "
-            f"x {kv / _padded(self.n_ctx) / 1024:.1f} KiB = {total / MIB:.0f} MiB"
+            f"x {kv / padded(self.n_ctx) / 1024:.1f} KiB = {total / MIB:.0f} MiB"
         )
 
-    def _load_model(self, progress: Callable[[float], bool]) -> None:
-        params = lib.llama_model_default_params()
-        given_up = False
-
-        def on_progress(fraction: float, _: object) -> bool:
-            nonlocal given_up
-            given_up = not progress(fraction)
-            return not given_up
-
-        callback = lib.llama_progress_callback(on_progress)
-        params.progress_callback = callback
-        self._model = lib.llama_model_load_from_file(os.fsencode(self.path), params)
-        if given_up:
-            raise errors.ModelError(f"{self.path}: loading was given up")
-        if self._model is None:
-            raise errors.ModelError(f"{self.path}: {_said()}")
-
-    def _check_model(self) -> None:
-        model = self._model
-        trained = lib.llama_model_n_ctx_train(model)
-        if self.n_ctx > trained:
+    def _check_size(self) -> None:
+        if self.n_ctx > self.info.n_ctx_train:
             raise errors.ModelError(
                 f"{self.path}: a context of {self.n_ctx} tokens is asked for, "
-                f"the model was trained for {trained}"
+                f"the model was trained for {self.info.n_ctx_train}"
             )
-        if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
-            raise errors.ModelError(f"{self.path}: not a decoder-only model")
-        if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
-            # Their state cannot be cut back to a common prefix.
-            raise errors.ModelError(f"{self.path}: recurrent models are not supported")
-        description = ctypes.create_string_buffer(128)
-        lib.llama_model_desc(model, description, len(description))
-        template = lib.llama_model_chat_template(model, None)
-        self._template: str | None = template.decode(errors="replace") if template else None
-        self._vocab = lib.llama_model_get_vocab(model)
-        self._info = ModelInfo(
-            name=self.path.stem,
-            path=str(self.path),
-            size=lib.llama_model_size(model),
-            n_params=lib.llama_model_n_params(model),
-            n_ctx_train=trained,
-            n_vocab=lib.llama_vocab_n_tokens(self._vocab),
-            description=description.value.decode(errors="replace"),
-            has_chat_template=template is not None,
-        )
         needed = self.info.size + self.n_seq * self.kv_bytes(self.n_ctx)
         if self._memory_limit is not None and needed > self._memory_limit:
             raise errors.ModelError(
@@ -325,31 +125,19 @@ class LlamaRunner:
                 f"{self._memory_limit / MIB:.0f} MiB"
             )
 
-    def _read_vocab(self) -> None:
-        vocab = self._vocab
-        special = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
-        tokens = range(self.info.n_vocab)
-        self._eog = frozenset(t for t in tokens if lib.llama_vocab_is_eog(vocab, t))
-        self._special: re.Pattern[str] | None = chat.spelling(
-            self._text_of(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
-        )
-        self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
-        self._bos = lib.llama_vocab_bos(vocab)
-        self._formatter: Jinja2ChatFormatter | None = None
-
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
         params.n_seq_max = self.n_seq
-        params.n_ctx = _padded(self.n_ctx) * self.n_seq
+        params.n_ctx = padded(self.n_ctx) * self.n_seq
         params.n_batch = params.n_ubatch = self.n_seq + self.prefill_chunk
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self.n_threads
         params.type_k, params.type_v = self._types
         params.kv_unified = False
         params.no_perf = True
-        self._ctx = lib.llama_init_from_model(self._model, params)
+        self._ctx = lib.llama_init_from_model(self.model.handle, params)
         if self._ctx is None:
-            raise errors.ModelError(f"{self.path}: no context could be made: {_said()}")
+            raise errors.ModelError(f"{self.path}: no context could be made: {llama_log.said()}")
         self._memory = lib.llama_get_memory(self._ctx)
 
     def _make_batch(self) -> None:
@@ -367,35 +155,15 @@ class LlamaRunner:
     # Text.
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            tokens = self._tokenize(prompt, True, True)
-        else:
-            parts = chat.segments(prompt, self._render, self._special)
-            bos = self._text_of(self._bos) if self._bos >= 0 else ""
-            add_special = not (bos and parts and parts[0][0].startswith(bos))
-            tokens = []
-            for text, parse_special in parts:
-                tokens += self._tokenize(text, add_special, parse_special)
-                add_special = False
-        if not tokens and self._bos >= 0:
-            tokens = [self._bos]
-        if not tokens:
-            raise errors.InvalidArgument("the prompt is empty")
-        return tokens
+        return self.model.tokenize(prompt, self.n_ctx)
 
     def piece(self, token: int) -> bytes:
-        known = self._pieces.get(token)
-        if known is None:
-            buffer = ctypes.create_string_buffer(64)
-            size = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            if size < 0:
-                buffer = ctypes.create_string_buffer(-size)
-                size = lib.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
-            known = self._pieces[token] = buffer.raw[:size]
-        return known
+        return self.model.piece(token)
 
     def is_eog(self, token: int) -> bool:
-        return token in self._eog
+        return self.model.is_eog(token)
+
+    # Decoding.
 
     def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler | None:
         """None is greedy: the decode step picks the largest logit itself."""
@@ -403,53 +171,7 @@ class LlamaRunner:
         plain = not params.grammar and not params.schema
         if plain and params.temperature == 0 and params.repeat_penalty == 1.0:
             return None
-        return Sampler(params, prompt, self.info.n_vocab, self._vocab)
-
-    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode(errors="replace")
-        if len(data) > self.n_ctx * self._longest_piece:
-            # Not worth the time: some texts take llama.cpp seconds a megabyte.
-            raise errors.ContextOverflow(
-                f"the prompt has {len(data)} bytes, too many for a context of {self.n_ctx} tokens"
-            )
-        tokens = np.empty(len(data) + 8, np.int32)
-        at = tokens.ctypes.data_as(lib.llama_token_p)
-        n = lib.llama_tokenize(
-            self._vocab, data, len(data), at, len(tokens), add_special, parse_special
-        )
-        if n < 0:
-            raise errors.InvalidArgument(f"a prompt of {len(data)} bytes could not be tokenized")
-        ids: list[int] = tokens[:n].tolist()
-        return ids
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        if self._template is None:
-            raise errors.ModelError(f"{self.path}: the model has no chat template")
-        try:
-            if self._formatter is None:
-                self._formatter = Jinja2ChatFormatter(
-                    template=self._template,
-                    eos_token=self._text_of(lib.llama_vocab_eos(self._vocab)),
-                    bos_token=self._text_of(self._bos),
-                )
-            formatter: Any = self._formatter
-            return str(formatter(messages=messages).prompt)
-        except Exception as error:
-            # A template is a program of the model's author: it may raise anything.
-            raise errors.InvalidArgument(f"the chat template refused: {error}") from error
-
-    def _text_of(self, token: int) -> str:
-        if token < 0:
-            return ""
-        text: bytes = lib.llama_vocab_get_text(self._vocab, token)
-        return text.decode(errors="replace")
-
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
-
-    # Decoding.
+        return Sampler(params, prompt, self.info.n_vocab, self.model.vocab)
 
     def run(self, step: Step) -> list[int]:
         for op in step.ops:
@@ -463,7 +185,7 @@ class LlamaRunner:
         self._batch.n_tokens = self._rows.fill(step)
         code = lib.llama_decode(self._ctx, self._batch)
         if code != 0:
-            raise DecodeError(f"llama_decode failed ({code}): {_said()}")
+            raise DecodeError(f"llama_decode failed ({code}): {llama_log.said()}")
         return self._sample(step)
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
@@ -499,7 +221,3 @@ class LlamaRunner:
     def _check_sequences(self, *ids: int) -> None:
         if len(set(ids)) < len(ids) or not all(0 <= i < self.n_seq for i in ids):
             raise DecodeError(f"no such sequences: {ids}")
-
-
-def _padded(n_ctx: int) -> int:
-    return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING

@@ -17,7 +17,7 @@ class KeptRunner(LlamaRunner):
     """
 
     def load(self, progress: Callable[[float], bool]) -> None:
-        if self._model is None:
+        if self._ctx is None:
             super().load(progress)
 
     def close(self) -> None:

@@ -1,0 +1,218 @@
+"""A GGUF model in memory: its weights, what it says of itself, and its vocabulary.
+
+Owns the llama_model.  Contexts are made of `handle` elsewhere, any number of them; none may
+be left when `close` frees it.
+
+Special tokens.  In a chat no message can spell one (see `chat`).  A text prompt
+(`complete`) is the caller's own, and special tokens in it are recognised.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from llambo9p import errors
+from llambo9p.engine import chat, gguf, llama_log
+from llambo9p.engine.base import ModelInfo
+from llambo9p.engine.runner import Prompt
+
+TYPE_BYTES = {lib.GGML_TYPE_F16: 2.0, lib.GGML_TYPE_Q8_0: 34 / 32, lib.GGML_TYPE_F32: 4.0}
+"""bytes of one value"""
+CELLS_PADDING = 256
+"""llama.cpp rounds the cells of a sequence up to a multiple of this"""
+
+
+def padded(n_ctx: int) -> int:
+    """The cells that llama.cpp makes for a sequence of `n_ctx` tokens."""
+    return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING
+
+
+class LlamaModel:
+    """A decoder-only model.  After `load` and until `close` all else may be called."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.handle: Any = None
+        """the llama_model; None when there is none"""
+        self.vocab: Any = None
+        """the llama_vocab, a part of it"""
+        self._info: ModelInfo | None = None
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise errors.ModelError(f"{self.path}: not loaded")
+        return self._info
+
+    def load(self, progress: Callable[[float], bool]) -> None:
+        """`progress` is told 0 to 1 and answers whether to go on.  Raises `ModelError`."""
+        gguf.check(self.path)
+        llama_log.listen()
+        lib.llama_backend_init()
+        self._load(progress)
+        self._check()
+        self._read_info()
+        self._read_vocab()
+
+    def close(self) -> None:
+        if self.handle is not None:
+            lib.llama_model_free(self.handle)
+            self.handle = self.vocab = None
+
+    def kv_bytes(self, n_ctx: int, type_k: int, type_v: int) -> int:
+        """Bytes of the KV cache of one sequence of `n_ctx` cells, K and V of these types."""
+        model = self.handle
+        heads = lib.llama_model_n_head_kv(model)
+        width = lib.llama_model_n_embd(model) // lib.llama_model_n_head(model)
+        arch = self._meta("general.architecture")
+        key = int(self._meta(f"{arch}.attention.key_length") or width)
+        value = int(self._meta(f"{arch}.attention.value_length") or width)
+        cell = heads * (key * TYPE_BYTES[type_k] + value * TYPE_BYTES[type_v])
+        return int(padded(n_ctx) * cell * lib.llama_model_n_layer(model))
+
+    def _load(self, progress: Callable[[float], bool]) -> None:
+        params = lib.llama_model_default_params()
+        given_up = False
+
+        def on_progress(fraction: float, _: object) -> bool:
+            nonlocal given_up
+            given_up = not progress(fraction)
+            return not given_up
+
+        callback = lib.llama_progress_callback(on_progress)
+        params.progress_callback = callback
+        self.handle = lib.llama_model_load_from_file(os.fsencode(self.path), params)
+        if given_up:
+            raise errors.ModelError(f"{self.path}: loading was given up")
+        if self.handle is None:
+            raise errors.ModelError(f"{self.path}: {llama_log.said()}")
+
+    def _check(self) -> None:
+        model = self.handle
+        if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
+            raise errors.ModelError(f"{self.path}: not a decoder-only model")
+        if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
+            # Their state cannot be cut back to a common prefix.
+            raise errors.ModelError(f"{self.path}: recurrent models are not supported")
+
+    def _read_info(self) -> None:
+        model = self.handle
+        description = ctypes.create_string_buffer(128)
+        lib.llama_model_desc(model, description, len(description))
+        template = lib.llama_model_chat_template(model, None)
+        self._template: str | None = template.decode(errors="replace") if template else None
+        self.vocab = lib.llama_model_get_vocab(model)
+        self._info = ModelInfo(
+            name=self.path.stem,
+            path=str(self.path),
+            size=lib.llama_model_size(model),
+            n_params=lib.llama_model_n_params(model),
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_vocab=lib.llama_vocab_n_tokens(self.vocab),
+            description=description.value.decode(errors="replace"),
+            has_chat_template=template is not None,
+        )
+
+    def _read_vocab(self) -> None:
+        vocab = self.vocab
+        special = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        tokens = range(self.info.n_vocab)
+        self._eog = frozenset(t for t in tokens if lib.llama_vocab_is_eog(vocab, t))
+        self._special: re.Pattern[str] | None = chat.spelling(
+            self._text_of(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
+        )
+        self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
+        self._bos = lib.llama_vocab_bos(vocab)
+        self._formatter: Jinja2ChatFormatter | None = None
+
+    # Text.
+
+    def tokenize(self, prompt: Prompt, n_ctx: int) -> list[int]:
+        """As `runner.Model.tokenize`, for a context of `n_ctx` tokens."""
+        if isinstance(prompt, str):
+            tokens = self._tokenize(prompt, n_ctx, True, True)
+        else:
+            parts = chat.segments(prompt, self._render, self._special)
+            bos = self._text_of(self._bos) if self._bos >= 0 else ""
+            add_special = not (bos and parts and parts[0][0].startswith(bos))
+            tokens = []
+            for text, parse_special in parts:
+                tokens += self._tokenize(text, n_ctx, add_special, parse_special)
+                add_special = False
+        if not tokens and self._bos >= 0:
+            tokens = [self._bos]
+        if not tokens:
+            raise errors.InvalidArgument("the prompt is empty")
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; empty for a special token."""
+        known = self._pieces.get(token)
+        if known is None:
+            buffer = ctypes.create_string_buffer(64)
+            size = lib.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = lib.llama_token_to_piece(self.vocab, token, buffer, -size, 0, False)
+            known = self._pieces[token] = buffer.raw[:size]
+        return known
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends the generation."""
+        return token in self._eog
+
+    def _tokenize(
+        self, text: str, n_ctx: int, add_special: bool, parse_special: bool
+    ) -> list[int]:
+        data = text.encode(errors="replace")
+        if len(data) > n_ctx * self._longest_piece:
+            # Not worth the time: some texts take llama.cpp seconds a megabyte.
+            raise errors.ContextOverflow(
+                f"the prompt has {len(data)} bytes, too many for a context of {n_ctx} tokens"
+            )
+        tokens = np.empty(len(data) + 8, np.int32)
+        at = tokens.ctypes.data_as(lib.llama_token_p)
+        n = lib.llama_tokenize(
+            self.vocab, data, len(data), at, len(tokens), add_special, parse_special
+        )
+        if n < 0:
+            raise errors.InvalidArgument(f"a prompt of {len(data)} bytes could not be tokenized")
+        ids: list[int] = tokens[:n].tolist()
+        return ids
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        if self._template is None:
+            raise errors.ModelError(f"{self.path}: the model has no chat template")
+        try:
+            if self._formatter is None:
+                self._formatter = Jinja2ChatFormatter(
+                    template=self._template,
+                    eos_token=self._text_of(lib.llama_vocab_eos(self.vocab)),
+                    bos_token=self._text_of(self._bos),
+                )
+            formatter: Any = self._formatter
+            return str(formatter(messages=messages).prompt)
+        except Exception as error:
+            # A template is a program of the model's author: it may raise anything.
+            raise errors.InvalidArgument(f"the chat template refused: {error}") from error
+
+    def _text_of(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: bytes = lib.llama_vocab_get_text(self.vocab, token)
+        return text.decode(errors="replace")
+
+    def _meta(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
