@@ -47,6 +47,12 @@ do over one"""
 @click.option("--slots", default=16, show_default=True, help="Sequences decoded at once.")
 @click.option("--context", default=512, show_default=True, help="Tokens of a sequence.")
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
+@click.option(
+    "--cache-ram",
+    default=512 * 2**20,
+    show_default=True,
+    help="Bytes for KV caches of conversations that lost their sequence to others.",
+)
 @click.option("--memory", type=int, help="Bytes that one worker's KV cache may use.")
 @click.option(
     "--config",
@@ -66,6 +72,7 @@ def main(
     slots: int,
     context: int,
     threads: int | None,
+    cache_ram: int,
     memory: int | None,
     config_path: Path | None,
     insecure: bool,
@@ -80,7 +87,7 @@ def main(
         if exit_with_stdin:
             _stop_at_eof(stop)
         runner = _runner(model, context, slots, threads)
-        engine = DecodeThread(runner, max_queue=config.limits.queue)
+        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=cache_ram)
         host: Host | None = None
 
         def attach(user: User, aname: str) -> File:

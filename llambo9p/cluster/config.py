@@ -84,6 +84,9 @@ class Resources(_Section):
     """of the host's decode thread; default: the cores this process may use"""
     slots: Annotated[int, Field(ge=1, le=256)] = 16
     """sequences decoded at once by a host, if the workers' memory allows as many"""
+    cache_ram: Annotated[int, BeforeValidator(_parse_memory), Field(ge=0)] = 512 * 2**20
+    """bytes of a host's memory for what conversations had in the KV cache when others needed
+    its sequences"""
 
 
 class NodeType(_Section):

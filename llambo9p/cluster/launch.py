@@ -60,6 +60,7 @@ class LocalHost:
             "--context": r.context_size,
             "--slots": r.slots,
             "--memory": r.memory,
+            "--cache-ram": r.cache_ram,
         }
         if r.threads is not None:
             options["--threads"] = r.threads

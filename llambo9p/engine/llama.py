@@ -30,9 +30,9 @@ from llambo9p import errors
 from llambo9p.engine import llama_log, sampling
 from llambo9p.engine.base import ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
-from llambo9p.engine.llama_model import LlamaModel, padded
+from llambo9p.engine.llama_model import CELLS_PADDING, LlamaModel, padded
 from llambo9p.engine.llama_sampler import Candidates, Sampler
-from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
+from llambo9p.engine.runner import Copy, DecodeError, Op, Prompt, Remove, Save, SavedCells, Step
 
 TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
@@ -40,7 +40,11 @@ MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
 MIB = 1024 * 1024
 
+CELL_OVERHEAD = 12
+"""bytes that llama.cpp saves of a cell beside its keys and values"""
+
 _INT32 = ctypes.POINTER(ctypes.c_int32)
+_UINT8 = ctypes.POINTER(ctypes.c_uint8)
 
 
 class LlamaRunner:
@@ -58,7 +62,7 @@ class LlamaRunner:
         n_ctx: int = 2048,
         n_seq: int = 16,
         n_threads: int | None = None,
-        prefill_chunk: int = 64,
+        prefill_chunk: int = 512,
         memory_limit: int | None = None,
         type_k: int = TYPE_K,
         type_v: int = TYPE_V,
@@ -72,7 +76,7 @@ class LlamaRunner:
         self.path = self.model.path
         self.n_ctx = n_ctx
         self.n_seq = n_seq
-        self.prefill_chunk = max(prefill_chunk, n_seq)
+        self.prefill_chunk = prefill_chunk
         self.n_threads = n_threads or len(os.sched_getaffinity(0))
         self._memory_limit = memory_limit
         self._types = (type_k, type_v)
@@ -101,6 +105,10 @@ class LlamaRunner:
     def kv_bytes(self, n_ctx: int) -> int:
         """Bytes of the KV cache of one sequence of `n_ctx` cells."""
         return self.model.kv_bytes(n_ctx, *self._types)
+
+    @property
+    def cell_bytes(self) -> int:
+        return self.kv_bytes(CELLS_PADDING) // CELLS_PADDING + CELL_OVERHEAD
 
     @property
     def memory(self) -> str:
@@ -139,6 +147,8 @@ class LlamaRunner:
         if self._ctx is None:
             raise errors.ModelError(f"{self.path}: no context could be made: {llama_log.said()}")
         self._memory = lib.llama_get_memory(self._ctx)
+        self._cells = [0] * self.n_seq
+        """how many cells of each sequence are known to be what they should"""
 
     def _make_batch(self) -> None:
         n_batch = lib.llama_n_batch(self._ctx)
@@ -175,18 +185,61 @@ class LlamaRunner:
 
     def run(self, step: Step) -> list[int]:
         for op in step.ops:
-            if isinstance(op, Copy):
-                self._check_sequences(op.src, op.dst)
-                lib.llama_memory_seq_cp(self._memory, op.src, op.dst, -1, -1)
-            else:
-                self._check_sequences(op.seq_id)
-                if not lib.llama_memory_seq_rm(self._memory, op.seq_id, op.start, -1):
-                    raise DecodeError(f"sequence {op.seq_id} could not be cut at {op.start}")
+            self._apply(op)
         self._batch.n_tokens = self._rows.fill(step)
+        cells = self._cells_after(step)
         code = lib.llama_decode(self._ctx, self._batch)
         if code != 0:
             raise DecodeError(f"llama_decode failed ({code}): {llama_log.said()}")
+        self._cells = cells
         return self._sample(step)
+
+    def _apply(self, op: Op) -> None:
+        """When that fails the sequence has no cells, so that no row can continue it."""
+        if isinstance(op, Copy):
+            self._check_sequences(op.src, op.dst)
+            lib.llama_memory_seq_cp(self._memory, op.src, op.dst, -1, -1)
+            self._cells[op.dst] = self._cells[op.src]
+            return
+        self._check_sequences(op.seq_id)
+        if isinstance(op, Remove):
+            if lib.llama_memory_seq_rm(self._memory, op.seq_id, op.start, -1):
+                self._cells[op.seq_id] = min(self._cells[op.seq_id], op.start)
+            else:
+                self._cells[op.seq_id] = 0
+        elif isinstance(op, Save):
+            self._save(op.seq_id, op.cells)
+        else:
+            self._restore(op.cells, op.seq_id)
+
+    def _save(self, seq_id: int, cells: SavedCells) -> None:
+        size = lib.llama_state_seq_get_size(self._ctx, seq_id)
+        try:
+            data = np.empty(size, np.uint8)
+        except MemoryError:
+            cells.failed = True
+            return
+        at = data.ctypes.data_as(_UINT8)
+        cells.failed = lib.llama_state_seq_get_data(self._ctx, at, size, seq_id) != size
+        cells.data = data, self._cells[seq_id]
+
+    def _restore(self, cells: SavedCells, seq_id: int) -> None:
+        self._cells[seq_id] = 0
+        if isinstance(cells.data, tuple) and not cells.failed:
+            data, count = cells.data
+            at = data.ctypes.data_as(_UINT8)
+            if lib.llama_state_seq_set_data(self._ctx, at, len(data), seq_id) == len(data):
+                self._cells[seq_id] = count
+
+    def _cells_after(self, step: Step) -> list[int]:
+        """The cells that there will be.  Raises DecodeError for a row that does not continue
+        its sequence."""
+        cells = self._cells.copy()
+        for pos, seq_id in zip(step.pos, step.seq_id, strict=True):
+            if pos != cells[seq_id]:
+                raise DecodeError(f"sequence {seq_id} has {cells[seq_id]} cells, not {pos}")
+            cells[seq_id] += 1
+        return cells
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """The last step's logits, one row an output; valid until the next `run`."""

@@ -48,7 +48,34 @@ class Remove:
     start: int
 
 
-Op = Copy | Remove
+@dataclass(slots=True, eq=False)
+class SavedCells:
+    """Where a runner keeps the cells of one sequence, in host memory."""
+
+    data: object = None
+    """the runner's own; None before `Save`"""
+    failed: bool = False
+    """there was no memory for them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep a copy of the cells of sequence `seq_id`."""
+
+    seq_id: int
+    cells: SavedCells
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Replace the cells of sequence `seq_id` by saved ones; by none when that fails, so
+    that rows which would continue them cannot be decoded."""
+
+    cells: SavedCells
+    seq_id: int
+
+
+Op = Copy | Remove | Save | Restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +126,15 @@ class Runner(Model, Protocol):
     n_ctx: int
     n_seq: int
     prefill_chunk: int
-    """prompt tokens that a step may hold beside one token a sequence; >= n_seq, so
-    that every prefilling sequence gets on in every step"""
+    """prompt tokens that a step may hold beside one token a sequence"""
 
     @property
     def info(self) -> ModelInfo:
         """Known once `load` returned."""
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one token of a saved sequence, about.  Known once `load` returned."""
 
     def load(self, progress: Callable[[float], bool]) -> None:
         """Load the weights and make the context; `progress` is told 0 to 1 and

@@ -8,8 +8,11 @@ Rules it keeps:
 - Requests are admitted in the order of arrival, into at most `slots` at once; one with a
   priority below 0 as if it had come `PATIENCE` seconds later for each step.  So it lets
   others go first, and does not starve.
-- A step holds one token of every decoding sequence and at most `prefill_chunk` tokens
-  of prompts, shared evenly between the sequences that prefill: nobody starves.
+- A step holds one token of every decoding sequence, and of prompts as many tokens as make
+  it take `STALL` seconds, by what the steps before took, but at least `CHUNK_MIN` and at most
+  `prefill_chunk`: that is how long one who comes with a long prompt can hold up the others.
+- Half of these tokens are for the prompt that came first, which so gets done, the others for
+  those that have the least left, which so need not wait for long ones.
 - Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
 - A request whose prompt begins like that of an earlier one which is still prefilling
   waits for those cells and copies them, and prefills only what differs.
@@ -30,13 +33,20 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Request, State, Usage
-from llambo9p.engine.cache import MIN_SHARE, Cache, CachedSequence, common_prefix
+from llambo9p.engine.cache import Cache, CachedSequence
 from llambo9p.engine.fit import fit
 from llambo9p.engine.runner import Model, Op, Output, Remove, Step
 from llambo9p.engine.text import Answer
 
 PATIENCE = 10.0
 """seconds that a request waits longer for each step of priority below 0"""
+STALL = 0.1
+"""seconds that a step with prompts in it should take"""
+CHUNK_MIN = 16
+"""tokens of prompts in a step, however long they take: with fewer the weights are read for
+too little"""
+CHUNK_FIRST = 32
+"""before it is known how long they take"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,6 @@ class Slot:
         self.sampled = 0
         self.next_token: int | None = None
         """sampled and not yet decoded; None while prefilling"""
-        self.ahead: Slot | None = None
-        """an earlier request that is prefilling a prefix of this prompt"""
 
     @property
     def prefill_left(self) -> int:
@@ -116,10 +124,12 @@ class Slot:
 
 @dataclass(slots=True)
 class Plan:
-    """A step, and whose rows are in it: (slot, number of rows, row of its output)."""
+    """A step, and whose rows are in it: (slot, number of rows, whether it has an output)."""
 
     step: Step
     parts: list[tuple[Slot, int, bool]]
+    prefill: int = 0
+    """how many rows are of prompts"""
 
     def apart(self) -> list[Plan]:
         """The same rows, each sequence's in a step of its own; the first step's
@@ -153,17 +163,22 @@ class Scheduler:
         prefill_chunk: int,
         slots: int | None = None,
         max_queue: int = 64,
+        stall: float = STALL,
+        cache_ram: int = 0,
+        cell_bytes: int = 1,
     ) -> None:
+        """`cache_ram` bytes are for sequences saved in host memory, `cell_bytes` a token."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
-        if prefill_chunk < self.slots:
-            raise ValueError(f"prefill_chunk must be at least {self.slots}, not {prefill_chunk}")
         self._model = model
         self._n_ctx = n_ctx
         self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
-        self._cache = Cache(n_seq)
+        self._stall = stall
+        self._row_seconds = stall / CHUNK_FIRST
+        """what a row of a prompt adds to a step, and its part of what the step takes anyway"""
+        self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
         self._queue: list[Queued] = []
         self._active: list[Slot] = []
         self._events: list[Event] = []
@@ -209,15 +224,18 @@ class Scheduler:
         if not self._active:
             return None
         for slot in self._active:
-            if slot.ahead is not None and not self._must_wait(slot, slot.ahead):
-                slot.ahead = None
+            ahead = slot.sequence.ahead
+            if ahead is not None and not ahead.is_coming:
                 ops += self._seed(slot)
         ops += self._cache.compact()
         self._active.sort(key=lambda slot: slot.sequence.seq_id)
         return self._rows(ops)
 
-    def commit(self, plan: Plan, sampled: Sequence[int], now: float) -> None:
-        """The step was decoded; `sampled` has a token for each of its outputs."""
+    def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
+        """The step was decoded, which took `seconds`; `sampled` has a token for each of its
+        outputs."""
+        if plan.prefill >= CHUNK_MIN // 2:
+            self._row_seconds = max((self._row_seconds + seconds / plan.prefill) / 2, 1e-9)
         tokens = iter(sampled)
         row = 0
         for slot, rows, wanted in plan.parts:
@@ -243,10 +261,9 @@ class Scheduler:
         except errors.Error as error:
             self._events.append(Failed(request, error))
             return []
-        sequence = self._cache.acquire(request.conversation, request.user)
+        sequence, ops = self._cache.acquire(request.conversation, request.user)
         slot = Slot(queued, prompt, sampler, sequence, now)
-        ops = self._seed(slot)
-        slot.ahead = self._find_ahead(slot)
+        ops += self._seed(slot)
         self._active.append(slot)
         self._tell_prefill(slot)
         return ops
@@ -255,21 +272,6 @@ class Scheduler:
         ops = self._cache.seed(slot.sequence, slot.prompt)
         slot.cached = len(slot.sequence.tokens)
         return ops
-
-    def _find_ahead(self, slot: Slot) -> Slot | None:
-        """The earlier request whose prefill will hold the most of this prompt."""
-        waited = [other for other in self._active if self._must_wait(slot, other)]
-        return max(waited, key=lambda other: _shared(slot, other), default=None)
-
-    def _must_wait(self, slot: Slot, other: Slot) -> bool:
-        """Whether cells that `other` has yet to prefill would save `slot` its own."""
-        if other not in self._active or other.next_token is not None:
-            return False
-        if other.sequence.user != slot.sequence.user:
-            return False
-        shared = _shared(slot, other)
-        held = len(slot.sequence.tokens)
-        return shared >= held + MIN_SHARE and len(other.sequence.tokens) < shared
 
     def _rows(self, ops: list[Op]) -> Plan:
         step = Step(ops)
@@ -291,19 +293,30 @@ class Scheduler:
             if wanted:
                 step.outputs.append(Output(len(step.token) - 1, slot.sampler))
             parts.append((slot, rows, wanted))
-        return Plan(step, parts)
+        return Plan(step, parts, sum(shares.values()))
+
+    @property
+    def _chunk(self) -> int:
+        """How many tokens of prompts the next step may have."""
+        fitting = int(self._stall / self._row_seconds)
+        return min(max(CHUNK_MIN, fitting), self._prefill_chunk)
 
     def _shares(self) -> dict[Slot, int]:
-        """How many prompt tokens each prefilling slot gets in the next step: equal
-        shares of the chunk, and what the short ones leave goes to the others."""
-        waiting = [s for s in self._active if s.next_token is None and s.ahead is None]
-        waiting.sort(key=lambda slot: slot.prefill_left)
-        budget = self._prefill_chunk
-        shares = {}
-        for done, slot in enumerate(waiting):
-            share = min(slot.prefill_left, budget // (len(waiting) - done))
-            shares[slot] = share
-            budget -= share
+        """How many prompt tokens each prefilling slot has in the next step; see the rules."""
+        waiting = [s for s in self._active if s.next_token is None and s.sequence.ahead is None]
+        if not waiting:
+            return {}
+        budget = self._chunk
+        first = min(waiting, key=lambda slot: slot.sequence.since)
+        waiting.sort(key=lambda slot: (slot.prefill_left, slot.sequence.since))
+        reserved = min(first.prefill_left, (budget + 1) // 2)
+        budget -= reserved
+        shares = {first: reserved}
+        for slot in waiting:
+            share = min(slot.prefill_left - shares.get(slot, 0), budget)
+            if share:
+                shares[slot] = shares.get(slot, 0) + share
+                budget -= share
         return shares
 
     def _take(self, slot: Slot, token: int, now: float) -> None:
@@ -366,7 +379,3 @@ class Scheduler:
                 queued.position = position
                 self._events.append(Progress(queued.request, State.QUEUED, position, -1))
 
-
-def _shared(slot: Slot, other: Slot) -> int:
-    """Tokens of the slot's prompt that the other's prompt begins with as well."""
-    return common_prefix(slot.prompt[:-1], other.prompt)

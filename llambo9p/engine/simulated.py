@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import ModelInfo, SamplingParams
-from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
+from llambo9p.engine.runner import Copy, DecodeError, Prompt, Remove, Save, Step
 
 EOG = 256
 ROLE_TOKENS = {"system": 257, "user": 258, "assistant": 259}
@@ -115,7 +115,7 @@ class SimulatedRunner:
     ) -> None:
         self.n_ctx = n_ctx
         self.n_seq = n_seq
-        self.prefill_chunk = max(prefill_chunk, n_seq)
+        self.prefill_chunk = prefill_chunk
         self.cells: list[list[int]] = [[] for _ in range(n_seq)]
         self.steps: list[Step] = []
         """every step that was run, the failed ones too"""
@@ -150,6 +150,10 @@ class SimulatedRunner:
     def kv_bytes(self, n_ctx: int) -> int:
         return 0
 
+    @property
+    def cell_bytes(self) -> int:
+        return 1
+
     def close(self) -> None:
         self.closed = True
 
@@ -181,8 +185,13 @@ class SimulatedRunner:
             if isinstance(op, Copy):
                 assert op.src != op.dst
                 self.cells[op.dst] = list(self.cells[op.src])
-            else:
+            elif isinstance(op, Remove):
                 del self.cells[op.seq_id][op.start :]
+            elif isinstance(op, Save):
+                op.cells.data = list(self.cells[op.seq_id])
+            else:
+                assert isinstance(op.cells.data, list)
+                self.cells[op.seq_id] = list(op.cells.data)
         self._check_rows(step)
         for token, seq_id in zip(step.token, step.seq_id, strict=True):
             self.cells[seq_id].append(token)

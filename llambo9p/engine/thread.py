@@ -78,7 +78,8 @@ class DecodeThread:
     """`base.Engine` over a `Runner`.
 
     `start` and `stop` once each, on the event loop that listeners are to be called on;
-    `submit` in between.  `max_queue` requests wait beyond the `slots` that run.
+    `submit` in between.  `max_queue` requests wait beyond the `slots` that run; `cache_ram`
+    bytes hold what conversations have in the KV cache when others need its sequences.
     """
 
     def __init__(
@@ -87,20 +88,16 @@ class DecodeThread:
         *,
         slots: int | None = None,
         max_queue: int = 64,
+        cache_ram: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._clock = clock
-        self._scheduler = Scheduler(
-            runner,
-            n_seq=runner.n_seq,
-            n_ctx=runner.n_ctx,
-            prefill_chunk=runner.prefill_chunk,
-            slots=slots,
-            max_queue=max_queue,
-        )
-        self.slots = self._scheduler.slots
-        self._limit = self.slots + max_queue
+        self._scheduler: Scheduler | None = None
+        """made when the model is loaded"""
+        self.slots = runner.n_seq if slots is None else slots
+        self._max_queue = max_queue
+        self._cache_ram = cache_ram
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -168,7 +165,7 @@ class DecodeThread:
     def submit(self, request: Request, listener: Listener) -> None:
         if self._refusal:
             raise errors.WorkerLost(self._refusal)
-        if len(self._live) >= self._limit:
+        if len(self._live) >= self.slots + self._max_queue:
             raise errors.Busy()
         live = _Live(listener, False, 0, 0)
         self._live[request] = live
@@ -233,12 +230,14 @@ class DecodeThread:
     def _main(self, loaded: asyncio.Future[None], progress: Callable[[float], None] | None) -> None:
         end = STOPPED
         try:
-            self._load(loaded, progress)
-            while self._read_mailbox():
-                plan = self._scheduler.plan(self._clock())
+            self._load(progress)
+            scheduler = self._scheduler = self._make_scheduler()
+            self._post(_settle, loaded, None)
+            while self._read_mailbox(scheduler):
+                plan = scheduler.plan(self._clock())
                 self._publish()
                 if plan is not None:
-                    self._execute(plan)
+                    self._execute(scheduler, plan)
         except Exception as error:
             if not isinstance(error, errors.ModelError):
                 log.exception("the decode thread died")
@@ -251,7 +250,7 @@ class DecodeThread:
             finally:
                 self._post(self._thread_ended, end)
 
-    def _load(self, loaded: asyncio.Future[None], progress: Callable[[float], None] | None) -> None:
+    def _load(self, progress: Callable[[float], None] | None) -> None:
         told = -1
 
         def on_progress(fraction: float) -> bool:
@@ -263,45 +262,57 @@ class DecodeThread:
             return not self._stopping
 
         self._runner.load(on_progress)
-        self._post(_settle, loaded, None)
 
-    def _read_mailbox(self) -> bool:
+    def _make_scheduler(self) -> Scheduler:
+        return Scheduler(
+            self._runner,
+            n_seq=self._runner.n_seq,
+            n_ctx=self._runner.n_ctx,
+            prefill_chunk=self._runner.prefill_chunk,
+            slots=self.slots,
+            max_queue=self._max_queue,
+            cache_ram=self._cache_ram,
+            cell_bytes=self._runner.cell_bytes,
+        )
+
+    def _read_mailbox(self, scheduler: Scheduler) -> bool:
         """Take in all messages, waiting for one when idle; False when told to stop."""
-        wait = self._scheduler.idle
+        wait = scheduler.idle
         if wait:
             self._publish()
         while wait or not self._mailbox.empty():
             wait = False
             match self._mailbox.get():
                 case _Submit(request, since):
-                    self._scheduler.submit(request, since)
+                    scheduler.submit(request, since)
                 case _Cancel(request):
-                    self._scheduler.cancel(request, self._clock())
+                    scheduler.cancel(request, self._clock())
                 case _Forget(conversation):
-                    self._scheduler.forget(conversation)
+                    scheduler.forget(conversation)
                 case _Stop():
                     return False
         return True
 
-    def _execute(self, plan: Plan) -> None:
+    def _execute(self, scheduler: Scheduler, plan: Plan) -> None:
         try:
-            self._decode_once(plan)
+            self._decode_once(scheduler, plan)
         except errors.Error as error:
             log.warning("a step of %d sequences failed: %s", len(plan.parts), error)
             for alone in plan.apart():
                 try:
-                    self._decode_once(alone)
+                    self._decode_once(scheduler, alone)
                 except errors.Error as reason:
-                    self._scheduler.abort(alone, reason)
+                    scheduler.abort(alone, reason)
 
-    def _decode_once(self, plan: Plan) -> None:
+    def _decode_once(self, scheduler: Scheduler, plan: Plan) -> None:
         self.steps += 1
+        began = self._clock()
         sampled = self._runner.run(plan.step)
-        self._scheduler.commit(plan, sampled, self._clock())
+        now = self._clock()
+        scheduler.commit(plan, sampled, now, now - began)
 
     def _publish(self) -> None:
-        events = self._scheduler.events()
-        if events:
+        if self._scheduler is not None and (events := self._scheduler.events()):
             self._post(self._deliver, events)
 
     def _post(self, call: Callable[..., object], *args: object) -> None:

@@ -6,44 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.engine.cache import MIN_SHARE, Cache, common_prefix
-from llambo9p.engine.runner import Copy, Remove
+from llambo9p.engine.cache import MIN_SHARE, Cache
+from llambo9p.engine.runner import Copy, Remove, Restore, Save
 
 LONG = list(range(100, 100 + 2 * MIN_SHARE))
 
 
 def use(cache, conversation, prompt):
     """A whole request: its sequence, and the operations that seeded it."""
-    sequence = cache.acquire(conversation)
-    ops = cache.seed(sequence, prompt)
+    sequence, ops = cache.acquire(conversation)
+    ops += cache.seed(sequence, prompt)
     sequence.tokens = list(prompt)
     cache.release(sequence)
     return sequence, ops
-
-
-@given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
-def test_common_prefix(head, a, b):
-    plain = 0
-    for x, y in zip(head + a, head + b, strict=False):
-        if x != y:
-            break
-        plain += 1
-    assert common_prefix(head + a, head + b) == plain
 
 
 def test_a_conversation_finds_its_sequence_again():
     cache = Cache(3)
     use(cache, "a", [1, 2])
     mine, _ = use(cache, "b", [3, 4])
-    again = cache.acquire("b")
+    again, ops = cache.acquire("b")
     assert again is mine
+    assert ops == []
     assert cache.seed(again, [3, 4, 5]) == [Remove(1, 2)]
 
 
 def test_a_full_hit_leaves_the_last_token_to_be_decoded():
     cache = Cache(1)
     use(cache, "a", [1, 2, 3])
-    assert cache.seed(cache.acquire("a"), [1, 2, 3]) == [Remove(0, 2)]
+    assert cache.seed(cache.acquire("a")[0], [1, 2, 3]) == [Remove(0, 2)]
 
 
 def test_one_shots_take_the_lowest_sequence_that_is_kept_for_nobody():
@@ -59,7 +50,7 @@ def test_the_least_recently_used_conversation_is_evicted():
     use(cache, "b", [2])
     use(cache, "a", [1])
     assert use(cache, "c", [3])[0].seq_id == 1
-    assert cache.acquire("a").tokens == [1]
+    assert cache.acquire("a")[0].tokens == [1]
 
 
 def test_forget_frees_the_sequence_of_a_conversation():
@@ -72,11 +63,11 @@ def test_forget_frees_the_sequence_of_a_conversation():
 
 def test_a_second_request_of_a_busy_conversation_gets_another_sequence():
     cache = Cache(2)
-    first = cache.acquire("a")
-    second = cache.acquire("a")
+    first, _ = cache.acquire("a")
+    second, _ = cache.acquire("a")
     assert first is not second
     cache.release(second)
-    assert cache.acquire("a") is second
+    assert cache.acquire("a")[0] is second
 
 
 def test_a_long_prefix_of_another_sequence_is_copied():
@@ -97,11 +88,11 @@ def test_compact_moves_the_busy_sequence_and_what_was_in_its_place():
     cache = Cache(4)
     for conversation in "abc":
         use(cache, conversation, [ord(conversation)])
-    moved = cache.acquire("c")
+    moved, _ = cache.acquire("c")
     assert cache.compact() == [Copy(0, 3), Copy(2, 0)]
     assert moved.seq_id == 0
     assert moved.tokens == [ord("c")]
-    kept = cache.acquire("a")
+    kept, _ = cache.acquire("a")
     assert (kept.seq_id, kept.tokens) == (3, [ord("a")])
 
 
@@ -109,54 +100,168 @@ def test_compact_evicts_the_oldest_when_there_is_no_room():
     cache = Cache(3)
     for conversation in "abc":
         use(cache, conversation, [ord(conversation)])
-    moved = cache.acquire("c")
+    moved, _ = cache.acquire("c")
     assert cache.compact() == [Copy(2, 0)]
     assert moved.seq_id == 0
-    assert cache.acquire("b").tokens == [ord("b")]
-    assert cache.acquire("a").tokens == []
+    assert cache.acquire("b")[0].tokens == [ord("b")]
+    assert cache.acquire("a")[0].tokens == []
 
 
 @pytest.mark.parametrize("n_seq", [1, 2, 5])
-@given(data=st.data())
-def test_busy_sequences_are_dense_and_the_book_tells_the_truth(n_seq, data):
-    cache = Cache(n_seq)
+@given(data=st.data(), ram=st.sampled_from([0, 60, 1000]))
+def test_busy_sequences_are_dense_and_the_book_tells_the_truth(n_seq, data, ram):
+    cache = Cache(n_seq, ram=ram)
     cells = [[] for _ in range(n_seq)]
     busy = []
     tokens = st.lists(st.sampled_from([LONG, [1], [2]]), max_size=3).map(lambda x: sum(x, [7]))
+
+    def carry_out(ops):
+        for op in ops:
+            match op:
+                case Copy(src, dst):
+                    assert src != dst
+                    cells[dst] = list(cells[src])
+                case Remove(seq_id, start):
+                    del cells[seq_id][start:]
+                case Save(seq_id, saved):
+                    saved.data = list(cells[seq_id])
+                case Restore(saved, seq_id):
+                    cells[seq_id] = list(saved.data)
+
     for _ in range(data.draw(st.integers(1, 20))):
-        if len(busy) == n_seq or (busy and data.draw(st.booleans())):
+        action = data.draw(st.sampled_from(["ask", "ask", "grow", "release", "forget"]))
+        if action == "forget":
+            cache.forget(data.draw(st.sampled_from("abc")))
+        elif action == "release" and busy:
             cache.release(busy.pop(data.draw(st.integers(0, len(busy) - 1))))
-            continue
-        prompt = data.draw(tokens)
-        sequence = cache.acquire(data.draw(st.sampled_from([None, "a", "b", "c"])))
-        assert sequence not in busy
-        busy.append(sequence)
-        for op in cache.seed(sequence, prompt) + cache.compact():
-            if isinstance(op, Copy):
-                assert op.src != op.dst
-                cells[op.dst] = list(cells[op.src])
-            else:
-                del cells[op.seq_id][op.start :]
-        cells[sequence.seq_id] = sequence.tokens = list(prompt)
-        assert sorted(s.seq_id for s in busy) == list(range(len(busy)))
+        elif action == "grow" and busy:
+            # some tokens of the prompt, or of the answer after it
+            sequence = data.draw(st.sampled_from(busy))
+            held = len(sequence.tokens)
+            new = list(sequence.plan[held : held + data.draw(st.integers(1, 40))]) or [9]
+            sequence.tokens += new
+            cells[sequence.seq_id] += new
+        elif action == "ask" and len(busy) < n_seq:
+            prompt = data.draw(tokens)
+            user = data.draw(st.sampled_from(["alice", "bob"]))
+            who = data.draw(st.sampled_from([None, "a", "b", "c"]))
+            sequence, ops = cache.acquire(who and who + user, user)
+            assert sequence not in busy
+            busy.append(sequence)
+            carry_out(ops + cache.seed(sequence, prompt) + cache.compact())
+            assert sequence.tokens == prompt[: len(sequence.tokens)] != prompt
+            assert sorted(s.seq_id for s in busy) == list(range(len(busy)))
         assert sorted(s.seq_id for s in cache.sequences) == list(range(n_seq))
         for s in cache.sequences:
             assert cells[s.seq_id][: len(s.tokens)] == s.tokens
+        assert 0 <= cache.saved_bytes <= ram
 
 
 def test_what_one_user_asked_is_of_no_use_to_another():
     cache = Cache(3)
     prompt = list(range(40))
-    hers = cache.acquire("a", "alice")
+    hers, _ = cache.acquire("a", "alice")
     cache.seed(hers, prompt)
     hers.tokens = list(prompt)
-    his = cache.acquire("b", "bob")
+    his, _ = cache.acquire("b", "bob")
     assert cache.seed(his, prompt) == [Remove(his.seq_id, 0)], "nothing of a busy sequence"
     cache.release(hers)
     cache.forget("a")
-    again = cache.acquire("c", "bob")
+    again, _ = cache.acquire("c", "bob")
     assert again is hers
     assert cache.seed(again, prompt) == [Remove(hers.seq_id, 0)], "nor of one that he is given"
     his.tokens = list(prompt)
-    more = cache.acquire("d", "bob")
+    more, _ = cache.acquire("d", "bob")
     assert cache.seed(more, prompt)[0] == Copy(his.seq_id, more.seq_id), "but of his own"
+
+
+def test_an_evicted_conversation_is_saved_and_comes_back():
+    cache = Cache(1, ram=1000)
+    use(cache, "a", [*LONG, 1])
+    _, ops = use(cache, "b", [5])
+    assert [type(op) for op in ops] == [Save, Remove]
+    assert cache.saved_bytes == len(LONG) + 1
+    sequence, ops = cache.acquire("a")
+    assert ops == [], "what is short is not saved"
+    saved, restored = ops_of(cache.seed(sequence, [*LONG, 1, 2]))
+    assert (saved, restored) == (1, len(LONG) + 1)
+    assert cache.saved_bytes == 0, "it is in the KV cache again"
+
+
+def ops_of(ops):
+    """How many restores, and what is left then."""
+    *restores, remove = ops
+    assert all(isinstance(op, Restore) for op in restores)
+    return len(restores), remove.start
+
+
+def test_what_is_saved_is_bounded_and_the_least_recently_used_goes():
+    cache = Cache(1, ram=2 * len(LONG) + 1)
+    for conversation in "abc":
+        use(cache, conversation, [ord(conversation), *LONG[1:]])
+    use(cache, "d", [1])
+    assert cache.saved_bytes == 2 * len(LONG)
+    for conversation, kept in (("a", False), ("c", True)):
+        _, ops = use(cache, conversation, [ord(conversation), *LONG[1:], 1])
+        assert any(isinstance(op, Restore) for op in ops) == kept
+
+
+def test_a_saved_prefix_serves_another_conversation_of_the_same_user_only():
+    cache = Cache(1, ram=1000)
+    use(cache, "a", [*LONG, 1])
+    use(cache, None, [1])
+    for user, shared in (("", True), ("bob", False), ("", True)):
+        sequence, _ = cache.acquire(None, user)
+        ops = cache.seed(sequence, [*LONG, 2, 3])
+        assert any(isinstance(op, Restore) for op in ops) == shared
+        cache.release(sequence)
+        use(cache, None, [1])
+
+
+def test_what_is_forgotten_is_not_kept_in_memory_either():
+    cache = Cache(1, ram=1000)
+    use(cache, "a", [*LONG, 1])
+    use(cache, "b", [1])
+    cache.forget("a")
+    assert cache.saved_bytes == 0
+    assert ops_of(use(cache, "a", [*LONG, 1])[1]) == (0, 0)
+
+
+def test_cells_that_could_not_be_saved_are_not_restored():
+    cache = Cache(1, ram=1000)
+    use(cache, "a", [*LONG, 1])
+    _, ops = use(cache, "b", [1])
+    ops[0].cells.failed = True
+    assert ops_of(use(cache, "a", [*LONG, 1])[1]) == (0, 0)
+
+
+def test_who_comes_later_waits_for_a_prefix_that_is_being_prefilled():
+    cache = Cache(3)
+    first, _ = cache.acquire("a")
+    cache.seed(first, [*LONG, 1])
+    second, _ = cache.acquire("b")
+    cache.seed(second, [*LONG, 2])
+    assert second.ahead.sequence is first and second.ahead.length == len(LONG)
+    assert first.ahead is None
+    first.tokens += LONG[:-1]
+    assert second.ahead.is_coming
+    first.tokens += LONG[-1:]
+    assert not second.ahead.is_coming
+    assert cache.seed(second, [*LONG, 2])[0] == Copy(0, 1)
+    third, _ = cache.acquire("c")
+    cache.seed(third, [*LONG, 2, 3])
+    assert third.ahead is None, "what there is saves it all but a token"
+
+
+def test_nobody_waits_for_a_prefill_that_was_given_up():
+    cache = Cache(2)
+    first, _ = cache.acquire("a")
+    cache.seed(first, [*LONG, 1])
+    second, _ = cache.acquire("b")
+    cache.seed(second, [*LONG, 2])
+    cache.release(first)
+    assert not second.ahead.is_coming
+    again, _ = cache.acquire("c")
+    cache.seed(again, [*LONG, 3])
+    assert again is first
+    assert not second.ahead.is_coming, "nor for another's in the same sequence"

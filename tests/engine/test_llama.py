@@ -13,7 +13,16 @@ from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.runner import Copy, DecodeError, Output, Remove, Step
+from llambo9p.engine.runner import (
+    Copy,
+    DecodeError,
+    Output,
+    Remove,
+    Restore,
+    Save,
+    SavedCells,
+    Step,
+)
 from llambo9p.engine.thread import DecodeThread
 from tests.engine.harness import GREEDY, Recorder, ask, running, user
 
@@ -238,9 +247,35 @@ def test_a_step_that_llama_cpp_would_abort_on_is_refused(llama):
         Step([Copy(0, 99)], [1], [0], [0]),
         Step([Remove(-1, 0)], [1], [0], [0]),
         Step([Remove(0, 0)], [1, 1], [0, 5], [0, 0]),
+        Step([Remove(0, 0)], [1], [5], [0]),
+        Step([Restore(SavedCells(), 0)], [1], [5], [0]),
+        Step([Save(99, SavedCells())], [1], [0], [0]),
     ):
         with pytest.raises(DecodeError):
             llama.run(bad)
+
+
+def test_restored_cells_give_the_same_bits(llama):
+    llama.load(lambda _: True)
+    tokens = [(i * 977) % 40_000 for i in range(1, 300)]
+    n = len(tokens)
+
+    def next_logits(ops, seq_id):
+        llama.run(Step(ops, [7], [n], [seq_id], [Output(0, None)]))
+        return llama.logits(1).tobytes()
+
+    llama.run(Step([Remove(3, 0)], tokens, list(range(n)), [3] * n))
+    cells = SavedCells()
+    plain = next_logits([Save(3, cells)], 3)
+    data, count = cells.data
+    assert count == n
+    assert len(data) == pytest.approx(n * llama.cell_bytes, rel=0.01)
+    llama.run(Step([Remove(3, 0), Remove(5, 0)], [1, 2], [0, 0], [3, 5]))
+    assert next_logits([Restore(cells, 5)], 5) == plain
+    assert next_logits([Restore(cells, 3)], 3) == plain, "they can be restored again"
+    cells.data = data[:-1].copy(), n
+    with pytest.raises(DecodeError, match="sequence 3 has 0 cells"):
+        next_logits([Restore(cells, 3)], 3)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ sequence and that each token is sampled from exactly the prompt and the answer s
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
-from llambo9p.engine.scheduler import Failed, Finished, Progress, Scheduler, Tokens
+from llambo9p.engine.scheduler import CHUNK_MIN, Failed, Finished, Progress, Scheduler, Tokens
 from llambo9p.engine.simulated import SimulatedRunner
 
 SHARED = "a prefix that is shared by many prompts"
@@ -27,13 +29,14 @@ def letters(prompt: str) -> bytes:
 class World:
     """A scheduler, its runner and a clock that goes one second a step."""
 
-    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, **options):
+    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=1e9, **options):
         self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
-        self.chunk = self.runner.prefill_chunk
+        self.chunk = chunk
         self.scheduler = Scheduler(
-            self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=self.chunk, **options
+            self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, stall=stall, **options
         )
         self.now = 0.0
+        self.seconds = 1.0
         self.text = {}
         self.ended = {}
         self.states = {}
@@ -54,7 +57,7 @@ class World:
         if plan is not None:
             self.check(plan)
             sampled = self.runner.run(plan.step)
-            self.scheduler.commit(plan, sampled, self.now)
+            self.scheduler.commit(plan, sampled, self.now, self.seconds)
             for s in self.scheduler._cache.sequences:
                 assert self.runner.cells[s.seq_id][: len(s.tokens)] == s.tokens
         self.collect()
@@ -68,9 +71,16 @@ class World:
         prefill = sum(rows for slot, rows, _ in plan.parts if slot.next_token is None)
         assert prefill <= self.chunk
         assert len(step.token) - prefill <= self.scheduler.slots
+        assert prefill == plan.prefill
         planned = {slot for slot, _, _ in plan.parts}
+        prefilling = []
         for slot in self.scheduler._active:
-            assert slot in planned or slot.ahead is not None
+            if slot.next_token is None and slot.sequence.ahead is None:
+                prefilling.append(slot)
+            else:
+                assert slot in planned or slot.sequence.ahead is not None
+        if prefilling:
+            assert min(prefilling, key=lambda slot: slot.sequence.since) in planned
 
     def collect(self):
         for event in self.scheduler.events():
@@ -207,15 +217,36 @@ def test_the_queue_is_bounded():
         world.submit("x")
 
 
-def test_prefills_share_the_chunk_and_decoding_goes_on():
-    world = World(n_ctx=400, chunk=20, answer=lambda _: b"z" * 99)
+def test_half_of_a_chunk_is_the_first_prompts_and_the_shortest_come_before_longer_ones():
+    world = World(n_ctx=400, chunk=20, answer=lambda _: b"z" * 99, n_seq=5)
     first = world.submit("first")
     world.step()
-    for letter in "pqr":
-        world.submit(letter * (4 if letter == "p" else 100))
+    sizes = {world.submit("pqrstuv"[size % 7] * size): size for size in (100, 90, 3, 4)}
     plan = world.step()
-    assert sorted(rows for _, rows, _ in plan.parts) == [1, 4, 8, 8]
+    shares = {sizes.get(slot.request, 0): rows for slot, rows, _ in plan.parts}
+    assert shares == {0: 1, 100: 10, 3: 3, 4: 4, 90: 3}
     assert world.text[first] == b"zz"
+
+
+def test_equal_prompts_are_answered_in_the_order_in_which_they_came():
+    world = World(n_ctx=400, chunk=20, answer=lambda _: b"1", n_seq=4)
+    requests = [world.submit(letter * 50) for letter in "pqrs"]
+    world.run()
+    assert list(world.ended) == requests
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"), [(0.001, 256), (0.1, 64), (1.0, CHUNK_MIN), (math.inf, CHUNK_MIN)]
+)
+def test_a_chunk_is_what_takes_as_long_as_others_may_be_held_up(seconds, rows):
+    world = World(n_ctx=4000, chunk=256, stall=0.1)
+    world.submit("p" * 3900)
+    for _ in range(12):
+        # a step of 64 rows takes `seconds`, others in proportion
+        share = world.scheduler._chunk / 64
+        world.seconds = seconds * share
+        plan = world.step()
+    assert abs(plan.prefill - rows) <= 1
 
 
 def test_equal_prompts_are_prefilled_once():
@@ -241,6 +272,27 @@ def test_a_second_turn_finds_the_first_in_the_cache():
     usage = world.ended[second]
     # Everything but the end of the last turn, which was sampled and never decoded.
     assert usage.cached_tokens == len(world.runner.tokenize((*first, answer))) - 2
+
+
+def test_conversations_beyond_the_sequences_find_what_they_had():
+    world = World(n_ctx=400, n_seq=2, cache_ram=10_000)
+    turns = {}
+    for number in (1, 2):
+        for name in "abcdef":
+            before = turns.get(name, ())
+            asked = (*before, Message("user", f"{name} asks for the time of day, {number}"))
+            request = world.submit(asked, conversation=name)
+            world.run()
+            answer = Message("assistant", world.text[request].decode())
+            turns[name] = (*asked, answer)
+            if number == 2:
+                held = len(world.runner.tokenize(before)) - 2
+                assert world.ended[request].cached_tokens == held
+    saved = world.scheduler._cache.saved_bytes
+    assert 0 < saved <= 10_000
+    for name in "abcdef":
+        world.scheduler.forget(name)
+    assert world.scheduler._cache.saved_bytes == 0
 
 
 def test_times_are_measured_from_submit():
