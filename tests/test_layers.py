@@ -1,7 +1,7 @@
 """The layers of design.md section 7, enforced: imports go down only.
 
     nodes  tools                 imported by nobody below
-    worker | cluster | mount     do not see each other
+    worker | cluster | mount | api   do not see each other
     conversation
     net
     fs | engine                  do not see each other
@@ -28,7 +28,7 @@ LAYERS = [
     {"fs", "engine"},
     {"net"},
     {"conversation"},
-    {"worker", "cluster", "mount"},
+    {"worker", "cluster", "mount", "api"},
 ]
 PROGRAMS = {"nodes", "tools"}
 INSTALLED_AS = {"llambo9p_nodes": "nodes", "llambo9p_tools": "tools"}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from ..engine.base import SamplingParams
+from ..engine.sampling import INTEGERS, NUMBERS
 from ..errors import InvalidArgument
 from ..fs.ctl import quote, whole_number
 
@@ -78,8 +79,7 @@ def _word(name: str, *allowed: str) -> Setting:
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
-MAX_SEED = 2**32 - 2
-"""llama.cpp's LLAMA_DEFAULT_SEED, 2**32 - 1, means random there"""
+_, MAX_SEED = INTEGERS["seed"]
 
 
 def _read_seed(words: Sequence[str]) -> int | None:
@@ -104,12 +104,12 @@ def _read_stop(words: Sequence[str]) -> tuple[str, ...]:
 
 SETTINGS = (
     _word("mode", "chat", "complete"),
-    _integer("max_tokens", 1, 2**20),
-    _number("temperature", 0, 5),
-    _number("top_p", 0, 1),
-    _integer("top_k", 0, 2**20),
-    _number("min_p", 0, 1),
-    _number("repeat_penalty", 0.1, 10),
+    _integer("max_tokens", *INTEGERS["max_tokens"]),
+    _number("temperature", *NUMBERS["temperature"]),
+    _number("top_p", *NUMBERS["top_p"]),
+    _integer("top_k", *INTEGERS["top_k"]),
+    _number("min_p", *NUMBERS["min_p"]),
+    _number("repeat_penalty", *NUMBERS["repeat_penalty"]),
     Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
     Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
     _word("overflow", "trim", "error"),

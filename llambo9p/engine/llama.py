@@ -38,6 +38,8 @@ TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS"""
 MIB = 1024 * 1024
 
 CELL_OVERHEAD = 12
@@ -71,6 +73,8 @@ class LlamaRunner:
             raise errors.InvalidArgument(f"n_seq must be 1 to {MAX_SEQUENCES}, not {n_seq}")
         if n_ctx < 2:
             raise errors.InvalidArgument(f"n_ctx must be at least 2, not {n_ctx}")
+        if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
+            raise errors.InvalidArgument(f"n_threads must be 1 to {MAX_THREADS}, not {n_threads}")
         self._owns_model = not isinstance(model, LlamaModel)
         self.model = model if isinstance(model, LlamaModel) else LlamaModel(model)
         self.path = self.model.path
@@ -121,6 +125,8 @@ class LlamaRunner:
         )
 
     def _check_size(self) -> None:
+        if self.model.params.vocab_only:
+            raise errors.ModelError(f"{self.path}: loaded with vocab_only, it has no weights")
         if self.n_ctx > self.info.n_ctx_train:
             raise errors.ModelError(
                 f"{self.path}: a context of {self.n_ctx} tokens is asked for, "

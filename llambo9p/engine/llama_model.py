@@ -12,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ TYPE_BYTES = {lib.GGML_TYPE_F16: 2.0, lib.GGML_TYPE_Q8_0: 34 / 32, lib.GGML_TYPE
 """bytes of one value"""
 CELLS_PADDING = 256
 """llama.cpp rounds the cells of a sequence up to a multiple of this"""
+LOAD_MODES = {
+    (False, False): lib.LLAMA_LOAD_MODE_NONE,
+    (True, False): lib.LLAMA_LOAD_MODE_AUTO,
+    (False, True): lib.LLAMA_LOAD_MODE_MLOCK,
+    (True, True): lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
+"""by use_mmap and use_mlock"""
 
 
 def padded(n_ctx: int) -> int:
@@ -36,11 +44,27 @@ def padded(n_ctx: int) -> int:
     return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING
 
 
-class LlamaModel:
-    """A decoder-only model.  After `load` and until `close` all else may be called."""
+@dataclass(frozen=True, slots=True)
+class ModelParams:
+    """How a model is loaded; names and meaning are llama.cpp's."""
 
-    def __init__(self, path: Path | str) -> None:
+    n_gpu_layers: int = -1
+    """layers that a GPU holds, if llama.cpp was built for one; below 0: all"""
+    use_mmap: bool = True
+    """the weights are pages of the file, if the system can, and not a copy of it"""
+    use_mlock: bool = False
+    """the weights are never swapped out, as far as the system allows"""
+    vocab_only: bool = False
+    """no weights: a model that can tokenize and nothing else"""
+
+
+class LlamaModel:
+    """A decoder-only model.  After `load` and until `close` all else may be called, by
+    several threads at once."""
+
+    def __init__(self, path: Path | str, params: ModelParams | None = None) -> None:
         self.path = Path(path)
+        self.params = params or ModelParams()
         self.handle: Any = None
         """the llama_model; None when there is none"""
         self.vocab: Any = None
@@ -82,6 +106,9 @@ class LlamaModel:
 
     def _load(self, progress: Callable[[float], bool]) -> None:
         params = lib.llama_model_default_params()
+        params.n_gpu_layers = self.params.n_gpu_layers
+        params.load_mode = LOAD_MODES[self.params.use_mmap, self.params.use_mlock]
+        params.vocab_only = self.params.vocab_only
         given_up = False
 
         def on_progress(fraction: float, _: object) -> bool:
@@ -129,7 +156,7 @@ class LlamaModel:
         tokens = range(self.info.n_vocab)
         self._eog = frozenset(t for t in tokens if lib.llama_vocab_is_eog(vocab, t))
         self._special: re.Pattern[str] | None = chat.spelling(
-            self._text_of(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
+            self._spelling(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
         )
         self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
         self._bos = lib.llama_vocab_bos(vocab)
@@ -140,20 +167,50 @@ class LlamaModel:
     def tokenize(self, prompt: Prompt, n_ctx: int) -> list[int]:
         """As `runner.Model.tokenize`, for a context of `n_ctx` tokens."""
         if isinstance(prompt, str):
-            tokens = self._tokenize(prompt, n_ctx, True, True)
+            tokens = self._tokens_for(prompt, n_ctx)
         else:
             parts = chat.segments(prompt, self._render, self._special)
-            bos = self._text_of(self._bos) if self._bos >= 0 else ""
+            bos = self._spelling(self._bos) if self._bos >= 0 else ""
             add_special = not (bos and parts and parts[0][0].startswith(bos))
             tokens = []
             for text, parse_special in parts:
-                tokens += self._tokenize(text, n_ctx, add_special, parse_special)
+                tokens += self._tokens_for(text, n_ctx, add_special, parse_special)
                 add_special = False
         if not tokens and self._bos >= 0:
             tokens = [self._bos]
         if not tokens:
             raise errors.InvalidArgument("the prompt is empty")
         return tokens
+
+    def tokens_of(
+        self, text: str, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """llama_tokenize.  `add_special` adds what the model wants at the ends (BOS, EOS);
+        `parse_special` recognises special tokens in the text."""
+        data = text.encode(errors="replace")
+        tokens = np.empty(len(data) + 8, np.int32)
+        at = tokens.ctypes.data_as(lib.llama_token_p)
+        n = lib.llama_tokenize(
+            self.vocab, data, len(data), at, len(tokens), add_special, parse_special
+        )
+        if n < 0:
+            raise errors.InvalidArgument(f"a text of {len(data)} bytes could not be tokenized")
+        ids: list[int] = tokens[:n].tolist()
+        return ids
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """llama_detokenize, the inverse: without what `add_special` adds, special tokens
+        spelled out, bytes that are no UTF-8 replaced."""
+        for token in tokens:
+            if not 0 <= token < self.info.n_vocab:
+                raise errors.InvalidArgument(
+                    f"no such token: {token}; the model has 0 to {self.info.n_vocab - 1}"
+                )
+        ids = (lib.llama_token * len(tokens))(*tokens)
+        size = -lib.llama_detokenize(self.vocab, ids, len(ids), None, 0, True, True)
+        buffer = ctypes.create_string_buffer(max(size, 1))
+        size = lib.llama_detokenize(self.vocab, ids, len(ids), buffer, size, True, True)
+        return buffer.raw[:size].decode(errors="replace")
 
     def piece(self, token: int) -> bytes:
         """The token's bytes; empty for a special token."""
@@ -171,24 +228,16 @@ class LlamaModel:
         """Whether the token ends the generation."""
         return token in self._eog
 
-    def _tokenize(
-        self, text: str, n_ctx: int, add_special: bool, parse_special: bool
+    def _tokens_for(
+        self, text: str, n_ctx: int, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
-        data = text.encode(errors="replace")
-        if len(data) > n_ctx * self._longest_piece:
+        size = len(text.encode(errors="replace"))
+        if size > n_ctx * self._longest_piece:
             # Not worth the time: some texts take llama.cpp seconds a megabyte.
             raise errors.ContextOverflow(
-                f"the prompt has {len(data)} bytes, too many for a context of {n_ctx} tokens"
+                f"the prompt has {size} bytes, too many for a context of {n_ctx} tokens"
             )
-        tokens = np.empty(len(data) + 8, np.int32)
-        at = tokens.ctypes.data_as(lib.llama_token_p)
-        n = lib.llama_tokenize(
-            self.vocab, data, len(data), at, len(tokens), add_special, parse_special
-        )
-        if n < 0:
-            raise errors.InvalidArgument(f"a prompt of {len(data)} bytes could not be tokenized")
-        ids: list[int] = tokens[:n].tolist()
-        return ids
+        return self.tokens_of(text, add_special, parse_special)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self._template is None:
@@ -197,8 +246,8 @@ class LlamaModel:
             if self._formatter is None:
                 self._formatter = Jinja2ChatFormatter(
                     template=self._template,
-                    eos_token=self._text_of(lib.llama_vocab_eos(self.vocab)),
-                    bos_token=self._text_of(self._bos),
+                    eos_token=self._spelling(lib.llama_vocab_eos(self.vocab)),
+                    bos_token=self._spelling(self._bos),
                 )
             formatter: Any = self._formatter
             return str(formatter(messages=messages).prompt)
@@ -206,11 +255,11 @@ class LlamaModel:
             # A template is a program of the model's author: it may raise anything.
             raise errors.InvalidArgument(f"the chat template refused: {error}") from error
 
-    def _text_of(self, token: int) -> str:
+    def _spelling(self, token: int) -> str:
         if token < 0:
             return ""
-        text: bytes = lib.llama_vocab_get_text(self.vocab, token)
-        return text.decode(errors="replace")
+        spelled: bytes = lib.llama_vocab_get_text(self.vocab, token)
+        return spelled.decode(errors="replace")
 
     def _meta(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

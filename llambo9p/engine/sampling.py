@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 
 from llambo9p import errors
 from llambo9p.engine.base import SamplingParams
 
+INTEGERS = {
+    "max_tokens": (1, 2**20),
+    "top_k": (0, 2**20),
+    # llama.cpp's LLAMA_DEFAULT_SEED, 2**32 - 1, means random there
+    "seed": (0, 2**32 - 2),
+}
+NUMBERS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 5),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repeat_penalty": (0.1, 10),
+}
+"""and `INTEGERS`: what each of the parameters may be, from and to"""
+
 
 def check(params: SamplingParams) -> None:
-    """Raise `InvalidArgument` for values on which llama.cpp would abort or misbehave.
-
-    The conversation has told the user about ranges already; this is the last gate.
-    """
-    ok = (
-        params.max_tokens >= 1
-        and math.isfinite(params.temperature)
-        and params.temperature >= 0
-        and 0 <= params.top_p <= 1
-        and params.top_k >= 0
-        and 0 <= params.min_p <= 1
-        and math.isfinite(params.repeat_penalty)
-        and params.repeat_penalty > 0
-    )
-    if not ok:
-        raise errors.InvalidArgument(f"sampling parameters out of range: {params}")
+    """Raise `InvalidArgument` for values on which llama.cpp would abort or misbehave."""
+    for name, (low, high) in (INTEGERS | NUMBERS).items():
+        value = getattr(params, name)
+        if value is None and name == "seed":
+            continue
+        if not low <= value <= high:  # a NaN is not either
+            raise errors.InvalidArgument(f"{name} is out of range {low}..{high}: {value}")
 
 
 def seed_of(params: SamplingParams) -> int:
-    """The 32 bits for llama.cpp's generator; a fresh random seed when none is given.
-
-    All ones is LLAMA_DEFAULT_SEED, which llama.cpp would replace by a random seed: it
-    becomes 0, so that every given seed is reproducible.
-    """
-    seed = secrets.randbits(32) if params.seed is None else params.seed
-    return seed % 0xFFFFFFFF
+    """The 32 bits for llama.cpp's generator; a fresh random seed when none is given."""
+    _, high = INTEGERS["seed"]
+    return secrets.randbelow(high + 1) if params.seed is None else params.seed

@@ -1,0 +1,340 @@
+"""llama.cpp from Python, without files: `Model`, `Context`, `infer`.
+
+Owns nothing but life times; loading, batching and sampling are the parts that a host is
+made of.  What fails raises a class of `llambo9p.errors` that names what was wrong; nothing
+returns None for a failure.
+
+Threads may share all of this.  A model is read by any number of them; those that use one
+context take turns, so what is to be decoded at once goes into one `infer_all`.
+
+`free` may be called again; all else fails after it.  What is never freed is freed when
+nothing refers to it any more.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from llambo9p import errors
+from llambo9p.engine import gbnf, json_schema
+from llambo9p.engine.base import (
+    FinishReason,
+    Message,
+    ModelInfo,
+    Request,
+    SamplingParams,
+    Usage,
+)
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.llama_model import LlamaModel, ModelParams
+from llambo9p.engine.scheduler import Failed, Finished, Plan, Scheduler, Tokens
+
+__all__ = [
+    "Context",
+    "InferenceRequest",
+    "InferenceResponse",
+    "Message",
+    "Model",
+    "ModelInfo",
+    "ModelParams",
+    "Usage",
+    "infer",
+]
+
+_DEFAULT = SamplingParams()
+
+
+class _Freeable(abc.ABC):
+    """What `free` frees, the end of a `with` does as well."""
+
+    @abc.abstractmethod
+    def free(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.free()
+
+
+class Model(_Freeable):
+    """A GGUF model in memory: `Model.load` makes it, `free` or the end of a `with` ends it."""
+
+    def __init__(self, llama: LlamaModel) -> None:
+        """Of a model that is loaded, and now this object's to free."""
+        self._llama = llama
+        self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, llama.close)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        params: ModelParams | None = None,
+        progress: Callable[[float], bool] = lambda fraction: True,
+    ) -> Model:
+        """The model in the GGUF file at `path`.
+
+        `progress` is told 0 to 1 and answers whether to go on.  Raises `ModelError` with the
+        path and the reason.
+        """
+        llama = LlamaModel(path, params)
+        try:
+            llama.load(progress)
+        except BaseException:
+            llama.close()
+            raise
+        return cls(llama)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the file says of itself; known after `free` too."""
+        return self._llama.info
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The text's tokens.  `add_special` adds those that the model wants at the ends, if
+        any; `parse_special` recognises special tokens that the text spells."""
+        with self._in_use():
+            return self._llama.tokens_of(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without what `add_special` added; half a character is U+FFFD.
+
+        Raises `InvalidArgument` for a token that the model does not have."""
+        with self._in_use():
+            return self._llama.text_of(tokens)
+
+    def free(self) -> None:
+        """Raises `Busy` while a context of it is not freed."""
+        with self._lock:
+            count = len(self._contexts)
+            if count:
+                raise errors.Busy(f"{self.info.name}: {count} contexts of it are not freed")
+            self._finalizer()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._lock:
+            if not self._finalizer.alive:
+                raise errors.InvalidArgument(f"{self.info.name}: the model was freed")
+            yield
+
+
+class Context(_Freeable):
+    """`n_seq` sequences of `n_ctx` tokens each, in which a model answers.
+
+    A step holds at most `n_batch` tokens of prompts: the more, the sooner a long prompt is
+    read, the fewer, the less it holds up answers beside it.  `n_threads` are the usable cores
+    by default.  Prompts that begin alike are read once, as long as they are kept.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        n_ctx: int = 2048,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        *,
+        n_seq: int = 1,
+    ) -> None:
+        """Raises `ModelError` when the model cannot have such a context, `InvalidArgument`
+        for numbers that none can have."""
+        if n_batch < 1:
+            raise errors.InvalidArgument(f"n_batch must be at least 1, not {n_batch}")
+        self._model = model
+        self._lock = threading.Lock()
+        with model._in_use():
+            self._runner = LlamaRunner(
+                model._llama,
+                n_ctx=n_ctx,
+                n_seq=n_seq,
+                n_threads=n_threads,
+                prefill_chunk=min(n_batch, n_ctx * n_seq),
+            )
+            self._runner.load(lambda fraction: True)
+            model._contexts.add(self)
+        self._finalizer = weakref.finalize(self, self._runner.close)
+        self._scheduler = self._new_scheduler()
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """The answer.  Raises `InvalidArgument` for a request that makes no sense,
+        `ContextOverflow` for a prompt that does not fit, `ModelError` for a chat with a
+        model that has no chat template."""
+        return self.infer_all([request])[0]
+
+    def infer_all(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse]:
+        """The answers, in this order, decoded `n_seq` at once.  The first request that fails
+        ends them all with what `infer` would raise."""
+        asked = [request._for_engine() for request in requests]
+        with self._lock:
+            if not self._finalizer.alive:
+                raise errors.InvalidArgument("the context was freed")
+            try:
+                return self._answers(asked)
+            finally:
+                if not self._scheduler.idle or self._scheduler.events():
+                    # a failure, or ^C in the middle of a step: trust none of the cells
+                    self._scheduler = self._new_scheduler()
+
+    def free(self) -> None:
+        """Waits for an `infer` of another thread to end."""
+        with self._lock:
+            self._finalizer()
+            self._model._contexts.discard(self)
+
+    def _new_scheduler(self) -> Scheduler:
+        runner = self._runner
+        return Scheduler(
+            runner,
+            n_seq=runner.n_seq,
+            n_ctx=runner.n_ctx,
+            prefill_chunk=runner.prefill_chunk,
+            max_queue=sys.maxsize,
+        )
+
+    def _answers(self, asked: list[Request]) -> list[InferenceResponse]:
+        answers = {request: _Answer() for request in asked}
+        for request in asked:
+            self._scheduler.submit(request, time.monotonic())
+        while not self._scheduler.idle:
+            plan = self._scheduler.plan(time.monotonic())
+            if plan is not None:
+                self._decode(plan, answers)
+            for event in self._scheduler.events():
+                match event:
+                    case Tokens(request, text, _):
+                        answers[request].text += text
+                    case Finished(request, usage):
+                        answers[request].usage = usage
+                    case Failed(_, error):
+                        raise error
+        return [answers[request].response() for request in asked]
+
+    def _decode(self, plan: Plan, answers: dict[Request, _Answer]) -> None:
+        sampled = self._runner.run(plan.step)
+        whose = [slot.request for slot, _, wanted in plan.parts if wanted]
+        for request, token in zip(whose, sampled, strict=True):
+            if not self._runner.is_eog(token):
+                answers[request].tokens.append(token)
+        self._scheduler.commit(plan, sampled, time.monotonic())
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """A prompt, and how to answer it; the settings are those of a conversation's `ctl`."""
+
+    prompt: str | Sequence[Message] = ""
+    """a user's turn, or all turns of a chat; in mode `complete` a text to continue"""
+    max_tokens: int = _DEFAULT.max_tokens
+    temperature: float = _DEFAULT.temperature
+    top_p: float = _DEFAULT.top_p
+    top_k: int = _DEFAULT.top_k
+    min_p: float = _DEFAULT.min_p
+    repeat_penalty: float = _DEFAULT.repeat_penalty
+    seed: int | None = _DEFAULT.seed
+    stop: Sequence[str] = _DEFAULT.stop
+    grammar: str = ""
+    """GBNF that the answer follows"""
+    schema: str = ""
+    """a JSON schema that it satisfies, as text"""
+    mode: Literal["chat", "complete"] = "chat"
+    ctx: Context | None = field(default=None, repr=False)
+    """where the function `infer` decodes it"""
+
+    def _for_engine(self) -> Request:
+        if isinstance(self.stop, str):
+            raise errors.InvalidArgument("stop must be strings, as a list or a tuple")
+        if self.grammar and self.schema:
+            raise errors.InvalidArgument("a request has a grammar or a schema, not both")
+        if self.grammar:
+            gbnf.check(self.grammar)
+        if self.schema:
+            json_schema.check(self.schema)
+        params = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=self.seed,
+            stop=tuple(self.stop),
+            grammar=self.grammar,
+            schema=self.schema,
+        )
+        return Request(self._turns(), params, overflow="error")
+
+    def _turns(self) -> tuple[Message, ...] | str:
+        if self.mode == "chat":
+            prompt = self.prompt
+            return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        if self.mode != "complete":
+            raise errors.InvalidArgument(f"mode must be chat or complete, not {self.mode}")
+        if not isinstance(self.prompt, str):
+            raise errors.InvalidArgument("in mode complete the prompt is a text, not messages")
+        return self.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """An answer that is complete."""
+
+    text: str
+    tokens: list[int] = field(repr=False)
+    """as they were sampled, those of a stop string too"""
+    usage: Usage = field(repr=False)
+    """what it took, in full"""
+
+    @property
+    def token_count(self) -> int:
+        return self.usage.completion_tokens
+
+    @property
+    def completion_time(self) -> float:
+        """Milliseconds from the call to the last token."""
+        return self.usage.total_ms
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.usage.finish_reason
+
+
+def infer(request: InferenceRequest) -> InferenceResponse:
+    """`Context.infer` of the context that `request.ctx` names."""
+    if request.ctx is None:
+        raise errors.InvalidArgument("the request has no ctx to be decoded in")
+    return request.ctx.infer(request)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What has come of one."""
+
+    text: bytes = b""
+    tokens: list[int] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+    def response(self) -> InferenceResponse:
+        return InferenceResponse(self.text.decode(), self.tokens, self.usage)
