@@ -37,7 +37,7 @@ from llambo9p.engine.base import (
 )
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
-from llambo9p.engine.scheduler import Failed, Finished, Plan, Scheduler, Tokens
+from llambo9p.engine.scheduler import Failed, Finished, Scheduler, Tokens
 
 __all__ = [
     "Context",
@@ -212,6 +212,7 @@ class Context(_Freeable):
             n_ctx=runner.n_ctx,
             prefill_chunk=runner.prefill_chunk,
             max_queue=sys.maxsize,
+            stall=None,
         )
 
     def _answers(self, asked: list[Request]) -> list[InferenceResponse]:
@@ -221,25 +222,18 @@ class Context(_Freeable):
         while not self._scheduler.idle:
             plan = self._scheduler.plan(time.monotonic())
             if plan is not None:
-                self._decode(plan, answers)
+                sampled = self._runner.run(plan.step)
+                self._scheduler.commit(plan, sampled, time.monotonic(), 0.0)
             for event in self._scheduler.events():
                 match event:
-                    case Tokens(request, text, _):
+                    case Tokens(request, text, tokens):
                         answers[request].text += text
+                        answers[request].tokens += [token.id for token in tokens]
                     case Finished(request, usage):
                         answers[request].usage = usage
                     case Failed(_, error):
                         raise error
         return [answers[request].response() for request in asked]
-
-    def _decode(self, plan: Plan, answers: dict[Request, _Answer]) -> None:
-        sampled = self._runner.run(plan.step)
-        whose = [slot.request for slot, _, wanted in plan.parts if wanted]
-        for request, token in zip(whose, sampled, strict=True):
-            if not self._runner.is_eog(token):
-                answers[request].tokens.append(token)
-        self._scheduler.commit(plan, sampled, time.monotonic())
-
 
 @dataclass(slots=True)
 class InferenceRequest:

@@ -4,7 +4,8 @@ For each conversation of the orchestrator that keeps history there is one
 conversation on a worker, made by opening that worker's `clone`: the next turn goes
 to the worker that holds its KV cache.  A one-shot gets a conversation of its own,
 which ends with it.  Nothing is buffered: each Rread of the worker's `out` is passed
-to the listener as it comes.
+to the listener as it comes; what `tokens` and `logprobs` say of it comes a moment later,
+many tokens at once.
 
 A request whose worker is lost before its first token is sent to another, at most
 `max_retries` times; after the first token it fails, saying so.
@@ -13,12 +14,23 @@ A request whose worker is lost before its first token is sent to another, at mos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+import contextlib
+from collections import deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ..conversation import settings, texts
 from ..conversation.settings import Settings
-from ..engine.base import Listener, Load, Message, Request, SamplingParams, State, Usage
+from ..engine.base import (
+    Listener,
+    Load,
+    Message,
+    Request,
+    SamplingParams,
+    State,
+    Token,
+    Usage,
+)
 from ..errors import Busy, Error, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
@@ -28,6 +40,8 @@ from .remote import Mount
 
 _BYTES_PER_TOKEN = 4
 """rough, and only to compare loads"""
+_FOLLOW_S = 0.25
+"""between reads of `tokens`: they need not come as fast as the text"""
 
 
 @dataclass(slots=True)
@@ -178,6 +192,9 @@ class ClusterEngine:
     async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
         await remote.ctl.write(_ctl_text(request).encode())
         await self._constrain(remote, request.params)
+        if request.answer:
+            lines = "".join(f"{token}\n" for token in request.answer)
+            await remote.put("tokens", lines.encode())
         if isinstance(request.prompt, str):
             prompt = request.prompt.encode()
         else:
@@ -186,7 +203,7 @@ class ClusterEngine:
             prompt = _kept(last.content)
         await remote.put("prompt", prompt)
         answer = bytearray()
-        async with await remote.open("out", c.OREAD) as out:
+        async with await remote.open("out", c.OREAD) as out, _Following(remote, request, passed):
             async for data in out.chunks():
                 answer += data
                 passed.bytes(data)
@@ -246,6 +263,92 @@ async def _clone(worker: Worker, user: str) -> Remote:
         raise
 
 
+class _Following:
+    """While an answer is read: its tokens, passed on every `_FOLLOW_S` seconds and at the end
+    of the answer."""
+
+    def __init__(self, remote: Remote, request: Request, passed: _Passed) -> None:
+        self._remote = remote
+        self._request = request
+        self._passed = passed
+        self._ended = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._ended.set()
+        if kind is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.exception()  # that of `out` is told
+            return
+        try:
+            await self._task
+        except BaseException:
+            self._task.cancel()
+            raise
+
+    async def _follow(self) -> None:
+        async with contextlib.AsyncExitStack() as files:
+            token_lines = await self._lines(files, "tokens")
+            logprob_lines = None
+            if self._request.params.logprobs:
+                logprob_lines = await self._lines(files, "logprobs")
+            left = len(self._request.answer)
+            """tokens that we gave: they have no logprobs"""
+            while lines := await token_lines.more():
+                tokens = []
+                for line in lines:
+                    logprobs = None
+                    if logprob_lines is not None and left <= 0:
+                        logprobs = texts.parse_logprobs(await logprob_lines.one())
+                    left -= 1
+                    tokens.append(_token(line)._replace(logprobs=logprobs))
+                self._passed.tokens(tokens)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), _FOLLOW_S)
+
+    async def _lines(self, files: contextlib.AsyncExitStack, name: str) -> _Lines:
+        return _Lines(await files.enter_async_context(await self._remote.open(name, c.OREAD)))
+
+
+class _Lines:
+    """The lines of a file that blocks at its end."""
+
+    def __init__(self, file: RemoteOpen) -> None:
+        self._chunks = file.chunks()
+        self._rest = b""
+        self._read: deque[str] = deque()
+
+    async def more(self) -> list[str]:
+        """What there is after the last ones, at least one; none at the end."""
+        while not self._read:
+            data = await anext(self._chunks, b"")
+            if not data:
+                return []
+            *whole, self._rest = (self._rest + data).split(b"\n")
+            self._read += (line.decode() for line in whole)
+        lines = list(self._read)
+        self._read.clear()
+        return lines
+
+    async def one(self) -> str:
+        """The next one; empty at the end."""
+        if not self._read:
+            self._read += await self.more()
+        return self._read.popleft() if self._read else ""
+
+
+def _token(line: str) -> Token:
+    try:
+        token, end = map(int, line.split())
+    except ValueError:
+        raise Error(f"the worker's tokens file is not understood: {line[:40]!r}") from None
+    return Token(token, end)
+
+
 class _Passed:
     """Passes bytes on as whole characters; an Rread may end inside one."""
 
@@ -263,7 +366,10 @@ class _Passed:
         data = self._half + data
         whole = len(data) - _incomplete(data)
         self._half = data[whole:]
-        self._listener.tokens(data[:whole], 0)
+        self._listener.tokens(data[:whole], ())
+
+    def tokens(self, tokens: Sequence[Token]) -> None:
+        self._listener.tokens(b"", tokens)
 
     def end(self) -> None:
         if self._half:

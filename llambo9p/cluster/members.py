@@ -44,7 +44,7 @@ _CONNECT_S = 10.0
 _PATIENCE_S = 10.0
 """the least that a host has to answer a heartbeat: a client that writes megabytes can keep
 an event loop, the host's or ours, from everything else for seconds"""
-_WORKER_FILES = {"ctl", "prompt", "out", "clone", "usage"}
+_WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
 
 
 @dataclass(slots=True, eq=False)

@@ -5,8 +5,8 @@ a turn when its answer is complete, and the newest turn is the one that `out`
 shows.  What answers is an `Engine`; nothing here knows which kind.  There are no
 files here either: `files.py` shows a conversation as a directory.
 
-A turn's answer is a `Stream`: readers come and go, early or late, and none of
-them holds up the engine.
+A turn's answer is in streams: readers come and go, early or late, and none of them
+holds up the engine.
 """
 
 from __future__ import annotations
@@ -17,64 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from ..engine import gbnf, json_schema
-from ..engine.base import Engine, Message, Request, State, Usage
+from ..engine.base import Engine, Message, Request, SamplingParams, State, Usage
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
-from ..fs.stream import Stream
 from . import texts
 from .limits import Limits
 from .settings import Settings
-
-
-class Turn:
-    """One prompt and its answer, from submit to the end.  An engine `Listener`."""
-
-    __slots__ = (
-        "_ended",
-        "error",
-        "position",
-        "prompt",
-        "request",
-        "size",
-        "state",
-        "stream",
-        "usage",
-    )
-
-    def __init__(self, prompt: str, ended: Callable[[Turn], None]) -> None:
-        self.prompt = prompt
-        self.size = 0
-        """bytes of the prompt, while it is queued in the conversation"""
-        self.stream = Stream()
-        self.state = State.QUEUED
-        self.position = 0
-        self.usage: Usage | None = None
-        """when it is done"""
-        self.request: Request | None = None
-        """when it was given to the engine"""
-        self.error: Exception | None = None
-        self._ended = ended
-
-    def progress(self, state: State, position: int) -> None:
-        self.state = state
-        self.position = position
-
-    def tokens(self, text: bytes, count: int) -> None:
-        self.state = State.DECODE
-        if text:
-            self.stream.append(text)
-
-    def done(self, usage: Usage) -> None:
-        self.state = State.IDLE
-        self.usage = usage
-        self._ended(self)
-        self.stream.finish()
-
-    def failed(self, error: Exception) -> None:
-        self.state = State.IDLE
-        self.error = error
-        self._ended(self)
-        self.stream.fail(error)
+from .turn import Turn
 
 
 class Conversation:
@@ -96,6 +45,8 @@ class Conversation:
         self.grammar = ""
         self.schema = ""
         """of these two at most one is not empty"""
+        self.given = ""
+        """lines of tokens that the next prompt's answer begins with"""
         self.history: list[Message] = []
         self.newest: Turn | None = None
         """the turn submitted last, which `out` shows"""
@@ -120,8 +71,10 @@ class Conversation:
         Never raises: a prompt that is refused becomes a turn that failed, so that
         `out` tells why and `status` keeps the text.
         """
-        turn = Turn("", self._turn_over)
-        self.newest = turn
+        turn = self._new_turn("", self._turn_over)
+        before, self.newest = self.newest, turn
+        if before is not None and before.is_over:
+            before.forget()
         try:
             self._check_admission()
             self._check_history()
@@ -133,6 +86,8 @@ class Conversation:
         except Error as e:
             turn.failed(e)
             return
+        turn.given = texts.parse_tokens(self.given)
+        self._replace("given", "")
         self._queue.append(turn)
         self._start_next()
 
@@ -140,7 +95,7 @@ class Conversation:
         """A one-shot query with this conversation's settings and system prompt;
         history is neither used nor changed.  Raises what makes it impossible."""
         self._check_admission()
-        turn = Turn(self._prompt_text(data), self._one_shot_over)
+        turn = self._new_turn(self._prompt_text(data), self._one_shot_over)
         self._give_to_engine(turn, history=False)
         self._one_shots.add(turn)
         return turn
@@ -166,7 +121,10 @@ class Conversation:
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
         self._forget_bytes(self._history_bytes)
-        self.newest = None
+        self._replace("given", "")
+        newest, self.newest = self.newest, None
+        if newest is not None and newest.is_over:
+            newest.forget()
         self.last_usage = None
         self.last_error = ""
         self._engine.forget(self)
@@ -180,6 +138,9 @@ class Conversation:
             self.closed = True
             for turn in list(self._one_shots):
                 self.stop(turn)
+
+    def _new_turn(self, prompt: str, ended: Callable[[Turn], None]) -> Turn:
+        return Turn(prompt, ended, self.limits.kept, self.user)
 
     def _check_admission(self) -> None:
         self._check_open()
@@ -207,11 +168,12 @@ class Conversation:
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
         request = Request(
             self._render(turn.prompt, history),
-            replace(self.settings.params, grammar=self.grammar, schema=self.schema),
+            self._params(history),
             conversation=self if history else None,
             overflow=self.settings.overflow,
             priority=self.settings.priority,
             user=self.user,
+            answer=turn.given,
         )
         self.limits.requests.take(1, self.user)
         try:
@@ -221,9 +183,15 @@ class Conversation:
             raise
         turn.request = request
 
+    def _params(self, is_shown: bool) -> SamplingParams:
+        params = replace(self.settings.params, grammar=self.grammar, schema=self.schema)
+        return params if is_shown else replace(params, logprobs=0)
+
     def _engine_done(self, turn: Turn) -> None:
         if turn.request is not None:
             self.limits.requests.give_back(1, self.user)
+        if turn is not self.newest:
+            turn.forget()
         if turn.error is not None:
             self.last_error = str(turn.error)
 
@@ -330,6 +298,13 @@ class Conversation:
     def set_schema(self, data: bytes) -> None:
         """As `set_grammar`, for a JSON schema: the grammar is forgotten."""
         self._constrain(data, json_schema.check, "schema", "grammar")
+
+    def set_tokens(self, data: bytes) -> None:
+        """The answer to the next prompt begins with these tokens, and goes on from there.
+        Blank is none.  Raises InvalidArgument naming the line that is wrong."""
+        text = decode(data)
+        texts.parse_tokens(text)
+        self._replace("given", text.strip())
 
     def _constrain(
         self, data: bytes, check: Callable[[str], None], name: str, other: str

@@ -15,14 +15,17 @@ from functools import partial
 from ..errors import InvalidArgument, NoSpace, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
 from ..fs.file import OpenFile
+from ..fs.stream import Stream
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
-from .conversation import Conversation, Turn
+from .conversation import Conversation
+from .turn import Turn
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 """of a grammar or schema: it is parsed where everybody's tokens are decoded"""
+MAX_TOKENS_BYTES = 2**20
 
 
 class Written:
@@ -160,29 +163,78 @@ class BufferedFile(SyntheticFile):
             self._emptied()
 
 
-class OpenOut(OpenFile):
-    """The answer to the turn that was the newest when it was opened."""
+class OpenStream(OpenFile):
+    """What one turn says; nothing when there was none."""
 
-    __slots__ = ("_turn",)
+    __slots__ = ("_stream",)
 
-    def __init__(self, turn: Turn | None) -> None:
-        self._turn = turn
+    def __init__(self, stream: Stream | None) -> None:
+        self._stream = stream
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
-        return self._turn.stream.read(offset, count) if self._turn is not None else b""
+        return self._stream.read(offset, count) if self._stream is not None else b""
 
 
-class OutFile(SyntheticFile):
-    __slots__ = ("_conversation",)
+class StreamFile(SyntheticFile):
+    """A stream of the turn that is the newest when it is opened."""
 
-    def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
-        super().__init__(tree, name, 0o400)
+    __slots__ = ("_conversation", "_stream")
+
+    def __init__(
+        self,
+        tree: Tree,
+        name: str,
+        conversation: Conversation,
+        stream: Callable[[Turn], Stream],
+        perm: int = 0o400,
+    ) -> None:
+        super().__init__(tree, name, perm)
         self._conversation = conversation
+        self._stream = stream
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
             raise PermissionDenied
-        return OpenOut(self._conversation.newest)
+        return OpenStream(self._newest())
+
+    def _newest(self) -> Stream | None:
+        newest = self._conversation.newest
+        return None if newest is None else self._stream(newest)
+
+
+class OpenTokens(OpenText):
+    """Reads as `OpenStream`, and submits what is written at Tclunk."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(
+        self, stream: Stream | None, conversation: Conversation, written: Written
+    ) -> None:
+        super().__init__(b"", conversation, written, conversation.set_tokens)
+        self._stream = OpenStream(stream)
+
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        return self._stream.read(offset, count)
+
+
+class TokensFile(StreamFile):
+    """The tokens of the newest answer; those that are written begin the next one."""
+
+    __slots__ = ()
+
+    def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
+        super().__init__(tree, name, conversation, lambda turn: turn.token_lines, 0o600)
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        if not self.allows(mode):
+            raise PermissionDenied
+        if mode & c.OTRUNC:
+            self.truncate()
+        written = Written(self.name, MAX_TOKENS_BYTES, self._conversation)
+        return OpenTokens(self._newest(), self._conversation, written)
+
+    def truncate(self) -> None:
+        self._conversation.set_tokens(b"")
 
 
 class OpenData(OpenFile):
@@ -315,7 +367,7 @@ def add_conversation_files(
 
     directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands, 0o600))
     directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
-    directory.add(OutFile(tree, "out", conversation))
+    directory.add(StreamFile(tree, "out", conversation, lambda turn: turn.stream))
     directory.add(DataFile(tree, "data", conversation))
     directory.add(
         BufferedFile(
@@ -353,5 +405,7 @@ def add_conversation_files(
             limit=2 * conversation.limits.history_bytes + conversation.limits.prompt_bytes,
         )
     )
+    directory.add(TokensFile(tree, "tokens", conversation))
+    directory.add(StreamFile(tree, "logprobs", conversation, lambda turn: turn.logprob_lines))
     directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))
     directory.add(TextFile(tree, "status", status_text, 0o400))

@@ -112,6 +112,7 @@ SETTINGS = (
     _number("repeat_penalty", *NUMBERS["repeat_penalty"]),
     Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
     Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
+    _integer("logprobs", *INTEGERS["logprobs"]),
     _word("overflow", "trim", "error"),
     # nobody can get ahead of others, only let them go first
     _integer("priority", -10, 0),

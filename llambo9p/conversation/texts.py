@@ -1,4 +1,4 @@
-"""The text forms of `history` and `usage`, written and read back.
+"""The text forms of `history`, `tokens`, `logprobs` and `usage`, written and read back.
 
 A conversation writes them; an orchestrator reads what its workers wrote.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
-from ..engine.base import Message, Usage
+from ..engine.base import Alternative, Logprobs, Message, Token, Usage
 from ..errors import Error, InvalidArgument
+from ..fs.ctl import whole_number
 
 
 def show_history(messages: Iterable[Message]) -> str:
@@ -39,6 +41,58 @@ def parse_history(text: str) -> list[Message]:
             ) from None
         messages.append(Message(role, content))
     return messages
+
+
+def show_tokens(tokens: Iterable[Token]) -> str:
+    """Lines of a token's id and `end`."""
+    return "".join(f"{token.id} {token.end}\n" for token in tokens)
+
+
+def parse_tokens(text: str) -> tuple[int, ...]:
+    """The ids of such lines; what stands after the first word of a line is ignored.  Raises
+    InvalidArgument naming the line."""
+    ids = []
+    for number, line in enumerate(text.split("\n"), 1):
+        for word in line.split()[:1]:
+            token = whole_number(word)
+            if token is None or token >= 2**31:
+                raise InvalidArgument(f"tokens line {number} does not begin with a token's id")
+            ids.append(token)
+    return tuple(ids)
+
+
+def show_logprobs(tokens: Iterable[Token]) -> str:
+    """A JSON line for each token that has logprobs, by llama-server's names: `id`, `token`,
+    `bytes`, `logprob`, and the likeliest as `top_logprobs`."""
+    lines = []
+    for token in tokens:
+        if token.logprobs is not None:
+            record = _show_alternative(token.logprobs.chosen)
+            record["top_logprobs"] = [_show_alternative(other) for other in token.logprobs.top]
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _show_alternative(alternative: Alternative) -> dict[str, Any]:
+    return {
+        "id": alternative.id,
+        "token": alternative.text.decode(errors="replace"),
+        "bytes": list(alternative.text),
+        "logprob": alternative.logprob,
+    }
+
+
+def parse_logprobs(line: str) -> Logprobs:
+    """What `show_logprobs` wrote of one token.  Raises Error for anything else."""
+
+    def alternative(record: dict[str, Any]) -> Alternative:
+        return Alternative(int(record["id"]), bytes(record["bytes"]), float(record["logprob"]))
+
+    try:
+        record = json.loads(line)
+        return Logprobs(alternative(record), tuple(map(alternative, record["top_logprobs"])))
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise Error(f"the worker's logprobs file is not understood: {e}") from e
 
 
 def show_usage(usage: Usage) -> str:

@@ -22,9 +22,9 @@ Rules that every engine keeps:
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class State(enum.Enum):
@@ -70,6 +70,8 @@ class SamplingParams:
     schema: str = ""
     """a JSON schema, as text, that the answer must satisfy, checked by `json_schema.check`;
     empty: none"""
+    logprobs: int = 0
+    """how many of the likeliest tokens to tell at each place, with the chosen one; 0 is off"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +90,9 @@ class Request:
     """whose it is: no user finds in the KV cache what another has asked"""
     priority: int = 0
     """0, or below it for one that others may go before"""
+    answer: tuple[int, ...] = ()
+    """tokens that the answer begins with: it goes on as if they had been sampled for this very
+    request, with sampler, grammar and random state as they were then"""
 
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -118,6 +123,31 @@ class Usage:
         return (self.completion_tokens - 1) * 1000.0 / span
 
 
+class Alternative(NamedTuple):
+    """A token that was, or could have been, chosen at a place."""
+
+    id: int
+    text: bytes
+    logprob: float
+    """natural logarithm of its probability by the model alone, before any sampler"""
+
+
+class Logprobs(NamedTuple):
+    chosen: Alternative
+    top: tuple[Alternative, ...]
+    """the likeliest, the first one first; of equal ones the lower id"""
+
+
+class Token(NamedTuple):
+    """A token of an answer."""
+
+    id: int
+    end: int
+    """bytes of the answer that were final when it was there"""
+    logprobs: Logprobs | None = None
+    """when they were asked for; never of one that `Request.answer` gave"""
+
+
 class Listener(Protocol):
     """Told what becomes of a request, on the event loop's thread."""
 
@@ -125,9 +155,10 @@ class Listener(Protocol):
         """The request is now in `state`.  `position` in the queue counts from 1;
         0 when it is not queued.  Prefill repeats it once a chunk."""
 
-    def tokens(self, text: bytes, count: int) -> None:
-        """`count` more tokens were sampled and `text` became final (it may be
-        empty while a character or a stop string is incomplete).  Once a step."""
+    def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
+        """`text` became final (it may be empty while a character or a stop string is
+        incomplete), and these are the answer's next tokens.  Once a step by an engine that
+        samples; one that passes things on tells of both as they come."""
 
     def done(self, usage: Usage) -> None:
         """The answer is complete, or ended by `cancel` (finish_reason `cancelled`)."""

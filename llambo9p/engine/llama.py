@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from llambo9p import errors
 from llambo9p.engine import llama_log, sampling
-from llambo9p.engine.base import ModelInfo, SamplingParams
+from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_model import CELLS_PADDING, LlamaModel, padded
 from llambo9p.engine.llama_sampler import Candidates, Sampler
@@ -181,13 +181,15 @@ class LlamaRunner:
 
     # Decoding.
 
-    def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler | None:
+    def sampler(
+        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
+    ) -> Sampler | None:
         """None is greedy: the decode step picks the largest logit itself."""
         sampling.check(params)
         plain = not params.grammar and not params.schema
         if plain and params.temperature == 0 and params.repeat_penalty == 1.0:
             return None
-        return Sampler(params, prompt, self.info.n_vocab, self.model.vocab)
+        return Sampler(params, prompt, answer, self.info.n_vocab, self.model.vocab)
 
     def run(self, step: Step) -> list[int]:
         for op in step.ops:
@@ -273,9 +275,22 @@ class LlamaRunner:
                 if sampler.grammar:
                     sampler.accept(tokens[i])
                 else:
-                    row = step.outputs[i].row
-                    tokens[i] = lib.llama_sampler_sample(sampler.chain, self._ctx, row)
+                    tokens[i] = sampler.sample(self._ctx, step.outputs[i].row)
+        for i, output in enumerate(step.outputs):
+            if output.logprobs:
+                step.logprobs[i] = self._logprobs(logits[i], tokens[i], output.logprobs)
         return tokens
+
+    def _logprobs(self, logits: NDArray[np.float32], chosen: int, count: int) -> Logprobs:
+        highest = logits.max()
+        total = float(np.log(np.exp(logits - highest).sum(dtype=np.float64))) + float(highest)
+
+        def alternative(token: int) -> Alternative:
+            return Alternative(token, self.piece(token), float(logits[token]) - total)
+
+        likeliest = np.argpartition(logits, -count)[-count:]
+        order = np.lexsort((likeliest, -logits[likeliest]))
+        return Logprobs(alternative(chosen), tuple(map(alternative, likeliest[order].tolist())))
 
     def _check_sequences(self, *ids: int) -> None:
         if len(set(ids)) < len(ids) or not all(0 <= i < self.n_seq for i in ids):

@@ -202,10 +202,7 @@ class LlamaModel:
         """llama_detokenize, the inverse: without what `add_special` adds, special tokens
         spelled out, bytes that are no UTF-8 replaced."""
         for token in tokens:
-            if not 0 <= token < self.info.n_vocab:
-                raise errors.InvalidArgument(
-                    f"no such token: {token}; the model has 0 to {self.info.n_vocab - 1}"
-                )
+            self._check_token(token)
         ids = (lib.llama_token * len(tokens))(*tokens)
         size = -lib.llama_detokenize(self.vocab, ids, len(ids), None, 0, True, True)
         buffer = ctypes.create_string_buffer(max(size, 1))
@@ -216,6 +213,7 @@ class LlamaModel:
         """The token's bytes; empty for a special token."""
         known = self._pieces.get(token)
         if known is None:
+            self._check_token(token)
             buffer = ctypes.create_string_buffer(64)
             size = lib.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
             if size < 0:
@@ -223,6 +221,12 @@ class LlamaModel:
                 size = lib.llama_token_to_piece(self.vocab, token, buffer, -size, 0, False)
             known = self._pieces[token] = buffer.raw[:size]
         return known
+
+    def _check_token(self, token: int) -> None:
+        if not 0 <= token < self.info.n_vocab:
+            raise errors.InvalidArgument(
+                f"no such token: {token}; the model has 0 to {self.info.n_vocab - 1}"
+            )
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends the generation."""

@@ -28,8 +28,11 @@ PENALTY_LAST_N = 64
 
 class Sampler:
     """A native sampler chain: penalties over the last 64 tokens of prompt and answer,
-    top_k, top_p, min_p, temp, dist(seed), in this order.  At temperature 0 it is
-    penalties, greedy.
+    top_k, top_p, min_p, temp, dist, in this order.  At temperature 0 it is penalties, greedy.
+
+    Each token has a dist of its own, whose seed is made of the answer's and the token's
+    place: so what is chosen at a place depends on nothing that was drawn before, and an
+    answer can be continued from its tokens.
 
     With a grammar the chain chooses as if there were none, and only where that is not
     allowed it chooses again from what is: asking the grammar about one token takes
@@ -40,7 +43,12 @@ class Sampler:
     grammar: Any = None
 
     def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], n_vocab: int, vocab: Any
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        n_vocab: int,
+        vocab: Any,
     ) -> None:
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self.chain = chain
@@ -53,18 +61,45 @@ class Sampler:
             self.grammar = lib.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
             if not self.grammar:
                 raise errors.InvalidArgument("the grammar has what this model has no tokens for")
+        self._place = 0
+        """tokens of the answer so far"""
+        self._seed: int | None = None
         if params.temperature == 0:
             self._add(lib.llama_sampler_init_greedy())
-            return
-        if params.top_k > 0:
-            self._add(lib.llama_sampler_init_top_k(min(params.top_k, n_vocab)))
-        self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
-        self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
-        self._add(lib.llama_sampler_init_temp(params.temperature))
-        self._add(lib.llama_sampler_init_dist(sampling.seed_of(params)))
+        else:
+            if params.top_k > 0:
+                self._add(lib.llama_sampler_init_top_k(min(params.top_k, n_vocab)))
+            self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
+            self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
+            self._add(lib.llama_sampler_init_temp(params.temperature))
+            self._seed = sampling.seed_of(params)
+            self._add_dist()
+        for token in answer:
+            self._accept_given(token)
 
     def _add(self, sampler: Any) -> None:
         lib.llama_sampler_chain_add(self.chain, sampler)
+
+    def _add_dist(self) -> None:
+        assert self._seed is not None
+        self._add(lib.llama_sampler_init_dist(sampling.seed_at(self._seed, self._place)))
+
+    def _accept_given(self, token: int) -> None:
+        if self.grammar:
+            one = Candidates(1)
+            if not one.fill_one(token).apply(self.grammar).any_left:
+                raise errors.InvalidArgument(
+                    f"token {self._place + 1} of the answer, {token}, is not what the grammar "
+                    "allows"
+                )
+        self.accept(token)
+
+    def sample(self, context: Any, row: int) -> int:
+        """The next token by the logits of a row of the last batch, accepted; for a sampler
+        without a grammar."""
+        token: int = lib.llama_sampler_sample(self.chain, context, row)
+        self._advance()
+        return token
 
     def pick(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
         """The next token that the grammar allows; `accept` it then.  Raises DecodeError
@@ -77,8 +112,17 @@ class Sampler:
         return candidates.apply(self.chain).selected
 
     def accept(self, token: int) -> None:
-        lib.llama_sampler_accept(self.grammar, token)
+        if self.grammar:
+            lib.llama_sampler_accept(self.grammar, token)
         lib.llama_sampler_accept(self.chain, token)
+        self._advance()
+
+    def _advance(self) -> None:
+        self._place += 1
+        if self._seed is not None:
+            last = lib.llama_sampler_chain_n(self.chain) - 1
+            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self.chain, last))
+            self._add_dist()
 
     def __del__(self) -> None:
         for sampler in (self.chain, self.grammar):

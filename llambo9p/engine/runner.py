@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llambo9p import errors
-from llambo9p.engine.base import Message, ModelInfo, SamplingParams
+from llambo9p.engine.base import Logprobs, Message, ModelInfo, SamplingParams
 
 Prompt = tuple[Message, ...] | str
 """what `Request.prompt` is: a chat to render, or text to complete"""
@@ -84,6 +84,8 @@ class Output:
 
     row: int
     sampler: object
+    logprobs: int = 0
+    """how many of the likeliest tokens are wanted as well"""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,8 @@ class Step:
     pos: list[int] = field(default_factory=list)
     seq_id: list[int] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    """filled by `run`: by the number of the output, for those that want them"""
 
 
 class Model(Protocol):
@@ -111,13 +115,17 @@ class Model(Protocol):
         tokenizing megabytes would stop everybody's decoding."""
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; empty for a special token."""
+        """The token's bytes; empty for a special token.  Raises `InvalidArgument` for one
+        that the model does not have."""
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends the generation."""
 
-    def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> object:
-        """A fresh sampler for one answer to `prompt`.  Raises `InvalidArgument`."""
+    def sampler(
+        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
+    ) -> object:
+        """A sampler for one answer to `prompt`, as it is when the answer's first tokens are
+        these.  Raises `InvalidArgument`, also when it could not have chosen them."""
 
 
 class Runner(Model, Protocol):

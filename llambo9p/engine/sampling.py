@@ -7,9 +7,11 @@ import secrets
 from llambo9p import errors
 from llambo9p.engine.base import SamplingParams
 
+_64 = 2**64 - 1
 INTEGERS = {
     "max_tokens": (1, 2**20),
     "top_k": (0, 2**20),
+    "logprobs": (0, 20),
     # llama.cpp's LLAMA_DEFAULT_SEED, 2**32 - 1, means random there
     "seed": (0, 2**32 - 2),
 }
@@ -30,6 +32,19 @@ def check(params: SamplingParams) -> None:
             continue
         if not low <= value <= high:  # a NaN is not either
             raise errors.InvalidArgument(f"{name} is out of range {low}..{high}: {value}")
+
+
+def seed_at(seed: int, place: int) -> int:
+    """The 32 bits for the generator of one token, from the answer's seed and the token's
+    place in it: two rounds of splitmix64 (Steele et al. 2014), so that neighbours have
+    nothing in common."""
+    bits = (seed << 32 | place & 0xFFFFFFFF) & _64
+    for _ in range(2):
+        bits = (bits + 0x9E3779B97F4A7C15) & _64
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _64
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _64
+        bits ^= bits >> 31
+    return bits % 0xFFFFFFFF
 
 
 def seed_of(params: SamplingParams) -> int:

@@ -19,6 +19,8 @@ Rules it keeps:
 - A sequence never grows past `n_ctx` cells; an answer that reaches it ends with
   `length`.  A cancelled request has no row in the next step.
 - Every request ends with exactly one `Finished` or `Failed`.
+- An answer that is given its first tokens (`Request.answer`) has them in its sequence like
+  the prompt, and ends where it would have ended; they are told with the first new one.
 - After an answer its sequence keeps prompt and answer, without the last token sampled:
   that one was never decoded.
 
@@ -32,7 +34,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import FinishReason, Request, State, Usage
+from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, Usage
 from llambo9p.engine.cache import Cache, CachedSequence
 from llambo9p.engine.fit import fit
 from llambo9p.engine.runner import Model, Op, Output, Remove, Step
@@ -63,7 +65,7 @@ class Progress:
 class Tokens:
     request: Request
     text: bytes
-    count: int
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,12 @@ class Slot:
         self.sampler = sampler
         self.sequence = sequence
         self.answer = Answer(queued.request.params.stop)
+        self.end = 0
+        """bytes of the answer that are final"""
+        self.untold_text = b""
+        self.untold: tuple[Token, ...] = ()
+        """of the answer that was given, until there is more"""
+        self.prompt_size = len(prompt)
         self.submitted = queued.since
         self.started = now
         self.first_token: float | None = None
@@ -163,11 +171,12 @@ class Scheduler:
         prefill_chunk: int,
         slots: int | None = None,
         max_queue: int = 64,
-        stall: float = STALL,
+        stall: float | None = STALL,
         cache_ram: int = 0,
         cell_bytes: int = 1,
     ) -> None:
-        """`cache_ram` bytes are for sequences saved in host memory, `cell_bytes` a token."""
+        """With a `stall` of None steps take what they take.  `cache_ram` bytes are for
+        sequences saved in host memory, `cell_bytes` a token."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
@@ -176,11 +185,13 @@ class Scheduler:
         self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
         self._stall = stall
-        self._row_seconds = stall / CHUNK_FIRST
+        self._row_seconds = (stall or 0.0) / CHUNK_FIRST
         """what a row of a prompt adds to a step, and its part of what the step takes anyway"""
         self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
         self._queue: list[Queued] = []
         self._active: list[Slot] = []
+        self._ops: list[Op] = []
+        """for the next step"""
         self._events: list[Event] = []
 
     @property
@@ -217,32 +228,32 @@ class Scheduler:
 
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to decode."""
-        ops: list[Op] = []
         while self._queue and len(self._active) < self.slots:
-            ops += self._admit(self._queue.pop(0), now)
+            self._admit(self._queue.pop(0), now)
         self._tell_positions()
         if not self._active:
             return None
         for slot in self._active:
             ahead = slot.sequence.ahead
             if ahead is not None and not ahead.is_coming:
-                ops += self._seed(slot)
-        ops += self._cache.compact()
+                self._seed(slot)
+        self._ops += self._cache.compact()
         self._active.sort(key=lambda slot: slot.sequence.seq_id)
-        return self._rows(ops)
+        return self._rows()
 
     def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
         """The step was decoded, which took `seconds`; `sampled` has a token for each of its
         outputs."""
         if plan.prefill >= CHUNK_MIN // 2:
             self._row_seconds = max((self._row_seconds + seconds / plan.prefill) / 2, 1e-9)
-        tokens = iter(sampled)
+        outputs = iter(enumerate(sampled))
         row = 0
         for slot, rows, wanted in plan.parts:
             slot.sequence.tokens += plan.step.token[row : row + rows]
             row += rows
             if wanted:
-                self._take(slot, next(tokens), now)
+                output, token = next(outputs)
+                self._take(slot, token, now, plan.step.logprobs.get(output))
             else:
                 self._tell_prefill(slot)
 
@@ -253,28 +264,69 @@ class Scheduler:
             slot.sequence.owner = None
             self._fail(slot, error)
 
-    def _admit(self, queued: Queued, now: float) -> list[Op]:
+    def _admit(self, queued: Queued, now: float) -> None:
         request = queued.request
         try:
             prompt = fit(request, self._n_ctx, self._model.tokenize)
-            sampler = self._model.sampler(request.params, prompt)
+            self._check_answer(request.answer)
+            sampler = self._model.sampler(request.params, prompt, request.answer)
         except errors.Error as error:
             self._events.append(Failed(request, error))
-            return []
+            return
         sequence, ops = self._cache.acquire(request.conversation, request.user)
+        self._ops += ops
         slot = Slot(queued, prompt, sampler, sequence, now)
-        ops += self._seed(slot)
         self._active.append(slot)
-        self._tell_prefill(slot)
-        return ops
+        reason = self._give(slot, request.answer)
+        self._seed(slot)
+        if reason is None:
+            self._tell_prefill(slot)
+        else:
+            self._finish(slot, reason, now)
 
-    def _seed(self, slot: Slot) -> list[Op]:
-        ops = self._cache.seed(slot.sequence, slot.prompt)
+    def _check_answer(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self._model.piece(token)
+            if self._model.is_eog(token):
+                raise errors.InvalidArgument(f"the answer cannot go on after token {token}")
+
+    def _give(self, slot: Slot, tokens: Sequence[int]) -> FinishReason | None:
+        """Let the answer begin with these tokens; why it ends there, if it does."""
+        for token in tokens:
+            text, reason = self._add(slot, token)
+            slot.untold_text += text
+            slot.untold += (Token(token, slot.end),)
+            if reason is not None:
+                return reason
+            slot.prompt.append(token)
+        return None
+
+    def _add(self, slot: Slot, token: int) -> tuple[bytes, FinishReason | None]:
+        """One more token of the answer: the text that became final, and why it ends."""
+        text = slot.answer.push(self._model.piece(token))
+        slot.sampled += 1
+        reason: FinishReason | None = None
+        if slot.answer.stopped:
+            reason = "stop"
+        elif (
+            slot.sampled >= slot.request.params.max_tokens
+            or slot.prompt_size + slot.sampled > self._n_ctx
+        ):
+            reason = "length"
+        if reason is not None:
+            text += slot.answer.flush()
+            if slot.answer.stopped:
+                reason = "stop"
+        slot.end += len(text)
+        return text, reason
+
+    def _seed(self, slot: Slot) -> None:
+        self._ops += self._cache.seed(slot.sequence, slot.prompt)
         slot.cached = len(slot.sequence.tokens)
-        return ops
 
-    def _rows(self, ops: list[Op]) -> Plan:
-        step = Step(ops)
+    def _rows(self) -> Plan:
+        step = Step(self._ops)
+        self._ops = []
         parts: list[tuple[Slot, int, bool]] = []
         shares = self._shares()
         for slot in self._active:
@@ -291,13 +343,16 @@ class Scheduler:
             step.pos += range(start, start + rows)
             step.seq_id += [slot.sequence.seq_id] * rows
             if wanted:
-                step.outputs.append(Output(len(step.token) - 1, slot.sampler))
+                logprobs = slot.request.params.logprobs
+                step.outputs.append(Output(len(step.token) - 1, slot.sampler, logprobs))
             parts.append((slot, rows, wanted))
         return Plan(step, parts, sum(shares.values()))
 
     @property
     def _chunk(self) -> int:
         """How many tokens of prompts the next step may have."""
+        if self._stall is None:
+            return self._prefill_chunk
         fitting = int(self._stall / self._row_seconds)
         return min(max(CHUNK_MIN, fitting), self._prefill_chunk)
 
@@ -319,7 +374,7 @@ class Scheduler:
                 budget -= share
         return shares
 
-    def _take(self, slot: Slot, token: int, now: float) -> None:
+    def _take(self, slot: Slot, token: int, now: float, logprobs: Logprobs | None) -> None:
         """The next token of the answer was sampled."""
         if slot.next_token is None:
             self._events.append(Progress(slot.request, State.DECODE, 0, 0))
@@ -329,31 +384,20 @@ class Scheduler:
         if self._model.is_eog(token):
             self._finish(slot, "stop", now)
             return
-        slot.sampled += 1
-        text = slot.answer.push(self._model.piece(token))
-        if slot.answer.stopped:
-            self._finish(slot, "stop", now, text, 1)
-        elif slot.sampled >= slot.request.params.max_tokens:
-            self._finish(slot, "length", now, text, 1)
-        elif len(slot.sequence.tokens) >= self._n_ctx:
-            self._finish(slot, "length", now, text, 1)
-        else:
-            self._events.append(Tokens(slot.request, text, 1))
+        text, reason = self._add(slot, token)
+        self._tell_tokens(slot, text, (Token(token, slot.end, logprobs),))
+        if reason is not None:
+            self._finish(slot, reason, now)
 
-    def _finish(
-        self, slot: Slot, reason: FinishReason, now: float, text: bytes = b"", count: int = 0
-    ) -> None:
-        """End the answer with `text`, of `count` tokens, and what was held back."""
-        text += slot.answer.flush()
-        if text or count:
-            self._events.append(Tokens(slot.request, text, count))
-        if slot.answer.stopped and reason == "length":
-            reason = "stop"
+    def _finish(self, slot: Slot, reason: FinishReason, now: float) -> None:
+        text = slot.answer.flush()
+        if text or slot.untold:
+            self._tell_tokens(slot, text, ())
         self._release(slot)
         first = slot.first_token
         usage = Usage(
-            prompt_tokens=len(slot.prompt),
-            cached_tokens=slot.cached,
+            prompt_tokens=slot.prompt_size,
+            cached_tokens=min(slot.cached, slot.prompt_size),
             completion_tokens=slot.sampled,
             queue_ms=(slot.started - slot.submitted) * 1000,
             ttft_ms=0.0 if first is None else (first - slot.submitted) * 1000,
@@ -369,6 +413,12 @@ class Scheduler:
     def _release(self, slot: Slot) -> None:
         self._active.remove(slot)
         self._cache.release(slot.sequence)
+
+    def _tell_tokens(self, slot: Slot, text: bytes, tokens: tuple[Token, ...]) -> None:
+        if slot.untold:
+            text, slot.untold_text = slot.untold_text + text, b""
+            tokens, slot.untold = slot.untold + tokens, ()
+        self._events.append(Tokens(slot.request, text, tokens))
 
     def _tell_prefill(self, slot: Slot) -> None:
         self._events.append(Progress(slot.request, State.PREFILL, 0, slot.prefill_left))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import ModelInfo, SamplingParams
+from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
 from llambo9p.engine.runner import Copy, DecodeError, Prompt, Remove, Save, Step
 
 EOG = 256
@@ -168,14 +168,22 @@ class SimulatedRunner:
         return [*tokens, ROLE_TOKENS["assistant"]]
 
     def piece(self, token: int) -> bytes:
+        if not 0 <= token < N_VOCAB:
+            raise errors.InvalidArgument(f"no such token: {token}")
         return bytes([token]) if token < EOG else b""
 
     def is_eog(self, token: int) -> bool:
         return token == EOG
 
-    def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Script:
+    def sampler(
+        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
+    ) -> Script:
         text = bytes(token if token < EOG else ord("\n") for token in prompt)
-        return Script(prompt, self._answer(text.decode(errors="replace").strip("\n")))
+        script = Script(prompt, self._answer(text.decode(errors="replace").strip("\n")))
+        for token in answer:
+            if script.next() != token:
+                raise errors.InvalidArgument(f"{token} is not what the script says here")
+        return script
 
     def run(self, step: Step) -> list[int]:
         self.steps.append(step)
@@ -213,7 +221,11 @@ class SimulatedRunner:
         output = step.outputs[i]
         assert isinstance(output.sampler, Script)
         assert self.cells[step.seq_id[output.row]] == output.sampler.expected
-        return output.sampler.next()
+        token = output.sampler.next()
+        if output.logprobs:
+            certain = Alternative(token, self.piece(token), 0.0)
+            step.logprobs[i] = Logprobs(certain, (certain,))
+        return token
 
     def _is_poisoned(self, cells: list[int]) -> bool:
         size = len(self._poison)

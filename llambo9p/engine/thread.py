@@ -192,9 +192,9 @@ class DecodeThread:
     def _tell(self, event: Event, live: _Live) -> None:
         listener = live.listener
         match event:
-            case Tokens(_, text, count):
-                self._account(live, live.prefill, live.decode - count)
-                listener.tokens(text, count)
+            case Tokens(_, text, tokens):
+                self._account(live, live.prefill, live.decode - len(tokens))
+                listener.tokens(text, tokens)
             case Progress(_, state, position, pending):
                 if state is not State.QUEUED:
                     self._active += not live.active

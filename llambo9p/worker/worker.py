@@ -7,13 +7,13 @@ can count what it did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
-from ..engine.base import Engine, Listener, Load, Request, State, Usage
+from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
 from ..errors import Busy, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
@@ -158,10 +158,10 @@ class _Counted:
             self._leave_queue()
         self._listener.progress(state, position)
 
-    def tokens(self, text: bytes, count: int) -> None:
+    def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
         self._leave_queue()
-        self._worker.tokens += count
-        self._listener.tokens(text, count)
+        self._worker.tokens += len(tokens)
+        self._listener.tokens(text, tokens)
 
     def done(self, usage: Usage) -> None:
         self._leave_queue()

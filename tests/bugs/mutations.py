@@ -19,6 +19,7 @@ TREE = "llambo9p/fs/tree.py"
 CTL = "llambo9p/fs/ctl.py"
 FILES = "llambo9p/conversation/files.py"
 CONVERSATION = "llambo9p/conversation/conversation.py"
+TURN = "llambo9p/conversation/turn.py"
 CLONE = "llambo9p/conversation/clone.py"
 NET_SERVER = "llambo9p/net/server.py"
 CLIENT = "llambo9p/net/client.py"
@@ -96,8 +97,8 @@ MUTATIONS = [
     ),
     Mutation(
         7, "there is no answer for who opens out after its end", FILES,
-        "return OpenOut(self._conversation.newest)",
-        "return OpenOut(self._conversation.running)",
+        "newest = self._conversation.newest",
+        "newest = self._conversation.running",
         "tests/conversation/test_out.py"
         "::test_7_a_late_reader_gets_all_and_a_read_after_the_end_is_eof",
     ),
@@ -289,9 +290,9 @@ MUTATIONS = [
         "tests/p9/test_malformed.py::test_20_each_violation_is_named",
     ),
     Mutation(
-        21, "the reason of a failure is text of the answer", CONVERSATION,
-        "self.stream.fail(error)",
-        "self.stream.append(str(error).encode()) or self.stream.finish()",
+        21, "the reason of a failure is text of the answer", TURN,
+        "stream.fail(error)",
+        "stream.append(str(error).encode()) or stream.finish()",
         "tests/conversation/test_out.py"
         "::test_21_an_error_of_the_engine_fails_the_read_and_is_no_answer",
     ),

@@ -18,7 +18,8 @@ from .mounts import Mount, Served, mounted, needs_fuse, wait_until
 pytestmark = needs_fuse
 
 FILES = [
-    "ctl", "data", "grammar", "history", "out", "prompt", "schema", "status", "system", "usage"
+    "ctl", "data", "grammar", "history", "logprobs", "out", "prompt", "schema", "status",
+    "system", "tokens", "usage"
 ]  # fmt: skip
 
 

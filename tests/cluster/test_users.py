@@ -27,8 +27,8 @@ from .harness import simulated_host
 
 ME = owner().name
 CONVERSATION = [
-    "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "usage", "status",
-    "clone",
+    "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "tokens",
+    "logprobs", "usage", "status", "clone",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ async def test_3_cat_clone_makes_exactly_one_conversation():
         assert await numbers(place) == ["0"]
         assert await place.files.ls("0") == [
             "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history",
-            "usage", "status",
+            "tokens", "logprobs", "usage", "status",
         ]  # fmt: skip
         await clone.clunk()
         assert await numbers(place) == []

@@ -26,6 +26,7 @@ seed 42
 stop END 'two words' 'it''s' 'a
 line' '
 '
+logprobs 5
 overflow error
 priority -3
 """
@@ -66,6 +67,7 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("seed -1", "seed must be random or 0..4294967294, not -1"),
         ("seed 4294967295", "seed must be random or 0..4294967294, not 4294967295"),
         ("mode talk", "mode must be chat|complete, not talk"),
+        ("logprobs 21", "logprobs must be a whole number 0..20, not 21"),
         ("priority 1", "priority must be a whole number -10..0, not 1"),
         ("overflow 'a b'", "overflow must be trim|error, not 'a b'"),
         ("stop ok ''", "stop must not be an empty string; stop alone clears the list"),
@@ -73,7 +75,7 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("stop " + "x " * 17, "usage: stop [STRING]..."),
         ("reset now", "usage: reset"),
         ("shout", "unknown verb shout; verbs are mode max_tokens temperature top_p top_k min_p "
-         "repeat_penalty seed stop overflow priority reset cancel"),
+         "repeat_penalty seed stop logprobs overflow priority reset cancel"),
         (b"seed \xff", "not UTF-8: byte 0xff at 34"),
     ],
 )  # fmt: skip

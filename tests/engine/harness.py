@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
+from llambo9p.engine.base import Message, Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
 
@@ -21,6 +21,7 @@ class Recorder:
         self.states: list[tuple[State, int]] = []
         self.pieces: list[bytes] = []
         self.count = 0
+        self.all_tokens: list[Token] = []
         self.ends = 0
         self._end: asyncio.Future[Usage] = asyncio.get_running_loop().create_future()
 
@@ -32,11 +33,12 @@ class Recorder:
         assert self.ends == 0
         self.states.append((state, position))
 
-    def tokens(self, text: bytes, count: int) -> None:
+    def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
         assert self.ends == 0
         text.decode()  # whole characters only
         self.pieces.append(text)
-        self.count += count
+        self.count += len(tokens)
+        self.all_tokens += tokens
 
     def done(self, usage: Usage) -> None:
         self.ends += 1

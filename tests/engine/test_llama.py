@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -177,8 +178,8 @@ def test_cancel_ends_a_request_within_one_step(llama):
             request = Request(user("Count to a thousand."), replace(GREEDY, max_tokens=500))
 
             class Canceller(Recorder):
-                def tokens(self, text: bytes, count: int) -> None:
-                    super().tokens(text, count)
+                def tokens(self, text, tokens):
+                    super().tokens(text, tokens)
                     if self.count == 3:
                         engine.cancel(request)
 
@@ -221,6 +222,84 @@ def test_a_full_context_ends_an_answer_with_length(llama):
             assert usage.completion_tokens == 1024 - size + 1
 
     asyncio.run(main())
+
+
+DIGITS = 'root ::= "The answer is " [0-9]+ "." [0-9]* "!"'
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        GREEDY,
+        replace(GREEDY, repeat_penalty=1.3),
+        replace(GREEDY, temperature=0.9, seed=7),
+        replace(GREEDY, temperature=0.9, seed=7, repeat_penalty=1.2, top_k=0, stop=("the ",)),
+        replace(GREEDY, temperature=1.5, seed=7, grammar=DIGITS),
+    ],
+    ids=["greedy", "penalty", "seed", "seed-penalty-stop", "grammar"],
+)
+def test_an_answer_continues_from_its_tokens_as_if_it_had_never_stopped(llama, params):
+    async def main():
+        async with running(llama) as engine:
+
+            async def answer(given=()):
+                request = Request(user(QUESTIONS[0]), params, answer=given)
+                recorder = ask(engine, request)
+                usage = await recorder.usage()
+                plain = [token[:2] for token in recorder.all_tokens]
+                return recorder.text, plain, usage.finish_reason, usage.completion_tokens
+
+            whole = await answer()
+            ids = tuple(token for token, _ in whole[1])
+            assert len(ids) > 4
+            for count in (1, len(ids) // 2, len(ids)):
+                assert await answer(ids[:count]) == whole
+            if params.temperature and not params.stop:
+                changed = ask(engine, Request(user(QUESTIONS[0]), replace(params, seed=8)))
+                await changed.usage()
+                assert changed.text != whole[0], "the seed decides"
+
+    asyncio.run(main())
+
+
+def test_tokens_that_the_grammar_forbids_are_refused(llama):
+    async def main():
+        async with running(llama) as engine:
+            wrong = tuple(llama.tokenize("The question"))
+            params = replace(GREEDY, grammar=DIGITS)
+            recorder = ask(engine, Request("x", params, answer=wrong))
+            with pytest.raises(errors.InvalidArgument, match="token 2 of the answer, .* grammar"):
+                await recorder.usage()
+
+    asyncio.run(main())
+
+
+def test_logprobs_are_those_of_the_model(llama):
+    async def main():
+        async with running(llama) as engine:
+            params = replace(GREEDY, logprobs=5, temperature=1.0, seed=3)
+            recorder = ask(engine, Request(user(QUESTIONS[0]), params))
+            await recorder.usage()
+            assert len(recorder.all_tokens) > 4
+            for token in recorder.all_tokens:
+                chosen, top = token.logprobs
+                assert chosen.id == token.id
+                assert len(top) == 5
+                values = [other.logprob for other in top]
+                assert values == sorted(values, reverse=True)
+                assert sum(map(math.exp, values)) <= 1 + 1e-6
+                assert chosen.logprob <= values[0]
+                assert all(other.text == llama.piece(other.id) for other in (chosen, *top))
+
+    asyncio.run(main())
+    llama.load(lambda _: True)
+    llama.run(Step([Remove(0, 0)], [5, 9], [0, 1], [0, 0], [Output(1, None)]))
+    logits = llama.logits(1)[0].astype(float)
+    exact = logits - math.log(sum(map(math.exp, logits)))
+    told = llama._logprobs(llama.logits(1)[0], 17, 2)
+    assert told.chosen.logprob == pytest.approx(exact[17], abs=1e-4)
+    likeliest = sorted(range(len(exact)), key=lambda i: -exact[i])[:2]
+    assert [other.id for other in told.top] == likeliest
 
 
 def test_no_message_can_forge_a_special_token(llama):

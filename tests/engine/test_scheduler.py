@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
 from llambo9p.engine.scheduler import CHUNK_MIN, Failed, Finished, Progress, Scheduler, Tokens
-from llambo9p.engine.simulated import SimulatedRunner
+from llambo9p.engine.simulated import EOG, N_VOCAB, SimulatedRunner
 
 SHARED = "a prefix that is shared by many prompts"
 
@@ -29,7 +29,7 @@ def letters(prompt: str) -> bytes:
 class World:
     """A scheduler, its runner and a clock that goes one second a step."""
 
-    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=1e9, **options):
+    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, **options):
         self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
         self.chunk = chunk
         self.scheduler = Scheduler(
@@ -38,16 +38,20 @@ class World:
         self.now = 0.0
         self.seconds = 1.0
         self.text = {}
+        self.ids = {}
         self.ended = {}
         self.states = {}
 
     def submit(self, prompt, **options):
         params = SamplingParams(
-            max_tokens=options.pop("max_tokens", 1000), stop=options.pop("stop", ())
+            max_tokens=options.pop("max_tokens", 1000),
+            stop=options.pop("stop", ()),
+            logprobs=options.pop("logprobs", 0),
         )
         request = Request(prompt, params, **options)
         self.scheduler.submit(request, self.now)
         self.text[request] = b""
+        self.ids[request] = []
         self.states[request] = []
         return request
 
@@ -89,8 +93,9 @@ class World:
             match event:
                 case Progress(_, state, position, _):
                     self.states[request].append((state, position))
-                case Tokens(_, text, count):
-                    assert count <= 1
+                case Tokens(_, text, tokens):
+                    assert len(tokens) <= 1 + len(request.answer)
+                    self.ids[request] += tokens
                     self.text[request] += text
                 case Finished(_, usage):
                     self.ended[request] = usage
@@ -293,6 +298,72 @@ def test_conversations_beyond_the_sequences_find_what_they_had():
     for name in "abcdef":
         world.scheduler.forget(name)
     assert world.scheduler._cache.saved_bytes == 0
+
+
+@given(
+    st.text("xyz", min_size=1, max_size=90),
+    st.integers(1, 40),
+    st.sampled_from([(), ("klm",), ("q",)]),
+    st.data(),
+)
+def test_an_answer_continues_from_its_tokens_as_if_it_had_never_stopped(
+    prompt, max_tokens, stop, data
+):
+    def ask(answer):
+        world = World(n_ctx=96)
+        options = {"max_tokens": max_tokens, "stop": stop, "answer": answer}
+        request = world.submit(prompt, **options)
+        world.run()
+        usage = world.ended[request]
+        assert usage.completion_tokens == len(world.ids[request])
+        said = (world.text[request], world.ids[request])
+        return *said, usage.finish_reason, usage.prompt_tokens
+
+    whole = ask(())
+    given = data.draw(st.integers(0, len(whole[1])))
+    assert ask(tuple(token.id for token in whole[1][:given])) == whole
+    assert [token.end for token in whole[1]] == sorted(token.end for token in whole[1])
+
+
+@pytest.mark.parametrize("answer", [(N_VOCAB,), (-1,), (97, EOG), (98,)])
+def test_tokens_that_no_answer_begins_with_are_refused(answer):
+    world = World(answer=lambda _: b"a")
+    request = world.submit("x", answer=answer)
+    world.run()
+    assert isinstance(world.ended[request], errors.InvalidArgument)
+    assert not world.runner.steps
+
+
+def test_operations_of_a_request_that_needed_no_step_are_not_lost():
+    world = World(n_seq=1, answer=lambda _: b"12", cache_ram=1000)
+    world.submit("what the first one asks", conversation="a")
+    world.run()
+    given = world.submit("x" * 30, max_tokens=1, answer=(ord("1"),))
+    world.run()
+    assert world.ended[given].finish_reason == "length"
+    assert world.text[given] == b"1"
+    again = world.submit("what the first one asks for", conversation="a")
+    world.run()
+    assert world.ended[again].cached_tokens == len("what the first one asks")
+
+
+def test_a_cancelled_answer_keeps_the_tokens_that_it_was_given():
+    world = World(answer=lambda _: b"123")
+    request = world.submit("x" * 50, answer=(ord("1"), ord("2")))
+    world.step()
+    assert world.text[request] == b""
+    world.scheduler.cancel(request, world.now)
+    world.collect()
+    assert world.text[request] == b"12"
+
+
+def test_logprobs_come_with_their_tokens():
+    world = World(answer=lambda _: b"12")
+    plain = world.submit("plain")
+    asked = world.submit("asked", logprobs=3)
+    world.run()
+    assert [token.logprobs for token in world.ids[plain]] == [None, None]
+    assert [token.logprobs.chosen.text for token in world.ids[asked]] == [b"1", b"2"]
 
 
 def test_times_are_measured_from_submit():

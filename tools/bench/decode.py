@@ -23,7 +23,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 import uvloop
 
 from llambo9p.engine import gguf
-from llambo9p.engine.base import Request, SamplingParams, State, Usage
+from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.thread import DecodeThread
 
@@ -128,8 +128,8 @@ class _Count:
     def progress(self, state: State, position: int) -> None:
         pass
 
-    def tokens(self, text: bytes, count: int) -> None:
-        self.count += count
+    def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
+        self.count += len(tokens)
 
     def done(self, usage: Usage) -> None:
         self.ended.set_result(None)

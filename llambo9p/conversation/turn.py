@@ -1,0 +1,113 @@
+"""One prompt and its answer, from submit to the end: what `out`, `tokens` and `logprobs` show.
+
+It owns three streams, each with any number of readers, and none of the rules of the
+conversation: whoever makes a turn is told when it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..engine.base import Request, State, Token, Usage
+from ..errors import NoSpace
+from ..fs.stream import Stream
+from . import texts
+from .limits import Quota
+
+
+class Turn:
+    """An engine `Listener`."""
+
+    __slots__ = (
+        "_ended",
+        "_kept",
+        "_kept_bytes",
+        "_user",
+        "error",
+        "given",
+        "logprob_lines",
+        "position",
+        "prompt",
+        "request",
+        "size",
+        "state",
+        "stream",
+        "token_lines",
+        "usage",
+    )
+
+    def __init__(self, prompt: str, ended: Callable[[Turn], None], kept: Quota, user: str) -> None:
+        """The lines of `logprobs`, which may be many times the answer, count as `kept`."""
+        self.prompt = prompt
+        self.given: tuple[int, ...] = ()
+        """tokens that the answer begins with"""
+        self.size = 0
+        """bytes of the prompt, while it is queued in the conversation"""
+        self.stream = Stream()
+        """the answer"""
+        self.token_lines = Stream()
+        self.logprob_lines = Stream()
+        self.state = State.QUEUED
+        self.position = 0
+        self.usage: Usage | None = None
+        """when it is done"""
+        self.request: Request | None = None
+        """when it was given to the engine"""
+        self.error: Exception | None = None
+        self._ended = ended
+        self._kept = kept
+        self._user = user
+        self._kept_bytes = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.usage is not None or self.error is not None
+
+    def progress(self, state: State, position: int) -> None:
+        self.state = state
+        self.position = position
+
+    def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
+        self.state = State.DECODE
+        if text:
+            self.stream.append(text)
+        if tokens:
+            self.token_lines.append(texts.show_tokens(tokens).encode())
+            if lines := texts.show_logprobs(tokens):
+                self._keep(lines.encode())
+
+    def _keep(self, lines: bytes) -> None:
+        """One more piece of `logprobs`, which ends when there is no room; the answer does not."""
+        if self.logprob_lines.finished:
+            return
+        try:
+            self._kept.take(len(lines), self._user)
+        except NoSpace as e:
+            self.logprob_lines.fail(e)
+            return
+        self._kept_bytes += len(lines)
+        self.logprob_lines.append(lines)
+
+    def forget(self) -> None:
+        """Nobody will open its files any more, and no more tokens will come."""
+        self._kept.give_back(self._kept_bytes, self._user)
+        self._kept_bytes = 0
+
+    def done(self, usage: Usage) -> None:
+        self._end(usage=usage)
+
+    def failed(self, error: Exception) -> None:
+        self._end(error=error)
+
+    def _end(self, usage: Usage | None = None, error: Exception | None = None) -> None:
+        self.state = State.IDLE
+        self.usage = usage
+        self.error = error
+        self._ended(self)
+        for stream in (self.stream, self.token_lines, self.logprob_lines):
+            if stream.finished:
+                continue
+            if error is None:
+                stream.finish()
+            else:
+                stream.fail(error)
