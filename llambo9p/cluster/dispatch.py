@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..conversation import settings, texts
 from ..conversation.settings import Settings
 from ..engine.base import Listener, Load, Message, Request, SamplingParams, State, Usage
-from ..errors import Busy, Error, WorkerLost
+from ..errors import Busy, Error, NotSupported, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
@@ -82,6 +82,8 @@ class ClusterEngine:
     # -- Engine -------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> None:
+        if request.embed:
+            raise NotSupported("a cluster cannot embed: workers do, whose models differ")
         if not len(self._balancer):
             raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
         if len(self._tasks) >= self._queue:

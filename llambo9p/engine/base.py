@@ -88,6 +88,9 @@ class Request:
     """whose it is: no user finds in the KV cache what another has asked"""
     priority: int = 0
     """0, or below it for one that others may go before"""
+    embed: bool = False
+    """the answer is no continuation of the prompt, a text, but its embedding: numbers, as
+    text, in one line"""
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

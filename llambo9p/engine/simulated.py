@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import ModelInfo, SamplingParams
-from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
+from llambo9p.engine.runner import Copy, DecodeError, Embedding, Prompt, Step
 
 EOG = 256
 ROLE_TOKENS = {"system": 257, "user": 258, "assistant": 259}
@@ -172,6 +172,9 @@ class SimulatedRunner:
     def sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Script:
         text = bytes(token if token < EOG else ord("\n") for token in prompt)
         return Script(prompt, self._answer(text.decode(errors="replace").strip("\n")))
+
+    def embed(self, text: str) -> Embedding:
+        raise errors.ModelError("simulated: this model cannot embed")
 
     def run(self, step: Step) -> list[int]:
         self.steps.append(step)

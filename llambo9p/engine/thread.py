@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Listener, Load, ModelInfo, Request, State
+from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
 
@@ -99,6 +100,7 @@ class DecodeThread:
             slots=slots,
             max_queue=max_queue,
         )
+        self._embeddings = Embeddings(runner)
         self.slots = self._scheduler.slots
         self._limit = self.slots + max_queue
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -172,7 +174,8 @@ class DecodeThread:
             raise errors.Busy()
         live = _Live(listener, False, 0, 0)
         self._live[request] = live
-        self._account(live, _guess_tokens(request), request.params.max_tokens)
+        decode = 0 if request.embed else request.params.max_tokens
+        self._account(live, _guess_tokens(request), decode)
         self._mailbox.put(_Submit(request, self._clock()))
 
     def cancel(self, request: Request) -> None:
@@ -239,6 +242,7 @@ class DecodeThread:
                 self._publish()
                 if plan is not None:
                     self._execute(plan)
+                self._embeddings.step(self._clock)
         except Exception as error:
             if not isinstance(error, errors.ModelError):
                 log.exception("the decode thread died")
@@ -267,14 +271,18 @@ class DecodeThread:
 
     def _read_mailbox(self) -> bool:
         """Take in all messages, waiting for one when idle; False when told to stop."""
-        wait = self._scheduler.idle
+        wait = self._scheduler.idle and self._embeddings.idle
         if wait:
             self._publish()
         while wait or not self._mailbox.empty():
             wait = False
             match self._mailbox.get():
+                case _Submit(request, since) if request.embed:
+                    self._embeddings.submit(request, since)
                 case _Submit(request, since):
                     self._scheduler.submit(request, since)
+                case _Cancel(request) if request.embed:
+                    self._embeddings.cancel(request, self._clock())
                 case _Cancel(request):
                     self._scheduler.cancel(request, self._clock())
                 case _Forget(conversation):
@@ -300,7 +308,7 @@ class DecodeThread:
         self._scheduler.commit(plan, sampled, self._clock())
 
     def _publish(self) -> None:
-        events = self._scheduler.events()
+        events = self._scheduler.events() + self._embeddings.events()
         if events:
             self._post(self._deliver, events)
 

@@ -42,8 +42,8 @@ def test_the_whole_tree_is_listed(mount: Mount, cluster: Served) -> None:
     lines = mount.sh("cd worker-0001; ls -l [a-z]*").splitlines()
     assert {line.split()[-1]: line.split()[0] for line in lines} == {
         "clone": "-rw-------", "ctl": "-rw-------", "data": "-rw-------",
-        "grammar": "-rw-------", "history": "-rw-------", "out": "-r--------",
-        "prompt": "-rw-------", "schema": "-rw-------", "status": "-r--------",
+        "embed": "-rw-------", "grammar": "-rw-------", "history": "-rw-------",
+        "out": "-r--------", "prompt": "-rw-------", "schema": "-rw-------", "status": "-r--------",
         "system": "-rw-------", "usage": "-r--------",
     }  # fmt: skip
 
