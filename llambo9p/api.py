@@ -127,7 +127,7 @@ class Model(_Freeable):
         with self._lock:
             count = len(self._contexts)
             if count:
-                raise errors.Busy(f"{self.info.name}: {count} contexts of it are not freed")
+                raise errors.Busy(f"{self.info.name}: {count} of its contexts are not freed")
             self._finalizer()
 
     @contextlib.contextmanager

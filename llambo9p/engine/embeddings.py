@@ -29,10 +29,11 @@ from llambo9p.engine.scheduler import Event, Failed, Finished, Progress, Tokens
 class _Waiting:
     request: Request
     since: float
-    started: float = 0.0
+    started: float | None = None
     embedding: Embedding | None = None
-    """when it was started"""
+    """since then"""
     tokens: int = 0
+    """of the text, likewise"""
 
 
 def line(embedding: NDArray[np.float32]) -> bytes:
@@ -101,7 +102,7 @@ class Embeddings:
 
     def _finish(self, waiting: _Waiting, reason: FinishReason, now: float) -> None:
         self._waiting.remove(waiting)
-        started = waiting.started or now
+        started = now if waiting.started is None else waiting.started
         usage = Usage(
             prompt_tokens=waiting.tokens,
             queue_ms=(started - waiting.since) * 1000,

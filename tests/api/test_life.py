@@ -133,7 +133,7 @@ def test_half_a_character_is_replaced(model: Model):
 def test_what_was_freed_says_so_and_may_be_freed_again():
     model = Model.load(default_model())
     ctx = Context(model, 256, 64, 1)
-    with pytest.raises(errors.Busy, match="1 contexts of it are not freed"):
+    with pytest.raises(errors.Busy, match="1 of its contexts are not freed"):
         model.free()
     assert ctx.infer(COUNT).text == " 6,"
     ctx.free()
