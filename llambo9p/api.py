@@ -55,10 +55,23 @@ _DEFAULT = SamplingParams()
 
 
 class _Freeable(abc.ABC):
-    """What `free` frees, the end of a `with` does as well."""
+    """What is closed once: by `free`, by the end of a `with`, or when nobody has it."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._close = weakref.finalize(self, close)
+        self._close.atexit = False  # a daemon thread may be in it still
 
     @abc.abstractmethod
     def free(self) -> None: ...
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Nobody else uses or frees it meanwhile."""
+        with self._lock:
+            if not self._close.alive:
+                raise errors.InvalidArgument(f"the {type(self).__name__.lower()} was freed")
+            yield
 
     def __enter__(self) -> Self:
         return self
@@ -77,10 +90,9 @@ class Model(_Freeable):
 
     def __init__(self, llama: LlamaModel) -> None:
         """Of a model that is loaded, and now this object's to free."""
+        super().__init__(llama.close)
         self._llama = llama
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, llama.close)
 
     @classmethod
     def load(
@@ -127,15 +139,8 @@ class Model(_Freeable):
         with self._lock:
             count = len(self._contexts)
             if count:
-                raise errors.Busy(f"{self.info.name}: {count} contexts of it are not freed")
-            self._finalizer()
-
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._lock:
-            if not self._finalizer.alive:
-                raise errors.InvalidArgument(f"{self.info.name}: the model was freed")
-            yield
+                raise errors.Busy(f"{self.info.name}: {count} of its contexts are not freed")
+            self._close()
 
 
 class Context(_Freeable):
@@ -159,19 +164,19 @@ class Context(_Freeable):
         for numbers that none can have."""
         if n_batch < 1:
             raise errors.InvalidArgument(f"n_batch must be at least 1, not {n_batch}")
+        runner = LlamaRunner(
+            model._llama,
+            n_ctx=n_ctx,
+            n_seq=n_seq,
+            n_threads=n_threads,
+            prefill_chunk=min(n_batch, n_ctx * n_seq),
+        )
+        super().__init__(runner.close)
         self._model = model
-        self._lock = threading.Lock()
+        self._runner = runner
         with model._in_use():
-            self._runner = LlamaRunner(
-                model._llama,
-                n_ctx=n_ctx,
-                n_seq=n_seq,
-                n_threads=n_threads,
-                prefill_chunk=min(n_batch, n_ctx * n_seq),
-            )
-            self._runner.load(lambda fraction: True)
+            runner.load(lambda fraction: True)
             model._contexts.add(self)
-        self._finalizer = weakref.finalize(self, self._runner.close)
         self._scheduler = self._new_scheduler()
 
     @property
@@ -188,9 +193,7 @@ class Context(_Freeable):
         """The answers, in this order, decoded `n_seq` at once.  The first request that fails
         ends them all with what `infer` would raise."""
         asked = [request._for_engine() for request in requests]
-        with self._lock:
-            if not self._finalizer.alive:
-                raise errors.InvalidArgument("the context was freed")
+        with self._in_use():
             try:
                 return self._answers(asked)
             finally:
@@ -201,7 +204,7 @@ class Context(_Freeable):
     def free(self) -> None:
         """Waits for an `infer` of another thread to end."""
         with self._lock:
-            self._finalizer()
+            self._close()
             self._model._contexts.discard(self)
 
     def _new_scheduler(self) -> Scheduler:

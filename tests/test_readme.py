@@ -3,9 +3,9 @@
 Owns the reading of README: its ``` blocks, by language.  `sh` blocks run as they stand
 under `bash -e`, in an environment where `$PATH` has the programs and the cluster of
 `init` listens on a free port; `python` blocks run too, beside a cluster where they speak 9P.
-A `console` block is a session: each line after `$ ` is a command, and what it says must be what is shown below
-it, but for answers of the model, times, and what is said on terminals only.  (Sessions
-whose prompt is `# ` are those of clients/test_kernel_readme.py.)
+A `console` block is a session: each line after `$ ` is a command, and what it says must be
+what is shown below it, but for answers of the model, times, and what is said on terminals
+only.  (Sessions whose prompt is `# ` are those of clients/test_kernel_readme.py.)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from ..engine.base import (
     Token,
     Usage,
 )
-from ..errors import Busy, Error, WorkerLost
+from ..errors import Busy, Error, NotSupported, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
@@ -96,6 +96,8 @@ class ClusterEngine:
     # -- Engine -------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> None:
+        if request.embed:
+            raise NotSupported("a cluster cannot embed: workers do, whose models differ")
         if not len(self._balancer):
             raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
         if len(self._tasks) >= self._queue:

@@ -100,6 +100,15 @@ class Conversation:
         self._one_shots.add(turn)
         return turn
 
+    def embed(self, data: bytes) -> Turn:
+        """The embedding of a text, as `ask`; nothing of the conversation is used.  One
+        trailing newline is dropped."""
+        self._check_admission()
+        turn = self._new_turn(decode(data.removesuffix(b"\n")), self._one_shot_over)
+        self._submit(turn, Request(turn.prompt, user=self.user, embed=True))
+        self._one_shots.add(turn)
+        return turn
+
     def cancel(self) -> None:
         """Stop the running turn; those queued behind it go on."""
         if self.running is not None:
@@ -175,6 +184,9 @@ class Conversation:
             user=self.user,
             answer=turn.given,
         )
+        self._submit(turn, request)
+
+    def _submit(self, turn: Turn, request: Request) -> None:
         self.limits.requests.take(1, self.user)
         try:
             self._engine.submit(request, turn)

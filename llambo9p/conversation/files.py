@@ -238,7 +238,8 @@ class TokensFile(StreamFile):
 
 
 class OpenData(OpenFile):
-    """Write a query, read its answer, on one fid: a cursor instead of offsets.
+    """Write a query, read its answer, on one fid: a cursor instead of offsets.  `ask` is
+    given the query.
 
     A Linux fd that wrote n bytes reads on from offset n and plan9port reads at 0
     every time; both get the answer from its start.  A blocked read that is flushed
@@ -246,10 +247,14 @@ class OpenData(OpenFile):
     the cursor: each byte goes to one of them.
     """
 
-    __slots__ = ("_conversation", "_cursor", "_query", "_turn")
+    __slots__ = ("_ask", "_conversation", "_cursor", "_name", "_query", "_turn")
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(
+        self, name: str, conversation: Conversation, ask: Callable[[bytes], Turn]
+    ) -> None:
+        self._name = name
         self._conversation = conversation
+        self._ask = ask
         self._query: Written | None = None
         """the query being written; None when the next write starts one"""
         self._turn: Turn | None = None
@@ -259,7 +264,7 @@ class OpenData(OpenFile):
         if self._query is None and data:
             self._stop()
             limit = self._conversation.limits.prompt_bytes
-            self._query = Written("data", limit, self._conversation)
+            self._query = Written(self._name, limit, self._conversation)
         if self._query is not None:
             with self._conversation.noting():
                 self._query.extend(data)
@@ -270,7 +275,7 @@ class OpenData(OpenFile):
             query, self._query = self._query, None
             self._cursor = 0
             with self._conversation.noting():
-                self._turn = self._conversation.ask(query.take())
+                self._turn = self._ask(query.take())
         turn = self._turn
         if turn is None:
             return b""
@@ -311,17 +316,29 @@ class OpenData(OpenFile):
 
 
 class DataFile(SyntheticFile):
-    __slots__ = ("_conversation",)
+    """What is written is a query, which `ask` makes a turn of the conversation; what is read
+    is its answer."""
 
-    def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
+    __slots__ = ("_ask", "_conversation")
+
+    def __init__(
+        self,
+        tree: Tree,
+        name: str,
+        conversation: Conversation,
+        ask: Callable[[bytes], Turn],
+    ) -> None:
         super().__init__(tree, name, 0o600)
         self._conversation = conversation
+        self._ask = ask
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if mode & 3 != c.ORDWR:
             with self._conversation.noting():
-                raise InvalidArgument("data must be opened for reading and writing (ORDWR)")
-        return OpenData(self._conversation)
+                raise InvalidArgument(
+                    f"{self.name} must be opened for reading and writing (ORDWR)"
+                )
+        return OpenData(self.name, self._conversation, self._ask)
 
 
 def ctl_commands(conversation: Conversation) -> Iterator[Command]:
@@ -368,7 +385,7 @@ def add_conversation_files(
     directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands, 0o600))
     directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
     directory.add(StreamFile(tree, "out", conversation, lambda turn: turn.stream))
-    directory.add(DataFile(tree, "data", conversation))
+    directory.add(DataFile(tree, "data", conversation, conversation.ask))
     directory.add(
         BufferedFile(
             tree,

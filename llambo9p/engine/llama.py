@@ -1,7 +1,8 @@
 """llama.cpp as a `Runner`: a model, and a context of many sequences over it.
 
 Owns the context and the batch's memory; the model is in `llama_model`, the samplers are in
-`llama_sampler`.  Only these files, whose names begin so, import llama_cpp.
+`llama_sampler`, embeddings have a context of their own in `llama_embedder`.  Only these
+files, whose names begin so, import llama_cpp.
 
 Exactness.  K is Q8_0 and V is F16: with llama.cpp's default (F16, F16) its attention
 kernel tiles and splits by the number of rows and cells, and logits change in the last
@@ -30,9 +31,21 @@ from llambo9p import errors
 from llambo9p.engine import llama_log, sampling
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
+from llambo9p.engine.llama_embedder import LlamaEmbedder
 from llambo9p.engine.llama_model import CELLS_PADDING, LlamaModel, padded
 from llambo9p.engine.llama_sampler import Candidates, Sampler
-from llambo9p.engine.runner import Copy, DecodeError, Op, Prompt, Remove, Save, SavedCells, Step
+from llambo9p.engine.runner import (
+    EMBED_CHUNK,
+    Copy,
+    DecodeError,
+    Embedding,
+    Op,
+    Prompt,
+    Remove,
+    Save,
+    SavedCells,
+    Step,
+)
 
 TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
@@ -85,6 +98,7 @@ class LlamaRunner:
         self._memory_limit = memory_limit
         self._types = (type_k, type_v)
         self._ctx: Any = None
+        self._embedder: LlamaEmbedder | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -100,6 +114,9 @@ class LlamaRunner:
         self._make_batch()
 
     def close(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
         if self._ctx is not None:
             lib.llama_free(self._ctx)
             self._ctx = None
@@ -178,6 +195,20 @@ class LlamaRunner:
 
     def is_eog(self, token: int) -> bool:
         return self.model.is_eog(token)
+
+    def embed(self, text: str) -> Embedding:
+        tokens = self.model.tokens_of(text, parse_special=False, n_ctx=self.n_ctx)
+        if not text or not tokens:
+            raise errors.InvalidArgument("there is no text to embed")
+        if len(tokens) > self.n_ctx:
+            raise errors.ContextOverflow(
+                f"the text has {len(tokens)} tokens, the context holds {self.n_ctx}"
+            )
+        if self._embedder is None:
+            self._embedder = LlamaEmbedder(
+                self.model, padded(self.n_ctx), EMBED_CHUNK, self.n_threads, self._types
+            )
+        return self._embedder.embed(tokens)
 
     # Decoding.
 

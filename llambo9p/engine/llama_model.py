@@ -167,14 +167,14 @@ class LlamaModel:
     def tokenize(self, prompt: Prompt, n_ctx: int) -> list[int]:
         """As `runner.Model.tokenize`, for a context of `n_ctx` tokens."""
         if isinstance(prompt, str):
-            tokens = self._tokens_for(prompt, n_ctx)
+            tokens = self.tokens_of(prompt, n_ctx=n_ctx)
         else:
             parts = chat.segments(prompt, self._render, self._special)
             bos = self._spelling(self._bos) if self._bos >= 0 else ""
             add_special = not (bos and parts and parts[0][0].startswith(bos))
             tokens = []
             for text, parse_special in parts:
-                tokens += self._tokens_for(text, n_ctx, add_special, parse_special)
+                tokens += self.tokens_of(text, add_special, parse_special, n_ctx)
                 add_special = False
         if not tokens and self._bos >= 0:
             tokens = [self._bos]
@@ -183,11 +183,21 @@ class LlamaModel:
         return tokens
 
     def tokens_of(
-        self, text: str, add_special: bool = True, parse_special: bool = True
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        n_ctx: int | None = None,
     ) -> list[int]:
         """llama_tokenize.  `add_special` adds what the model wants at the ends (BOS, EOS);
-        `parse_special` recognises special tokens in the text."""
+        `parse_special` recognises special tokens in the text.  Raises `ContextOverflow` for
+        a text that is certainly longer than `n_ctx` tokens."""
         data = text.encode(errors="replace")
+        if n_ctx is not None and len(data) > n_ctx * self._longest_piece:
+            # Not worth the time: some texts take llama.cpp seconds a megabyte.
+            raise errors.ContextOverflow(
+                f"the prompt has {len(data)} bytes, too many for a context of {n_ctx} tokens"
+            )
         tokens = np.empty(len(data) + 8, np.int32)
         at = tokens.ctypes.data_as(lib.llama_token_p)
         n = lib.llama_tokenize(
@@ -231,17 +241,6 @@ class LlamaModel:
     def is_eog(self, token: int) -> bool:
         """Whether the token ends the generation."""
         return token in self._eog
-
-    def _tokens_for(
-        self, text: str, n_ctx: int, add_special: bool = True, parse_special: bool = True
-    ) -> list[int]:
-        size = len(text.encode(errors="replace"))
-        if size > n_ctx * self._longest_piece:
-            # Not worth the time: some texts take llama.cpp seconds a megabyte.
-            raise errors.ContextOverflow(
-                f"the prompt has {size} bytes, too many for a context of {n_ctx} tokens"
-            )
-        return self.tokens_of(text, add_special, parse_special)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self._template is None:

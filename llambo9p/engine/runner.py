@@ -14,15 +14,24 @@ Rules that every runner keeps:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llambo9p import errors
 from llambo9p.engine.base import Logprobs, Message, ModelInfo, SamplingParams
 
 Prompt = tuple[Message, ...] | str
 """what `Request.prompt` is: a chat to render, or text to complete"""
+
+
+Embedding = Generator[int, None, NDArray[np.float32]]
+"""an embedding while it is made: the tokens that are left before each part, then itself"""
+EMBED_CHUNK = 32
+"""tokens of such a part"""
 
 
 class DecodeError(errors.Error):
@@ -156,3 +165,8 @@ class Runner(Model, Protocol):
 
     def run(self, step: Step) -> list[int]:
         """Decode; a token for each of `step.outputs`.  Raises `DecodeError`."""
+
+    def embed(self, text: str) -> Embedding:
+        """The text's embedding, of length 1, in parts of at most `EMBED_CHUNK` tokens; one at
+        a time.  Raises, at once or later, `InvalidArgument` for no text,
+        `ContextOverflow`, `ModelError` when the model cannot, `DecodeError`."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
-from llambo9p.engine.runner import Copy, DecodeError, Prompt, Remove, Save, Step
+from llambo9p.engine.runner import Copy, DecodeError, Embedding, Prompt, Remove, Save, Step
 
 EOG = 256
 ROLE_TOKENS = {"system": 257, "user": 258, "assistant": 259}
@@ -184,6 +184,9 @@ class SimulatedRunner:
             if script.next() != token:
                 raise errors.InvalidArgument(f"{token} is not what the script says here")
         return script
+
+    def embed(self, text: str) -> Embedding:
+        raise errors.ModelError("simulated: this model cannot embed")
 
     def run(self, step: Step) -> list[int]:
         self.steps.append(step)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Listener, Load, ModelInfo, Request, State
+from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
 
@@ -95,6 +96,7 @@ class DecodeThread:
         self._clock = clock
         self._scheduler: Scheduler | None = None
         """made when the model is loaded"""
+        self._embeddings = Embeddings(runner)
         self.slots = runner.n_seq if slots is None else slots
         self._max_queue = max_queue
         self._cache_ram = cache_ram
@@ -169,7 +171,8 @@ class DecodeThread:
             raise errors.Busy()
         live = _Live(listener, False, 0, 0)
         self._live[request] = live
-        self._account(live, _guess_tokens(request), request.params.max_tokens)
+        decode = 0 if request.embed else request.params.max_tokens
+        self._account(live, _guess_tokens(request), decode)
         self._mailbox.put(_Submit(request, self._clock()))
 
     def cancel(self, request: Request) -> None:
@@ -238,6 +241,7 @@ class DecodeThread:
                 self._publish()
                 if plan is not None:
                     self._execute(scheduler, plan)
+                self._embeddings.step(self._clock)
         except Exception as error:
             if not isinstance(error, errors.ModelError):
                 log.exception("the decode thread died")
@@ -277,14 +281,18 @@ class DecodeThread:
 
     def _read_mailbox(self, scheduler: Scheduler) -> bool:
         """Take in all messages, waiting for one when idle; False when told to stop."""
-        wait = scheduler.idle
+        wait = scheduler.idle and self._embeddings.idle
         if wait:
             self._publish()
         while wait or not self._mailbox.empty():
             wait = False
             match self._mailbox.get():
+                case _Submit(request, since) if request.embed:
+                    self._embeddings.submit(request, since)
                 case _Submit(request, since):
                     scheduler.submit(request, since)
+                case _Cancel(request) if request.embed:
+                    self._embeddings.cancel(request, self._clock())
                 case _Cancel(request):
                     scheduler.cancel(request, self._clock())
                 case _Forget(conversation):
@@ -312,7 +320,8 @@ class DecodeThread:
         scheduler.commit(plan, sampled, now, now - began)
 
     def _publish(self) -> None:
-        if self._scheduler is not None and (events := self._scheduler.events()):
+        scheduled = [] if self._scheduler is None else self._scheduler.events()
+        if events := scheduled + self._embeddings.events():
             self._post(self._deliver, events)
 
     def _post(self, call: Callable[..., object], *args: object) -> None:

@@ -1,4 +1,4 @@
-"""A worker: one conversation's files a user, `clone`, and verbs of its own.
+"""A worker: one conversation's files a user, `clone`, `embed`, and verbs of its own.
 
 Workers of a host share its engine and no state.  A `Worker` is itself an `Engine`
 in front of the host's: whatever is asked in its directory passes through it, so it
@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
-from ..conversation.files import add_conversation_files, ctl_commands
+from ..conversation.files import DataFile, add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
 from ..errors import Busy, WorkerLost
@@ -78,6 +78,7 @@ class Worker:
 
         add_conversation_files(directory, conversation, commands, status)
         directory.add(CloneFile(directory, converse))
+        directory.add(DataFile(directory.tree, "embed", conversation, conversation.embed))
 
     def drain(self) -> None:
         """Take no new prompts; those that were taken, queued ones too, go on."""

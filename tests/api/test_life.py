@@ -32,6 +32,7 @@ print(*sorted(name for name in dir() if name in llambo9p.__all__))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.split(), done.stderr) == (sorted(llambo9p.__all__), "")
+    assert llambo9p.__all__ == llambo9p.api.__all__
     with pytest.raises(AttributeError, match="module 'llambo9p' has no attribute 'Modle'"):
         llambo9p.Modle  # noqa: B018
 
@@ -133,7 +134,7 @@ def test_half_a_character_is_replaced(model: Model):
 def test_what_was_freed_says_so_and_may_be_freed_again():
     model = Model.load(default_model())
     ctx = Context(model, 256, 64, 1)
-    with pytest.raises(errors.Busy, match="1 contexts of it are not freed"):
+    with pytest.raises(errors.Busy, match="1 of its contexts are not freed"):
         model.free()
     assert ctx.infer(COUNT).text == " 6,"
     ctx.free()

@@ -42,10 +42,10 @@ def test_the_whole_tree_is_listed(mount: Mount, cluster: Served) -> None:
     lines = mount.sh("cd worker-0001; ls -l [a-z]*").splitlines()
     assert {line.split()[-1]: line.split()[0] for line in lines} == {
         "clone": "-rw-------", "ctl": "-rw-------", "data": "-rw-------",
-        "grammar": "-rw-------", "history": "-rw-------", "logprobs": "-r--------",
-        "out": "-r--------", "prompt": "-rw-------", "schema": "-rw-------",
-        "status": "-r--------", "system": "-rw-------", "tokens": "-rw-------",
-        "usage": "-r--------",
+        "embed": "-rw-------", "grammar": "-rw-------", "history": "-rw-------",
+        "logprobs": "-r--------", "out": "-r--------", "prompt": "-rw-------",
+        "schema": "-rw-------", "status": "-r--------", "system": "-rw-------",
+        "tokens": "-rw-------", "usage": "-r--------",
     }  # fmt: skip
 
 

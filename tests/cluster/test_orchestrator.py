@@ -10,9 +10,10 @@ import pytest
 from llambo9p.cluster.config import Cluster
 from llambo9p.engine.base import Listener, Request
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Error, NotFound
+from llambo9p.errors import Error, NotFound, NotSupported
 from llambo9p.p9 import constants as c
 from llambo9p.worker.worker import Worker
+from tests.engine.harness import Recorder
 from tests.files import until
 
 from .harness import cluster, simulated_host
@@ -221,6 +222,23 @@ def test_cloned_conversations_of_the_root_are_separate() -> None:
             assert "0" not in await files.ls("worker-0000")
             with pytest.raises(NotFound):
                 await files.read("0/out")
+
+    asyncio.run(run())
+
+
+def test_a_worker_embeds_and_the_cluster_does_not() -> None:
+    async def run() -> None:
+        async with cluster() as running, simulated_host() as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+            assert "embed" not in await files.ls()
+            async with await files.open("worker-0000/embed", c.ORDWR) as embed:
+                await embed.write(b"a text")
+                with pytest.raises(Error, match="simulated: this model cannot embed"):
+                    await embed.read_all()
+            engine = running.orchestrator._engine
+            with pytest.raises(NotSupported, match="a cluster cannot embed"):
+                engine.submit(Request("a text", embed=True), Recorder())
 
     asyncio.run(run())
 

@@ -16,6 +16,7 @@ from llambo9p.conversation.clone import CloneFile
 from llambo9p.conversation.conversation import Conversation
 from llambo9p.conversation.files import add_conversation_files, ctl_commands
 from llambo9p.conversation.limits import Limits
+from llambo9p.engine.runner import Runner
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.fs.ctl import Commands
@@ -33,7 +34,7 @@ class Served:
     """A tree that is served: its engine, and where."""
 
     engine: DecodeThread
-    runner: SimulatedRunner
+    runner: Runner
     server: Server
     address: Address
 
@@ -55,10 +56,11 @@ async def served(
     max_queue: int = 64,
     msize: int = c.DEFAULT_MSIZE,
     address: Address = ANYWHERE,
+    runner: Runner | None = None,
     **runner_options: Any,
 ) -> AsyncIterator[Served]:
     """Start the engine, serve what `attach` makes of it; stop both."""
-    runner = SimulatedRunner(gate=gate, **runner_options)
+    runner = runner or SimulatedRunner(gate=gate, **runner_options)
     engine = DecodeThread(runner, slots=slots, max_queue=max_queue)
     await engine.start()
     server = Server(attach(engine), limits=ServerLimits(p9.Limits(msize=msize)))
