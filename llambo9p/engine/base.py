@@ -199,7 +199,13 @@ class Load:
     pending_decode: int
     """upper bound of tokens still to be sampled"""
     steps: int = 0
-    """batches decoded since the start: calls of llama_decode"""
+    """since the start: batches decoded, calls of llama_decode, and"""
+    prompt_tokens: int = 0
+    """of requests that were answered,"""
+    cached_tokens: int = 0
+    """those of them that were in the KV cache,"""
+    generated_tokens: int = 0
+    """and of their answers"""
 
 
 class Engine(Protocol):

@@ -113,6 +113,9 @@ class DecodeThread:
         self._decode = 0
         self.steps = 0
         """calls of llama_decode so far"""
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._generated_tokens = 0
 
     # On the event loop.
 
@@ -162,6 +165,9 @@ class DecodeThread:
             pending_prefill=self._prefill,
             pending_decode=self._decode,
             steps=self.steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
         )
 
     def submit(self, request: Request, listener: Listener) -> None:
@@ -197,6 +203,7 @@ class DecodeThread:
         match event:
             case Tokens(_, text, tokens):
                 self._account(live, live.prefill, live.decode - len(tokens))
+                self._generated_tokens += len(tokens)
                 listener.tokens(text, tokens)
             case Progress(_, state, position, pending):
                 if state is not State.QUEUED:
@@ -205,6 +212,8 @@ class DecodeThread:
                     self._account(live, pending, live.decode)
                 listener.progress(state, position)
             case Finished(request, usage):
+                self._prompt_tokens += usage.prompt_tokens
+                self._cached_tokens += usage.cached_tokens
                 self._remove(request, live)
                 listener.done(usage)
             case Failed(request, error):

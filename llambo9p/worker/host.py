@@ -1,6 +1,6 @@
 """A host: the workers of one process, over one engine and one model.
 
-Its tree: `worker-XXXX/` directories, `ctl` (`grow N`, `shutdown`), `status`, and
+Its tree: `worker-XXXX/` directories, `ctl` (`grow N`, `shutdown`), `status`, `metrics`, and
 `workers`, a line for each worker that an orchestrator reads as a heartbeat.  A
 client may attach the whole tree or, by aname, one worker of it.
 
@@ -19,6 +19,7 @@ from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_numbe
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User
+from .metrics import Metrics
 from .worker import Worker
 
 MAX_WORKERS = 10_000
@@ -51,6 +52,7 @@ class Host:
         self._next = 0
         self._shutdown = shutdown
         self._limits = limits or Limits()
+        self._metrics = Metrics(lambda: engine.load, lambda: len(self.workers))
         self._tree = Tree(first=first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
         """each user's tree, by name"""
@@ -80,6 +82,7 @@ class Host:
         root.add(CtlFile(self._tree, "ctl", lambda: "", commands))
         root.add(TextFile(self._tree, "status", self.status_text))
         root.add(TextFile(self._tree, "workers", self.workers_text))
+        root.add(TextFile(self._tree, "metrics", self._metrics.text))
         for worker in self.workers.values():
             root.add(worker.directory(self._tree, user))
         self._roots[user.name] = user, root
@@ -147,6 +150,9 @@ class Host:
             f"pending_prefill {load.pending_prefill}\n"
             f"pending_decode {load.pending_decode}\n"
             f"steps {load.steps}\n"
+            f"prompt_tokens {load.prompt_tokens}\n"
+            f"cached_tokens {load.cached_tokens}\n"
+            f"generated_tokens {load.generated_tokens}\n"
         )
 
     def workers_text(self) -> str:

@@ -290,3 +290,47 @@ def test_what_answers_must_follow_goes_with_them_to_the_worker(
 
     monkeypatch.setattr(Worker, "submit", watched)
     asyncio.run(main())
+
+
+def test_tokens_and_logprobs_of_a_worker_are_those_of_the_orchestrator() -> None:
+    """And an answer goes on from tokens, which reach the worker with the prompt."""
+
+    async def run() -> None:
+        async with cluster() as running, simulated_host(2) as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}\nlogprobs 1")
+            answer = await files.ask("hello")
+            lines = "".join(f"{byte} {end}\n" for end, byte in enumerate(answer.encode(), 1))
+            assert await files.read("tokens") == lines
+            logprobs = (await files.read("logprobs")).splitlines()
+            assert bytes(json.loads(line)["id"] for line in logprobs).decode() == answer
+            await files.write("ctl", "reset")
+            await files.write("tokens", lines[: len(lines) // 2].rpartition("\n")[0])
+            given = lines[: len(lines) // 2].count("\n")
+            assert await files.ask("hello") == answer
+            assert await files.read("tokens") == lines
+            logprobs = (await files.read("logprobs")).splitlines()
+            assert bytes(json.loads(line)["id"] for line in logprobs).decode() == answer[given:]
+
+    asyncio.run(run())
+
+
+def test_tokens_come_while_the_answer_does() -> None:
+    async def run() -> None:
+        gate = Gate()
+        async with cluster() as running, simulated_host(1, gate=gate) as host:
+            files = running.files
+            await files.write("ctl", f"mount {host.address}")
+            await files.write("prompt", "hello")
+            for _ in range(3):
+                gate.allow()
+            tokens = await files.open("tokens")
+            seen = b""
+            while seen.count(b"\n") < 3:
+                seen += await tokens.read(len(seen))
+            assert seen == b"115 1\n105 2\n109 3\n"
+            await files.write("ctl", "cancel")
+            gate.open()
+            assert (await tokens.read_all()).startswith(seen)
+
+    asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
@@ -17,7 +18,7 @@ from .harness import hosting
 async def test_the_root_lists_the_workers():
     async with hosting(count=3, first=7) as place:
         assert await place.files.ls() == [
-            "ctl", "status", "workers", "worker-0007", "worker-0008", "worker-0009",
+            "ctl", "status", "workers", "metrics", "worker-0007", "worker-0008", "worker-0009",
         ]  # fmt: skip
         assert await place.files.ls() == await place.files.ls("worker-0008/..")
 
@@ -123,3 +124,23 @@ async def test_status_tells_of_the_engine():
             "0"
         ] * 4
         assert int(status["steps"]) == place.engine.steps > 100
+
+
+@story
+async def test_metrics_are_prometheus_text_and_tell_what_the_cache_saved():
+    async with hosting(count=2, slots=1) as place:
+        for asked in ("first", "second"):
+            await place.files.ask(asked, "worker-0000")
+        usage = await place.files.attrs("worker-0000/usage")
+        text = await place.files.read("metrics")
+        assert '# TYPE llambo_cache_hit_ratio gauge' in text
+        families = {f.name: f for f in text_string_to_metric_families(text)}
+        value = {sample.name: sample.value for f in families.values() for sample in f.samples}
+        assert families["llambo_prompt_tokens"].type == "counter"
+        cached = int(usage["cached_tokens"])
+        assert value["llambo_cached_tokens_total"] == cached > 0
+        prompts = value["llambo_prompt_tokens_total"]
+        assert prompts > int(usage["prompt_tokens"]) > cached
+        assert value["llambo_cache_hit_ratio"] == cached / prompts
+        assert value["llambo_generated_tokens_total"] == len("simulated: firstsimulated: second")
+        assert (value["llambo_workers"], value["llambo_slots"]) == (2, 1)
