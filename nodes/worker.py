@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.engine import gguf
+from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
-from llambo9p.errors import Busy, ModelError
+from llambo9p.errors import Busy
 from llambo9p.fs.file import File
 from llambo9p.fs.user import User
 from llambo9p.net.server import Server
@@ -47,7 +47,13 @@ do over one"""
 @click.option("--slots", default=16, show_default=True, help="Sequences decoded at once.")
 @click.option("--context", default=512, show_default=True, help="Tokens of a sequence.")
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
-@click.option("--memory", type=int, help="Bytes that one worker's KV cache may use.")
+@click.option(
+    "--memory",
+    "bytes_each",
+    type=int,
+    help="Bytes of KV cache that each worker may use; of COUNT x as many there are as many slots "
+    "as fit.  [default: no limit]",
+)
 @click.option(
     "--config",
     "config_path",
@@ -66,7 +72,7 @@ def main(
     slots: int,
     context: int,
     threads: int | None,
-    memory: int | None,
+    bytes_each: int | None,
     config_path: Path | None,
     insecure: bool,
     trace: bool,
@@ -79,7 +85,8 @@ def main(
         address = process.listen_address(listen, config.security, insecure)
         if exit_with_stdin:
             _stop_at_eof(stop)
-        runner = _runner(model, context, slots, threads)
+        budget = (count, bytes_each) if bytes_each is not None else None
+        runner = _runner(model, context, slots, threads, budget)
         engine = DecodeThread(runner, max_queue=config.limits.queue)
         host: Host | None = None
 
@@ -105,7 +112,6 @@ def main(
             await _until(stop, engine.start(_print_progress))
             if stop.is_set():
                 return
-            _check_memory(runner, memory)
             host = Host(
                 engine,
                 engine.info,
@@ -125,27 +131,22 @@ def main(
     process.run("llambo-worker", serve)
 
 
-def _runner(model: str, context: int, slots: int, threads: int | None) -> Runner:
+def _runner(
+    model: str, context: int, slots: int, threads: int | None, budget: tuple[int, int] | None
+) -> Runner:
+    """`budget` is how many workers pay for the KV cache, and with how many bytes each."""
     if model == "simulated":
         from llambo9p.engine.simulated import SimulatedRunner
 
         return SimulatedRunner(n_ctx=context, n_seq=slots)
     path = gguf.default_model() if model == "default" else Path(model)
-    gguf.check(path)
-    from llambo9p.engine.llama import LlamaRunner  # loads llama.cpp
+    header = gguf.read(path)
+    from llambo9p.engine import llama  # loads llama.cpp
 
-    return LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
-
-
-def _check_memory(runner: Runner, memory: int | None) -> None:
-    if memory is None:
-        return
-    kv = runner.kv_bytes(runner.n_ctx)
-    if kv > memory:
-        raise ModelError(
-            f"{runner.info.name}: the KV cache of a worker with {runner.n_ctx} tokens takes "
-            f"{kv / 2**20:.1f} MB, its memory is {memory / 2**20:.1f} MB"
-        )
+    if budget is not None:
+        cache = memory.Cache(context, llama.TYPE_K, llama.TYPE_V)
+        slots = memory.slots(header, path, cache, slots, *budget)
+    return llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
 
 
 def _print_progress(fraction: float) -> None:

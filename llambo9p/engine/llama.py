@@ -24,6 +24,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,16 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import chat, gbnf, gguf, sampling
+from llambo9p.engine import chat, gbnf, gguf, machine, memory, sampling
 from llambo9p.engine.base import ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
 
 TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
-TYPE_BYTES = {lib.GGML_TYPE_F16: 2.0, lib.GGML_TYPE_Q8_0: 34 / 32, lib.GGML_TYPE_F32: 4.0}
-"""bytes of one value"""
 PENALTY_LAST_N = 64
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
-CELLS_PADDING = 256
-"""llama.cpp rounds the cells of a sequence up to a multiple of this"""
-MIB = 1024 * 1024
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
 _LOG_LEVEL_ERROR = 4
@@ -193,7 +189,8 @@ def _from_schema(schema: str) -> str:
 class LlamaRunner:
     """A GGUF model with `n_seq` KV sequences of `n_ctx` cells each.
 
-    `memory_limit` (bytes) bounds weights and KV cache; `load` refuses beyond it.
+    `memory_limit` (bytes; by default what the machine has available) bounds all that it
+    takes; `load` refuses beyond it, before it reads the weights.
     """
 
     def __init__(
@@ -216,9 +213,9 @@ class LlamaRunner:
         self.n_ctx = n_ctx
         self.n_seq = n_seq
         self.prefill_chunk = max(prefill_chunk, n_seq)
-        self.n_threads = n_threads or len(os.sched_getaffinity(0))
+        self.n_threads = n_threads or machine.usable_cores()
         self._memory_limit = memory_limit
-        self._types = (type_k, type_v)
+        self._cache = memory.Cache(n_ctx, type_k, type_v)
         self._model: Any = None
         self._ctx: Any = None
         self._info: ModelInfo | None = None
@@ -233,7 +230,8 @@ class LlamaRunner:
     # Loading.
 
     def load(self, progress: Callable[[float], bool]) -> None:
-        gguf.check(self.path)
+        self._header = gguf.read(self.path)
+        self._check_size()
         lib.llama_log_set(_log_callback, None)
         _log_lines.clear()
         lib.llama_backend_init()
@@ -253,25 +251,17 @@ class LlamaRunner:
 
     def kv_bytes(self, n_ctx: int) -> int:
         """Bytes of the KV cache of one sequence of `n_ctx` cells."""
-        model = self._model
-        heads = lib.llama_model_n_head_kv(model)
-        width = lib.llama_model_n_embd(model) // lib.llama_model_n_head(model)
-        arch = self._meta("general.architecture")
-        key = int(self._meta(f"{arch}.attention.key_length") or width)
-        value = int(self._meta(f"{arch}.attention.value_length") or width)
-        type_k, type_v = self._types
-        cell = heads * (key * TYPE_BYTES[type_k] + value * TYPE_BYTES[type_v])
-        return int(_padded(n_ctx) * cell * lib.llama_model_n_layer(model))
+        return replace(self._cache, n_ctx=n_ctx).bytes(self._header)
 
-    @property
-    def memory(self) -> str:
-        """The arithmetic of weights and KV cache, for people."""
-        weights, kv = self.info.size, self.kv_bytes(self.n_ctx)
-        total = weights + self.n_seq * kv
-        return (
-            f"weights {weights / MIB:.0f} MiB + {self.n_seq} sequences x {self.n_ctx} tokens "
-            f"x {kv / _padded(self.n_ctx) / 1024:.1f} KiB = {total / MIB:.0f} MiB"
-        )
+    def _check_size(self) -> None:
+        if self.n_ctx > self._header.context:
+            raise errors.ModelError(
+                f"{self.path}: a context of {self.n_ctx} tokens is asked for, "
+                f"the model was trained for {self._header.context}"
+            )
+        available = self._memory_limit or machine.available_memory()
+        n_batch = self.n_seq + self.prefill_chunk
+        memory.check(self._header, self.path, self._cache, self.n_seq, n_batch, available)
 
     def _load_model(self, progress: Callable[[float], bool]) -> None:
         params = lib.llama_model_default_params()
@@ -292,12 +282,6 @@ class LlamaRunner:
 
     def _check_model(self) -> None:
         model = self._model
-        trained = lib.llama_model_n_ctx_train(model)
-        if self.n_ctx > trained:
-            raise errors.ModelError(
-                f"{self.path}: a context of {self.n_ctx} tokens is asked for, "
-                f"the model was trained for {trained}"
-            )
         if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
             raise errors.ModelError(f"{self.path}: not a decoder-only model")
         if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
@@ -313,17 +297,11 @@ class LlamaRunner:
             path=str(self.path),
             size=lib.llama_model_size(model),
             n_params=lib.llama_model_n_params(model),
-            n_ctx_train=trained,
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
             n_vocab=lib.llama_vocab_n_tokens(self._vocab),
             description=description.value.decode(errors="replace"),
             has_chat_template=template is not None,
         )
-        needed = self.info.size + self.n_seq * self.kv_bytes(self.n_ctx)
-        if self._memory_limit is not None and needed > self._memory_limit:
-            raise errors.ModelError(
-                f"{self.path}: {self.memory}, more than the limit of "
-                f"{self._memory_limit / MIB:.0f} MiB"
-            )
 
     def _read_vocab(self) -> None:
         vocab = self._vocab
@@ -340,11 +318,11 @@ class LlamaRunner:
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
         params.n_seq_max = self.n_seq
-        params.n_ctx = _padded(self.n_ctx) * self.n_seq
+        params.n_ctx = memory.padded(self.n_ctx) * self.n_seq
         params.n_batch = params.n_ubatch = self.n_seq + self.prefill_chunk
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.type_k, params.type_v = self._types
+        params.type_k, params.type_v = self._cache.type_k, self._cache.type_v
         params.kv_unified = False
         params.no_perf = True
         self._ctx = lib.llama_init_from_model(self._model, params)
@@ -444,11 +422,6 @@ class LlamaRunner:
         text: bytes = lib.llama_vocab_get_text(self._vocab, token)
         return text.decode(errors="replace")
 
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
-
     # Decoding.
 
     def run(self, step: Step) -> list[int]:
@@ -499,7 +472,3 @@ class LlamaRunner:
     def _check_sequences(self, *ids: int) -> None:
         if len(set(ids)) < len(ids) or not all(0 <= i < self.n_seq for i in ids):
             raise DecodeError(f"no such sequences: {ids}")
-
-
-def _padded(n_ctx: int) -> int:
-    return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING
