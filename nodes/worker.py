@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
+from llambo9p.cluster import launch
 from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
@@ -128,7 +129,7 @@ def main(
             await server.close()
             await engine.stop()
 
-    process.run("llambo-worker", serve)
+    process.run(launch.PROGRAM, serve)
 
 
 def _runner(

@@ -84,7 +84,7 @@ class Resources(_Section):
 
     cpu: Cores = 1.0
     memory: Memory = 128 * 2**20
-    """bounds its KV cache; weights and runtime are charged once a host"""
+    """that it pays for its host's KV cache; weights and runtime are charged once a host"""
     model: Annotated[str, AfterValidator(_parse_model)] = "default"
     """a name in `models/`, of which `default` is the bundled SmolLM2; the path of a GGUF file,
     which ends in .gguf or has a / in it; or `simulated`"""

@@ -23,6 +23,8 @@ from ..errors import Error, ModelError
 from ..net.address import Address, parse
 from .config import Limits, NodeType
 
+PROGRAM = "llambo-worker"
+"""what a host calls itself at the start of each line of its log"""
 _STOP_S = 5.0
 """how long a host may take to stop by itself"""
 
@@ -93,7 +95,9 @@ class LocalHost:
         await self._log_task
         if code < 0:
             raise ModelError(f"loading {model} crashed llama.cpp: {self._crash(-code)}")
-        raise Error(self._log[-1] if self._log else f"host ended with {code}")
+        if not self._log:
+            raise Error(f"host ended with {code}")
+        raise Error(self._log[-1].removeprefix(f"{PROGRAM}: "))
 
     async def _read_log(self) -> None:
         assert self.process.stderr is not None

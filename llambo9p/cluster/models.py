@@ -168,11 +168,18 @@ def _files(top: Path, unread: list[Model]) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_directory(entry):
                 below.append((directory / entry.name, depth + 1))
             elif entry.name.lower().endswith(".gguf"):
                 yield directory / entry.name
         directories += reversed(below)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that goes in a circle
+        return False
 
 
 def _unread(directory: Path, why: str) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from llambo9p.errors import Error, ModelError, NotFound
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from tests.engine.test_gguf import model
-from tests.files import Files, story
+from tests.files import Files, story, turns_of_the_loop
 
 from .harness import cluster
 
@@ -87,6 +88,7 @@ async def test_what_is_no_model_is_listed_with_the_reason(tmp_path):
     put(tmp_path, ".hidden.gguf")
     put(tmp_path, ".hidden/x.gguf")
     (tmp_path / "dangling.gguf").symlink_to("nowhere")
+    (tmp_path / "circle.gguf").symlink_to("circle.gguf")
     os.mkfifo(tmp_path / "fifo.gguf")
     async with serving(tmp_path, tmp_path / "none") as files:
         none = f"{tmp_path}/none".strip("/").replace("/", "-")
@@ -94,6 +96,7 @@ async def test_what_is_no_model_is_listed_with_the_reason(tmp_path):
             "garbage": f"{tmp_path}/garbage.gguf: not a GGUF file (it begins with b'garb')",
             "half": "it is not complete",
             "dangling": "No such file or directory",
+            "circle": "Too many levels of symbolic links",
             "fifo": "not a regular file",
             none: "No such file or directory",
         }
@@ -179,3 +182,20 @@ async def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
     os.utime(path, ns=(5, 5))
     await models.found()
     assert reads.count(path) == 2
+
+
+@story
+async def test_a_crowd_that_looks_at_once_searches_twice_at_most():
+    class Counting(Models):
+        searches = 0
+
+        def _search(self) -> dict[str, module.Model]:
+            self.searches += 1
+            return super()._search()
+
+    models = Counting()
+    first = asyncio.create_task(models.found())
+    await turns_of_the_loop()
+    crowd = await asyncio.gather(*(models.found() for _ in range(100)))
+    assert models.searches <= 2
+    assert [list(found) for found in (await first, *crowd)] == [["default"]] * 101
