@@ -44,10 +44,10 @@ MAX_KEY = 1 << 16
 MAX_NAME = 64
 """bytes of a tensor's name, GGML_MAX_NAME"""
 MAX_DIMS = 4
+MAX_LAYERS = 512
+"""LLAMA_MAX_LAYERS: llama.cpp aborts beyond it"""
 KEPT_STRING = 256
 """bytes of a value that is kept; of a longer one only the key is"""
-KEPT_ARRAY = 1024
-"""numbers of an array that is kept, of those that are"""
 
 _NUMBERS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
@@ -170,6 +170,8 @@ def read(path: Path) -> Header:
 def _cell(file: _File, architecture: str) -> tuple[int, int]:
     """`Header.cell`."""
     layers = file.number(f"{architecture}.block_count", 0)
+    if not 1 <= layers <= MAX_LAYERS:
+        file.bad(f"{architecture}.block_count is {layers}, not 1 to {MAX_LAYERS}")
     heads = file.heads(f"{architecture}.attention.head_count", layers)
     heads_kv = file.heads(f"{architecture}.attention.head_count_kv", layers) or heads
     first = heads[0] if heads else 0
@@ -226,7 +228,7 @@ class _File:
         value = self.values.get(key, ())
         if isinstance(value, tuple):
             return value
-        return (self.number(key, 0),) * min(layers, KEPT_ARRAY)
+        return (self.number(key, 0),) * layers
 
     def text(self, key: str) -> str:
         value = self.values.get(key, "")
@@ -276,7 +278,7 @@ class _File:
             self.bad(f"{key[:80]!r} is an array of the unknown type {kind}")
         else:
             size = struct.calcsize(_NUMBERS[kind])
-            if ".attention.head_count" in key and count <= KEPT_ARRAY:
+            if ".attention.head_count" in key and count <= MAX_LAYERS:
                 numbers = struct.iter_unpack(_NUMBERS[kind], reader.bytes(count * size))
                 self.values[key] = tuple(int(number) for (number,) in numbers)
             else:

@@ -38,7 +38,7 @@ from llambo9p import errors
 from llambo9p.engine import chat, gbnf, gguf, machine, memory, sampling
 from llambo9p.engine.base import ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
-from llambo9p.engine.runner import Copy, DecodeError, Prompt, Step
+from llambo9p.engine.runner import Copy, DecodeError, Output, Prompt, Step
 
 TYPE_K = lib.GGML_TYPE_Q8_0
 TYPE_V = lib.GGML_TYPE_F16
@@ -240,6 +240,7 @@ class LlamaRunner:
         self._read_vocab()
         self._make_context()
         self._make_batch()
+        self._try()
 
     def close(self) -> None:
         if self._ctx is not None:
@@ -341,6 +342,15 @@ class LlamaRunner:
         batch.logits = ctypes.cast(rows.logits.ctypes.data, ctypes.POINTER(ctypes.c_int8))
         self._rows, self._batch = rows, batch
         self._candidates = Candidates(self.info.n_vocab)
+
+    def _try(self) -> None:
+        """Decode one token, so that a model with which that cannot be done is refused now."""
+        token = max(self._bos, 0)
+        try:
+            self.run(Step([], [token], [0], [0], [Output(0, None)]))
+        except DecodeError as error:
+            raise errors.ModelError(f"{self.path}: {error}") from None
+        lib.llama_memory_clear(self._memory, False)
 
     # Text.
 

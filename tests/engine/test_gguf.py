@@ -197,6 +197,8 @@ def test_the_kv_cache_of_a_sequence(read) -> None:
         (model({"general.architecture": "clip"}), "no clip.context_length: no language model"),
         (model({"llama.context_length": struct.pack("<If", F32, 8)}), "context_length is 8.0"),
         (model({"llama.context_length": 1 << 31}), "llama.context_length is 2147483648"),
+        (model({"llama.block_count": 0}), "llama.block_count is 0, not 1 to 512"),
+        (model({"llama.block_count": 513}), "llama.block_count is 513, not 1 to 512"),
         (model({"general.alignment": 24}), "general.alignment is 24"),
         (model({"general.alignment": 0}), "general.alignment is 0"),
         (model({"x": struct.pack("<I", 13)}), "'x' is of the unknown type 13"),

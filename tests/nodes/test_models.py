@@ -4,7 +4,9 @@ loaded, which never disturbs a host that runs."""
 from __future__ import annotations
 
 import contextlib
+import math
 import random
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.engine import gguf
 from llambo9p.errors import Error
 from tests.cluster.harness import RunningCluster, cluster
-from tests.engine.test_gguf import F16, model, string, tensor
+from tests.engine.test_gguf import F16, F32, model, string, tensor
 from tests.files import story
 
 DEFAULT = gguf.default_model()
@@ -125,6 +127,26 @@ async def test_slots_follow_the_workers_memory() -> None:
         assert (await running.files.attrs("nodes/worker-0001"))["capacity"] == "6"
         for number in (1, 2, 3):
             await running.files.write("ctl", f"unmount worker-{number:04d}")
+
+
+def with_float(key: str, value: float) -> bytes:
+    """The bundled model with one of its numbers changed."""
+    data = bytearray(DEFAULT.read_bytes())
+    at = data.index(string(key)) + len(string(key))
+    struct.pack_into("<If", data, at, F32, value)
+    return bytes(data)
+
+
+@pytest.mark.timeout(60)
+@story
+async def test_a_model_that_loads_and_cannot_decode_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    async with beside_a_running_host(types(bad=str(path))) as running:
+        path.write_bytes(with_float("llama.rope.freq_base", math.nan))
+        said = await refusal(running)
+        assert said == f"{path}: the model computed logits that are not numbers"
+        path.write_bytes(with_float("llama.attention.layer_norm_rms_epsilon", -1.0))
+        assert f"loading {path} crashed llama.cpp: SIGABRT: ops.cpp:" in await refusal(running)
 
 
 @pytest.mark.timeout(60)
