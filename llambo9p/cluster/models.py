@@ -115,8 +115,9 @@ class Models:
         with contextlib.suppress(ModelError):
             seen["default"] = [gguf.default_model()]
         unread: list[Model] = []
+        visited: set[tuple[int, int]] = set()
         for directory in self._directories:
-            for path in _files(directory, unread):
+            for path in _files(directory, visited, unread):
                 seen.setdefault(_shown(path.stem), []).append(path)
         headers, self._headers = self._headers, {}
         models = [self._model(name, paths, headers) for name, paths in seen.items()]
@@ -142,27 +143,29 @@ class Models:
         return Model(name, paths, header)
 
 
-def _files(top: Path, unread: list[Model]) -> Iterator[Path]:
-    """The GGUF files below a directory, by name; what is not looked into goes to `unread`."""
-    seen: set[tuple[int, int]] = set()
+def _files(top: Path, visited: set[tuple[int, int]], unread: list[Model]) -> Iterator[Path]:
+    """The GGUF files below a directory, by name.  A directory that was `visited`, by a link or
+    from another top, is not looked into again; those that cannot be go to `unread`."""
     looked = 0
     directories = [(top, 0)]
     while directories:
         directory, depth = directories.pop()
         try:
             status = directory.stat()
-            if (status.st_dev, status.st_ino) in seen:  # by a link
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            visited.add((status.st_dev, status.st_ino))
             with os.scandir(directory) as scan:
                 entries = sorted(itertools.islice(scan, ENTRIES), key=lambda entry: entry.name)
         except OSError as error:
             unread.append(_unread(directory, error.strerror or str(error)))
             continue
         looked += len(entries)
-        if looked >= ENTRIES or depth > DEPTH:
-            limit = f"{ENTRIES} files" if looked >= ENTRIES else f"{DEPTH} directories"
-            unread.append(_unread(directory, f"more than {limit} below $LLAMBO_MODELS"))
+        if looked >= ENTRIES:
+            unread.append(_unread(top, f"more than {ENTRIES} files below it: some were not seen"))
+            return
+        if depth > DEPTH:
+            unread.append(_unread(directory, f"more than {DEPTH} directories below {top}"))
             continue
         below = []
         for entry in entries:
@@ -209,10 +212,10 @@ class ModelsDirectory(SyntheticFile):
 
     async def files(self) -> dict[str, ModelFile]:
         """Those there are now; one that was there before is the same file."""
-        before = self._files
+        found = await self._models.found()
         self._files = {
-            name: before.get(name) or ModelFile(self.tree, name, self._models)
-            for name in await self._models.found()
+            name: self._files.get(name) or ModelFile(self.tree, name, self._models)
+            for name in found
         }
         return self._files
 

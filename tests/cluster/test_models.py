@@ -66,6 +66,10 @@ async def test_the_listing_is_what_is_there_now(tmp_path):
         (entry,) = [e for e in await files.entries("models") if e.name == "one"]
         fid, reply = await files.walk("models/one")
         assert reply.wqid[-1] == entry.qid
+        put(tmp_path, "two.gguf")
+        walks = await asyncio.gather(*(files.walk("models/two") for _ in range(5)))
+        assert len({reply.wqid for _, reply in walks}) == 1
+        (tmp_path / "two.gguf").unlink()
         put(tmp_path, "one.gguf", model({"llama.context_length": 99}))
         os.utime(path, ns=(1, 1))
         assert (await files.attrs("models/one"))["context"] == "99"
@@ -155,13 +159,14 @@ async def test_links_and_depth_and_number_are_bounded(tmp_path, monkeypatch):
     (tmp_path / "other").symlink_to(tmp_path / "real")
     deep = tmp_path.joinpath(*"abcdefghij")
     put(deep, "deep.gguf")
-    found = await Models([tmp_path]).found()
+    found = await Models([tmp_path, tmp_path / "real"]).found()
     assert found["linked"].error == ""
     (error,) = [model.error for model in found.values() if model.error]
-    assert error == "more than 8 directories below $LLAMBO_MODELS"
-    monkeypatch.setattr(module, "ENTRIES", 3)
-    errors = [model.error for model in (await Models([tmp_path]).found()).values() if model.error]
-    assert "more than 3 files below $LLAMBO_MODELS" in errors
+    assert error == f"more than 8 directories below {tmp_path}"
+    monkeypatch.setattr(module, "ENTRIES", 4)
+    found = await Models([tmp_path]).found()
+    (error,) = [model.error for model in found.values() if model.error]
+    assert error == "more than 4 files below it: some were not seen"
 
 
 @story
