@@ -54,6 +54,7 @@ _NUMBERS = {
     12: "<d",
 }  # fmt: skip
 """type of a value -> its struct format"""
+_FLOATS = (6, 12)
 _STRING, _ARRAY = 8, 9
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
@@ -218,8 +219,10 @@ class _File:
     # What the values are.
 
     def number(self, key: str, default: int) -> int:
-        value = self.values.get(key, default)
-        if type(value) is not int or not -1 <= value < 1 << 31:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if type(value) is not int or not 0 <= value < 1 << 31:
             self.bad(f"{key} is {value!r}")
         return value
 
@@ -227,6 +230,8 @@ class _File:
         """A number for each layer, given as one for all or as an array; or nothing."""
         value = self.values.get(key, ())
         if isinstance(value, tuple):
+            if min(value, default=0) < 0:
+                self.bad(f"{key} has {min(value)} in it")
             return value
         return (self.number(key, 0),) * layers
 
@@ -278,9 +283,9 @@ class _File:
             self.bad(f"{key[:80]!r} is an array of the unknown type {kind}")
         else:
             size = struct.calcsize(_NUMBERS[kind])
-            if ".attention.head_count" in key and count <= MAX_LAYERS:
+            if ".attention.head_count" in key and kind not in _FLOATS and count <= MAX_LAYERS:
                 numbers = struct.iter_unpack(_NUMBERS[kind], reader.bytes(count * size))
-                self.values[key] = tuple(int(number) for (number,) in numbers)
+                self.values[key] = tuple(number for (number,) in numbers)
             else:
                 reader.skip(count * size)
 

@@ -21,7 +21,7 @@ import pytest
 from llambo9p.engine import gguf
 from llambo9p.errors import ModelError
 
-U8, U32, F32, STRING, ARRAY, U64 = 0, 4, 6, 8, 9, 10
+U8, U32, I32, F32, STRING, ARRAY, U64 = 0, 4, 5, 6, 8, 9, 10
 F16, Q8_0 = 1, 8
 
 
@@ -167,6 +167,7 @@ def test_a_small_model(read, version) -> None:
             {"llama.attention.head_count_kv": array(U32, 2, struct.pack("<2I", 3, 0))},
             {"cell": (3 * 16, 3 * 16)},
         ),
+        ({"llama.attention.head_count_kv": array(F32, 1, bytes(4))}, {"cell": (2 * 64, 2 * 64)}),
         ({"llama.attention.head_count": 0}, {"cell": (0, 0)}),
         ({"llama.context_length": struct.pack("<IQ", U64, 99)}, {"context": 99}),
         ({"general.alignment": 64}, {"parameters": 101}),
@@ -199,6 +200,11 @@ def test_the_kv_cache_of_a_sequence(read) -> None:
         (model({"llama.context_length": 1 << 31}), "llama.context_length is 2147483648"),
         (model({"llama.block_count": 0}), "llama.block_count is 0, not 1 to 512"),
         (model({"llama.block_count": 513}), "llama.block_count is 513, not 1 to 512"),
+        (model({"llama.context_length": struct.pack("<Ii", I32, -1)}), "context_length is -1"),
+        (
+            model({"llama.attention.head_count_kv": array(I32, 2, struct.pack("<2i", 1, -2))}),
+            "llama.attention.head_count_kv has -2 in it",
+        ),
         (model({"general.alignment": 24}), "general.alignment is 24"),
         (model({"general.alignment": 0}), "general.alignment is 0"),
         (model({"x": struct.pack("<I", 13)}), "'x' is of the unknown type 13"),
