@@ -58,6 +58,7 @@ def main(
             process.conversation_limits(config.limits),
             tls,
             process.first_path(),
+            _model_directories(),
         )
         server = Server(
             orchestrator.attach,
@@ -80,6 +81,12 @@ def main(
             await server.close()
 
     process.run("llambo-orchestrator", serve)
+
+
+def _model_directories() -> list[Path]:
+    """$LLAMBO_MODELS, absolute: the working directory will be another."""
+    directories = os.environ.get("LLAMBO_MODELS", "").split(":")
+    return [Path(directory).absolute() for directory in directories if directory]
 
 
 if __name__ == "__main__":

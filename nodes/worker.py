@@ -16,10 +16,11 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.engine import gguf
+from llambo9p.cluster import launch
+from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
-from llambo9p.errors import Busy, ModelError
+from llambo9p.errors import Busy
 from llambo9p.fs.file import File
 from llambo9p.fs.user import User
 from llambo9p.net.server import Server
@@ -53,7 +54,13 @@ do over one"""
     show_default=True,
     help="Bytes for KV caches of conversations that lost their sequence to others.",
 )
-@click.option("--memory", type=int, help="Bytes that one worker's KV cache may use.")
+@click.option(
+    "--memory",
+    "bytes_each",
+    type=int,
+    help="Bytes of KV cache that each worker may use; of COUNT x as many there are as many slots "
+    "as fit.  [default: no limit]",
+)
 @click.option(
     "--config",
     "config_path",
@@ -73,7 +80,7 @@ def main(
     context: int,
     threads: int | None,
     cache_ram: int,
-    memory: int | None,
+    bytes_each: int | None,
     config_path: Path | None,
     insecure: bool,
     trace: bool,
@@ -86,8 +93,9 @@ def main(
         address = process.listen_address(listen, config.security, insecure)
         if exit_with_stdin:
             _stop_at_eof(stop)
-        runner = _runner(model, context, slots, threads)
-        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=cache_ram)
+        budget = (count, bytes_each) if bytes_each is not None else None
+        runner, ram = _runner(model, context, slots, threads, budget, cache_ram)
+        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=ram)
         host: Host | None = None
 
         def attach(user: User, aname: str) -> File:
@@ -112,7 +120,6 @@ def main(
             await _until(stop, engine.start(_print_progress))
             if stop.is_set():
                 return
-            _check_memory(runner, memory)
             host = Host(
                 engine,
                 engine.info,
@@ -129,30 +136,32 @@ def main(
             await server.close()
             await engine.stop()
 
-    process.run("llambo-worker", serve)
+    process.run(launch.PROGRAM, serve)
 
 
-def _runner(model: str, context: int, slots: int, threads: int | None) -> Runner:
+def _runner(
+    model: str,
+    context: int,
+    slots: int,
+    threads: int | None,
+    budget: tuple[int, int] | None,
+    cache_ram: int,
+) -> tuple[Runner, int]:
+    """And the bytes of `cache_ram` that it may have.  `budget` is how many workers pay for the
+    KV cache, and with how many bytes each."""
     if model == "simulated":
         from llambo9p.engine.simulated import SimulatedRunner
 
-        return SimulatedRunner(n_ctx=context, n_seq=slots)
+        return SimulatedRunner(n_ctx=context, n_seq=slots), cache_ram
     path = gguf.default_model() if model == "default" else Path(model)
-    gguf.check(path)
-    from llambo9p.engine.llama import LlamaRunner  # loads llama.cpp
+    header = gguf.read(path)
+    from llambo9p.engine import llama  # loads llama.cpp
 
-    return LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
-
-
-def _check_memory(runner: Runner, memory: int | None) -> None:
-    if memory is None:
-        return
-    kv = runner.kv_bytes(runner.n_ctx)
-    if kv > memory:
-        raise ModelError(
-            f"{runner.info.name}: the KV cache of a worker with {runner.n_ctx} tokens takes "
-            f"{kv / 2**20:.1f} MB, its memory is {memory / 2**20:.1f} MB"
-        )
+    if budget is not None:
+        cache = memory.Cache(context, llama.TYPE_K, llama.TYPE_V)
+        slots = memory.slots(header, path, cache, slots, *budget)
+        cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
+    return llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads), cache_ram
 
 
 def _print_progress(fraction: float) -> None:

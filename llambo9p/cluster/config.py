@@ -26,6 +26,9 @@ from pydantic import (
 from ..errors import InvalidArgument
 from ..net import address
 
+SIMULATED = "simulated"
+"""the `model` of an engine that has none"""
+
 _UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 
@@ -54,6 +57,12 @@ def _parse_address(value: str) -> str:
         raise ValueError(str(e)) from None
 
 
+def _parse_model(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("must be the name or path of a model")
+    return value
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -75,9 +84,10 @@ class Resources(_Section):
 
     cpu: Cores = 1.0
     memory: Memory = 128 * 2**20
-    """bounds its KV cache; weights and runtime are charged once a host"""
-    model: str = "default"
-    """`default` is the bundled SmolLM2; otherwise the path of a GGUF file"""
+    """that it pays for its host's KV cache; weights and runtime are charged once a host"""
+    model: Annotated[str, AfterValidator(_parse_model)] = "default"
+    """a name in `models/`, of which `default` is the bundled SmolLM2; the path of a GGUF file,
+    which ends in .gguf or has a / in it; or `simulated`"""
     context_size: Annotated[int, Field(ge=64, le=2**20)] = 512
     """tokens"""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
@@ -204,6 +214,11 @@ class Cluster(_Section):
         return self.nodes[name]
 
 
+def is_path(model: str) -> bool:
+    """Whether a node type's `model` is a path, and no name."""
+    return "/" in model or model.endswith(".gguf")
+
+
 class _File(_Section):
     cluster: Cluster = Cluster()
 
@@ -233,7 +248,7 @@ def _beside(directory: Path, cluster: Cluster) -> Cluster:
     nodes = {}
     for name, node in cluster.nodes.items():
         model = node.resources.model
-        if model not in ("default", "simulated"):
+        if is_path(model):
             model = str(directory / model)
         resources = node.resources.model_copy(update={"model": model})
         nodes[name] = node.model_copy(update={"resources": resources})

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -17,10 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import Error
+from ..errors import Error, ModelError
 from ..net.address import Address, parse
 from .config import Limits, NodeType
 
+PROGRAM = "llambo-worker"
+"""what a host calls itself at the start of each line of its log"""
 _STOP_S = 5.0
 """how long a host may take to stop by itself"""
 
@@ -36,11 +40,12 @@ class LocalHost:
 
     @classmethod
     async def start(
-        cls, directory: Path, type_name: str, node: NodeType, count: int, first: int,
+        cls, directory: Path, type_name: str, node: NodeType, model: str, count: int, first: int,
         limits: Limits, admins: list[str], progress: Callable[[int], None],
     ) -> tuple[LocalHost, Address]:
         """Start a host with `count` workers and wait until it listens.
 
+        `model` is its node type's as the host knows it: a path, `default` or `simulated`.
         It listens on a unix socket in `directory`, which must be ours alone: so it knows
         us, and believes us as whom we attach; `admins` are administrators there, too.
         `progress` is told percents of the model's loading.  Raises Error with the host's
@@ -53,7 +58,7 @@ class LocalHost:
         options = {
             "--listen": f"unix!{directory}/{first:04d}",
             "--config": config,
-            "--model": r.model,
+            "--model": model,
             "--count": count,
             "--first": first,
             "--type": type_name,
@@ -74,12 +79,12 @@ class LocalHost:
         )  # fmt: skip
         host = cls(process)
         try:
-            return host, await host._wait_listening(progress)
+            return host, await host._wait_listening(model, progress)
         except BaseException:
             await host.stop()
             raise
 
-    async def _wait_listening(self, progress: Callable[[int], None]) -> Address:
+    async def _wait_listening(self, model: str, progress: Callable[[int], None]) -> Address:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             words = line.decode(errors="replace").split()
@@ -87,9 +92,13 @@ class LocalHost:
                 progress(int(words[1]))
             elif words[:1] == ["listening"]:
                 return parse(words[1])
-        await self.process.wait()
+        code = await self.process.wait()
         await self._log_task
-        raise Error(self._log[-1] if self._log else f"host ended with {self.process.returncode}")
+        if code < 0:
+            raise ModelError(f"loading {model} crashed llama.cpp: {self._crash(-code)}")
+        if not self._log:
+            raise Error(f"host ended with {code}")
+        raise Error(self._log[-1].removeprefix(f"{PROGRAM}: "))
 
     async def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -97,6 +106,12 @@ class LocalHost:
             text = line.decode(errors="replace").rstrip()
             self._log.append(text)
             print(f"host {self.pid}: {text}", file=sys.stderr, flush=True)
+
+    def _crash(self, number: int) -> str:
+        """The signal that ended it, and the assertion that failed, if one did."""
+        name = {each.value: each.name for each in signal.Signals}.get(number, f"signal {number}")
+        failed = (re.search(r"[^/]*GGML_ASSERT.*", line) for line in self._log)
+        return ": ".join([name, *(found[0] for found in failed if found)])
 
     async def stop(self) -> None:
         """Ask it to stop, and kill it when it does not."""

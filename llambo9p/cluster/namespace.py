@@ -32,6 +32,7 @@ from .config import Cluster
 from .dispatch import ClusterEngine
 from .launch import LocalHost
 from .members import Host, Members
+from .models import Models, ModelsDirectory
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
@@ -40,7 +41,8 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's.
+    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; `models` is
+    where models are looked for.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Orchestrator:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         first_path: int = 1,
+        models: Sequence[Path] = (),
     ) -> None:
         self.config = config
         self._tree = Tree(first=first_path)
@@ -62,6 +65,7 @@ class Orchestrator:
         self._engine = ClusterEngine(
             self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
         )
+        self._models = Models(models)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""
         self._spawning = asyncio.Lock()
@@ -114,6 +118,7 @@ class Orchestrator:
         add_conversation_files(root, conversation, commands, self.status_text)
         root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
+        root.add(ModelsDirectory(self._tree, root, self._models))
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -152,13 +157,16 @@ class Orchestrator:
             if host is not None:
                 await self._grow(host, first, names)
                 return
+            node = self.config.node_type(type_name)
+            model = await self._models.path(node.resources.model)
             try:
                 if self._hosts_directory is None:
                     self._hosts_directory = Path(tempfile.mkdtemp(prefix="llambo-"))
                 process, at = await LocalHost.start(
                     self._hosts_directory,
                     type_name,
-                    self.config.node_type(type_name),
+                    node,
+                    model,
                     count,
                     first,
                     self.config.limits,

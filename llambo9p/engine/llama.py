@@ -18,8 +18,8 @@ process, so tokens, positions, sequences and counts are checked before every cal
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_log, sampling
+from llambo9p.engine import llama_log, machine, memory, sampling
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_embedder import LlamaEmbedder
-from llambo9p.engine.llama_model import CELLS_PADDING, LlamaModel, padded
+from llambo9p.engine.llama_model import LlamaModel
 from llambo9p.engine.llama_sampler import Candidates, Sampler
 from llambo9p.engine.runner import (
     EMBED_CHUNK,
@@ -40,6 +40,7 @@ from llambo9p.engine.runner import (
     DecodeError,
     Embedding,
     Op,
+    Output,
     Prompt,
     Remove,
     Save,
@@ -53,7 +54,6 @@ MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
 MAX_THREADS = 512
 """GGML_MAX_N_THREADS"""
-MIB = 1024 * 1024
 
 CELL_OVERHEAD = 12
 """bytes that llama.cpp saves of a cell beside its keys and values"""
@@ -66,8 +66,9 @@ class LlamaRunner:
     """`n_seq` KV sequences of `n_ctx` cells each, over a model.
 
     A GGUF file that is named by its path is loaded by `load` and freed by `close`; a
-    `LlamaModel` is loaded already and stays its owner's.  `memory_limit` (bytes) bounds
-    weights and KV cache; `load` refuses beyond it.
+    `LlamaModel` is loaded already and stays its owner's.  `memory_limit` (bytes; by default
+    what the machine has available) bounds all that it takes; `load` refuses beyond it, before
+    it reads the weights.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class LlamaRunner:
         self.n_ctx = n_ctx
         self.n_seq = n_seq
         self.prefill_chunk = prefill_chunk
-        self.n_threads = n_threads or len(os.sched_getaffinity(0))
+        self.n_threads = n_threads or machine.usable_cores()
         self._memory_limit = memory_limit
-        self._types = (type_k, type_v)
+        self._cache = memory.Cache(n_ctx, type_k, type_v)
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
 
@@ -107,11 +108,12 @@ class LlamaRunner:
     # Loading.
 
     def load(self, progress: Callable[[float], bool]) -> None:
+        self._check_size()
         if self._owns_model:
             self.model.load(progress)
-        self._check_size()
         self._make_context()
         self._make_batch()
+        self._try()
 
     def close(self) -> None:
         if self._embedder is not None:
@@ -123,47 +125,34 @@ class LlamaRunner:
         if self._owns_model:
             self.model.close()
 
-    def kv_bytes(self, n_ctx: int) -> int:
-        """Bytes of the KV cache of one sequence of `n_ctx` cells."""
-        return self.model.kv_bytes(n_ctx, *self._types)
-
     @property
     def cell_bytes(self) -> int:
-        return self.kv_bytes(CELLS_PADDING) // CELLS_PADDING + CELL_OVERHEAD
-
-    @property
-    def memory(self) -> str:
-        """The arithmetic of weights and KV cache, for people."""
-        weights, kv = self.info.size, self.kv_bytes(self.n_ctx)
-        total = weights + self.n_seq * kv
-        return (
-            f"weights {weights / MIB:.0f} MiB + {self.n_seq} sequences x {self.n_ctx} tokens "
-            f"x {kv / padded(self.n_ctx) / 1024:.1f} KiB = {total / MIB:.0f} MiB"
-        )
+        kv = self._cache.bytes(self.model.header)
+        return kv // memory.padded(self.n_ctx) + CELL_OVERHEAD
 
     def _check_size(self) -> None:
+        header = self.model.header
         if self.model.params.vocab_only:
             raise errors.ModelError(f"{self.path}: loaded with vocab_only, it has no weights")
-        if self.n_ctx > self.info.n_ctx_train:
+        if self.n_ctx > header.context:
             raise errors.ModelError(
                 f"{self.path}: a context of {self.n_ctx} tokens is asked for, "
-                f"the model was trained for {self.info.n_ctx_train}"
+                f"the model was trained for {header.context}"
             )
-        needed = self.info.size + self.n_seq * self.kv_bytes(self.n_ctx)
-        if self._memory_limit is not None and needed > self._memory_limit:
-            raise errors.ModelError(
-                f"{self.path}: {self.memory}, more than the limit of "
-                f"{self._memory_limit / MIB:.0f} MiB"
-            )
+        if not self._owns_model:
+            header = replace(header, weights=0)
+        available = self._memory_limit or machine.available_memory()
+        n_batch = self.n_seq + self.prefill_chunk
+        memory.check(header, self.path, self._cache, self.n_seq, n_batch, available)
 
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
         params.n_seq_max = self.n_seq
-        params.n_ctx = padded(self.n_ctx) * self.n_seq
+        params.n_ctx = memory.padded(self.n_ctx) * self.n_seq
         params.n_batch = params.n_ubatch = self.n_seq + self.prefill_chunk
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.type_k, params.type_v = self._types
+        params.type_k, params.type_v = self._cache.type_k, self._cache.type_v
         params.kv_unified = False
         params.no_perf = True
         self._ctx = lib.llama_init_from_model(self.model.handle, params)
@@ -185,6 +174,15 @@ class LlamaRunner:
         self._rows, self._batch = rows, batch
         self._candidates = Candidates(self.info.n_vocab)
 
+    def _try(self) -> None:
+        """Decode one token, so that a model with which that cannot be done is refused now."""
+        try:
+            self.run(Step([], [self.model.first_token], [0], [0], [Output(0, None)]))
+        except DecodeError as error:
+            raise errors.ModelError(f"{self.path}: {error}") from None
+        lib.llama_memory_clear(self._memory, False)
+        self._cells = [0] * self.n_seq
+
     # Text.
 
     def tokenize(self, prompt: Prompt) -> list[int]:
@@ -205,9 +203,7 @@ class LlamaRunner:
                 f"the text has {len(tokens)} tokens, the context holds {self.n_ctx}"
             )
         if self._embedder is None:
-            self._embedder = LlamaEmbedder(
-                self.model, padded(self.n_ctx), EMBED_CHUNK, self.n_threads, self._types
-            )
+            self._embedder = LlamaEmbedder(self.model, self._cache, EMBED_CHUNK, self.n_threads)
         return self._embedder.embed(tokens)
 
     # Decoding.

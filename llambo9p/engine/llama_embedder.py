@@ -17,24 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_log
+from llambo9p.engine import llama_log, memory
 from llambo9p.engine.llama_model import LlamaModel
 from llambo9p.engine.runner import DecodeError, Embedding
 
 
 class LlamaEmbedder:
-    """`n_ctx` cells for one text, which is decoded `n_batch` tokens at once."""
+    """Cells for one text, which is decoded `n_batch` tokens at once."""
 
     def __init__(
-        self, model: LlamaModel, n_ctx: int, n_batch: int, n_threads: int, types: tuple[int, int]
+        self, model: LlamaModel, cache: memory.Cache, n_batch: int, n_threads: int
     ) -> None:
         """Raises `ModelError` when the model cannot."""
         params = lib.llama_context_default_params()
-        params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = params.n_outputs_max = min(n_batch, n_ctx)
+        params.n_ctx = memory.padded(cache.n_ctx)
+        params.n_batch = params.n_ubatch = params.n_outputs_max = n_batch
         params.n_seq_max = 1
         params.n_threads = params.n_threads_batch = n_threads
-        params.type_k, params.type_v = types
+        params.type_k, params.type_v = cache.type_k, cache.type_v
         params.embeddings = True
         params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True

@@ -10,6 +10,7 @@ Special tokens.  In a chat no message can spell one (see `chat`).  A text prompt
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -26,10 +27,6 @@ from llambo9p.engine import chat, gguf, llama_log
 from llambo9p.engine.base import ModelInfo
 from llambo9p.engine.runner import Prompt
 
-TYPE_BYTES = {lib.GGML_TYPE_F16: 2.0, lib.GGML_TYPE_Q8_0: 34 / 32, lib.GGML_TYPE_F32: 4.0}
-"""bytes of one value"""
-CELLS_PADDING = 256
-"""llama.cpp rounds the cells of a sequence up to a multiple of this"""
 LOAD_MODES = {
     (False, False): lib.LLAMA_LOAD_MODE_NONE,
     (True, False): lib.LLAMA_LOAD_MODE_AUTO,
@@ -37,11 +34,6 @@ LOAD_MODES = {
     (True, True): lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
 """by use_mmap and use_mlock"""
-
-
-def padded(n_ctx: int) -> int:
-    """The cells that llama.cpp makes for a sequence of `n_ctx` tokens."""
-    return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +70,19 @@ class LlamaModel:
             raise errors.ModelError(f"{self.path}: not loaded")
         return self._info
 
+    @functools.cached_property
+    def header(self) -> gguf.Header:
+        """What the file says before llama.cpp has seen it.  Raises `ModelError`."""
+        return gguf.read(self.path)
+
+    @property
+    def first_token(self) -> int:
+        """One that any text may begin with."""
+        return max(self._bos, 0)
+
     def load(self, progress: Callable[[float], bool]) -> None:
         """`progress` is told 0 to 1 and answers whether to go on.  Raises `ModelError`."""
-        gguf.check(self.path)
+        _ = self.header  # refused before llama.cpp sees the file
         llama_log.listen()
         lib.llama_backend_init()
         self._load(progress)
@@ -92,17 +94,6 @@ class LlamaModel:
         if self.handle is not None:
             lib.llama_model_free(self.handle)
             self.handle = self.vocab = None
-
-    def kv_bytes(self, n_ctx: int, type_k: int, type_v: int) -> int:
-        """Bytes of the KV cache of one sequence of `n_ctx` cells, K and V of these types."""
-        model = self.handle
-        heads = lib.llama_model_n_head_kv(model)
-        width = lib.llama_model_n_embd(model) // lib.llama_model_n_head(model)
-        arch = self._meta("general.architecture")
-        key = int(self._meta(f"{arch}.attention.key_length") or width)
-        value = int(self._meta(f"{arch}.attention.value_length") or width)
-        cell = heads * (key * TYPE_BYTES[type_k] + value * TYPE_BYTES[type_v])
-        return int(padded(n_ctx) * cell * lib.llama_model_n_layer(model))
 
     def _load(self, progress: Callable[[float], bool]) -> None:
         params = lib.llama_model_default_params()
@@ -159,7 +150,7 @@ class LlamaModel:
             self._spelling(t) for t in tokens if lib.llama_vocab_get_attr(vocab, t) & special
         )
         self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
-        self._bos = lib.llama_vocab_bos(vocab)
+        self._bos: int = lib.llama_vocab_bos(vocab)
         self._formatter: Jinja2ChatFormatter | None = None
 
     # Text.
@@ -263,8 +254,3 @@ class LlamaModel:
             return ""
         spelled: bytes = lib.llama_vocab_get_text(self.vocab, token)
         return spelled.decode(errors="replace")
-
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace")

@@ -157,9 +157,6 @@ class Runner(Model, Protocol):
         """Load the weights and make the context; `progress` is told 0 to 1 and
         answers whether to go on.  Raises `ModelError`."""
 
-    def kv_bytes(self, n_ctx: int) -> int:
-        """Bytes of the KV cache of one sequence of `n_ctx` cells, after `load`."""
-
     def close(self) -> None:
         """Free everything.  Also called after a failed `load`."""
 

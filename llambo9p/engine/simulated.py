@@ -147,9 +147,6 @@ class SimulatedRunner:
         if self._load_error is not None:
             raise self._load_error
 
-    def kv_bytes(self, n_ctx: int) -> int:
-        return 0
-
     @property
     def cell_bytes(self) -> int:
         return 1

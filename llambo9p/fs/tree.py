@@ -168,7 +168,7 @@ class Directory(SyntheticFile):
         """A stat of each child."""
         children = self._filled()
         if self._entries is None:
-            self._entries = Listing(_stat_now(child) for child in children.values())
+            self._entries = Listing(stat_now(child) for child in children.values())
         return self._entries
 
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
@@ -234,7 +234,7 @@ def joined(qids: list[Qid], rest: Awaitable[Walk]) -> Pending[Walk]:
     return whole
 
 
-def _stat_now(child: File) -> Dir:
+def stat_now(child: File) -> Dir:
     """A child's entry in a listing.  A file that must ask elsewhere for its stat
     is listed with what is known here."""
     return File.stat(child)  # type: ignore[return-value]

@@ -180,8 +180,8 @@ MUTATIONS = [
     ),
     Mutation(
         14, "a listing ends at 1,000", TREE,
-        "self._entries = Listing(_stat_now(child) for child in children.values())",
-        "self._entries = Listing(_stat_now(child) for child in list(children.values())[:1000])",
+        "self._entries = Listing(stat_now(child) for child in children.values())",
+        "self._entries = Listing(stat_now(child) for child in list(children.values())[:1000])",
         "tests/p9/test_read.py::test_14_more_than_a_thousand_entries",
     ),
     Mutation(

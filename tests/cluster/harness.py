@@ -7,8 +7,9 @@ TCP, and are mounted and dialled as in a real cluster.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.namespace import Orchestrator
@@ -70,8 +71,11 @@ class RunningCluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(config: Cluster | None = None) -> AsyncIterator[RunningCluster]:
-    orchestrator = Orchestrator(config or Cluster(), lambda: None)
+async def cluster(
+    config: Cluster | None = None, models: Sequence[Path] = ()
+) -> AsyncIterator[RunningCluster]:
+    """`models` are the directories of $LLAMBO_MODELS."""
+    orchestrator = Orchestrator(config or Cluster(), lambda: None, models=models)
     server = Server(orchestrator.attach)
     address = await server.listen(ANYWHERE)
     try:

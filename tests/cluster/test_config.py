@@ -40,6 +40,11 @@ def test_empty_file_is_the_defaults() -> None:
             "must be a size like \"128MB\" (B, KB, MB, GB, TB), not '12XB'",
         ),
         (
+            'cluster:\n  nodes:\n    tiny:\n      resources:\n        model: "a\\0b"',
+            "f:5: cluster.nodes.tiny.resources.model: must be the name or path of a model, "
+            "not 'a\\x00b'",
+        ),
+        (
             "cluster:\n  load_balancer:\n    strategy: fastest",
             "f:3: cluster.load_balancer.strategy: "
             "Input should be 'round-robin' or 'least-loaded', not 'fastest'",
@@ -63,6 +68,18 @@ def test_every_problem_of_a_file_is_told() -> None:
     with pytest.raises(InvalidArgument) as e:
         config.parse(text, "f")
     assert [line.split(":")[1] for line in str(e.value).splitlines()] == ["3", "5"]
+
+
+def test_a_model_is_a_name_or_a_path_from_where_the_file_is(tmp_path: Path) -> None:
+    models = {
+        "a": "default", "b": "simulated", "c": "llama-1b", "d": "x.gguf", "e": "./x", "f": "/m"
+    }  # fmt: skip
+    path = tmp_path / "config.yaml"
+    lines = (f"    {name}: {{resources: {{model: {model}}}}}\n" for name, model in models.items())
+    path.write_text(f"cluster:\n  nodes:\n{''.join(lines)}")
+    assert {name: node.resources.model for name, node in config.load(path).nodes.items()} == {
+        **models, "d": f"{tmp_path}/x.gguf", "e": f"{tmp_path}/x"
+    }  # fmt: skip
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

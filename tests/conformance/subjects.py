@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import NotFound, PermissionDenied
@@ -156,6 +156,7 @@ IN_WORKER = Roles(
     stream="worker-0000/out",
 )
 IN_NODES = Roles(directory="nodes", leaf="nodes/worker-0000")
+IN_MODELS = Roles(directory="models", leaf="models/default")
 
 
 @contextlib.asynccontextmanager
@@ -204,6 +205,13 @@ async def orchestrator() -> AsyncIterator[Subject]:
 
 
 @contextlib.asynccontextmanager
+async def models() -> AsyncIterator[Subject]:
+    """The same, where a directory is that is searched for."""
+    async with orchestrator() as subject:
+        yield replace(subject, roles=IN_MODELS)
+
+
+@contextlib.asynccontextmanager
 async def mounted() -> AsyncIterator[Subject]:
     """A worker seen through an orchestrator, attached by its name there."""
     gate = Gate()
@@ -218,4 +226,4 @@ async def mounted() -> AsyncIterator[Subject]:
         )
 
 
-SUBJECTS = {each.__name__: each for each in (static, worker, host, orchestrator, mounted)}
+SUBJECTS = {each.__name__: each for each in (static, worker, host, orchestrator, models, mounted)}

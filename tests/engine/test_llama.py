@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 
 from llambo9p import errors
+from llambo9p.engine import memory
 from llambo9p.engine.base import Message, Request, SamplingParams
 from llambo9p.engine.gguf import default_model
-from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
@@ -378,8 +379,12 @@ def test_sampling_parameters_out_of_range_are_refused(llama, params):
 def test_kv_bytes_is_what_llama_cpp_allocates(llama):
     llama.load(lambda _: True)
     # 30 layers, 3 heads of 64: K in Q8_0 (34 bytes for 32 values), V in F16.
-    assert llama.kv_bytes(1024) == 1024 * 30 * 3 * 64 * (34 / 32 + 2)
-    assert llama.kv_bytes(1) == llama.kv_bytes(256)
+    assert kv_bytes(llama, 1024) == 1024 * 30 * 3 * 64 * (34 / 32 + 2)
+    assert kv_bytes(llama, 1) == kv_bytes(llama, 256)
+
+
+def kv_bytes(llama, n_ctx):
+    return memory.Cache(n_ctx, TYPE_K, TYPE_V).bytes(llama.model.header)
 
 
 def load_error(path, **options) -> str:
@@ -407,7 +412,7 @@ def test_a_model_that_cannot_be_loaded_says_which_and_why(tmp_path, capfd):
     for size in (4, 100, 10_000, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
         assert load_error(path).startswith(f"{path}: ")
-    assert "corrupted or incomplete" in load_error(path)
+    assert "it is not complete" in load_error(path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -418,8 +423,8 @@ def test_a_context_beyond_the_training_and_a_memory_limit_are_refused():
     )
     message = load_error(model, n_ctx=4096, n_seq=64, memory_limit=512 * 1024 * 1024)
     assert message == (
-        f"{model}: weights 92 MiB + 64 sequences x 4096 tokens x 17.2 KiB = 4502 MiB, "
-        "more than the limit of 512 MiB"
+        f"{model}: weights 92 MiB + 64 sequences x 4096 tokens x 17.2 KiB + "
+        "103 MiB to work with = 4605 MiB, more than the 512 MiB that are available"
     )
 
 

@@ -62,7 +62,7 @@ def test_context_beyond_the_models_is_refused() -> None:
 
 def test_kv_cache_beyond_the_memory_is_refused_with_the_arithmetic() -> None:
     said = worker("--memory", str(2**20), "--slots", "1")
-    assert "512 tokens takes" in said and "its memory is 1.0 MB" in said
+    assert "the KV cache of 512 tokens takes 8.6 MiB, more than 4 x 1.0 MiB" in said
 
 
 @pytest.mark.parametrize("program", ["worker", "orchestrator"])
