@@ -12,7 +12,8 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_the_session_with_the_kernel_is_one(guest: Guest, cluster: Served) -> None:
-    """Commands that fail do so as shown; the others, whose answers are the model's, do not."""
+    """Commands that fail do so as shown; the others, whose answers are the model's, do not.  (`held` is a
+    mount of other tests.)"""
     [session] = re.findall(r"^```console\n(# .*?)^```$", README, re.MULTILINE | re.DOTALL)
     shown = re.findall(r"^# (.*)\n((?:(?!# ).*\n)*)", session, re.MULTILINE)
     assert len(shown) > 6
@@ -23,6 +24,6 @@ def test_the_session_with_the_kernel_is_one(guest: Guest, cluster: Served) -> No
         if "write error" in output or not output:
             assert re.sub(r"^\S+: line \d+: ", "sh: ", came) == output, command
         elif command.endswith("ls"):
-            assert came == output, command
+            assert set(came.split()) - {"held"} == set(output.split()), command
         else:
             assert came and "rror" not in came, f"{command}: {came}"
