@@ -12,8 +12,8 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_the_session_with_the_kernel_is_one(guest: Guest, cluster: Served) -> None:
-    """Commands that fail do so as shown; the others, whose answers are the model's, do not.  (`held` is a
-    mount of other tests.)"""
+    """Commands that fail do so as shown; the others, whose answers are the model's, do not.
+    (`held` is a mount of other tests.)"""
     [session] = re.findall(r"^```console\n(# .*?)^```$", README, re.MULTILINE | re.DOTALL)
     shown = re.findall(r"^# (.*)\n((?:(?!# ).*\n)*)", session, re.MULTILINE)
     assert len(shown) > 6

@@ -27,7 +27,9 @@ def test_an_answer_arrives_and_is_accounted():
             assert usage.completion_tokens == recorder.count == len(recorder.text)
             assert usage.finish_reason == "stop"
             assert recorder.states == [(State.PREFILL, 0), (State.DECODE, 0)]
-            assert engine.load == Load(16, 0, 0, 0, 0, steps=engine.steps)
+            assert engine.load == Load(
+                16, 0, 0, 0, 0, engine.steps, usage.prompt_tokens, 0, len(recorder.text)
+            )
             assert engine.info.name == "simulated"
 
     asyncio.run(main())
