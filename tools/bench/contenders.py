@@ -11,8 +11,8 @@ tokens each; model, threads and KV types are the same in all:
   llama.cpp is newer than ours, and compiled for every CPU;
 - lock:    llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it.
 
-The clients of all but the last are tasks of one uvloop beside the server, each with a
-connection of its own, which it keeps for its next question.
+The clients of all but the last are tasks of one uvloop beside the server, each with
+connections of its own.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def lock(n_ctx: int) -> Iterator[Answering]:
 
 
 class AClient(Protocol):
-    """Asks one question after the other; connects for the first."""
+    """Asks one question after the other."""
 
     async def ask(self, number: int, question: Question, came: Callable[[], None]) -> Answer:
         """Ask question `number` of the round, and call `came` for each part of the text.
@@ -232,7 +232,7 @@ async def _timed(began: float, client: AClient, number: int, question: Question)
 
 
 class FilesClient:
-    """Each question is asked of the worker with its number."""
+    """Each question is asked of the worker with its number, all over one connection."""
 
     def __init__(self, at: address.Address) -> None:
         self._at = at
@@ -298,35 +298,31 @@ async def _read_answer(
 
 
 class HttpClient:
-    """llama-server's /completion."""
+    """llama-server's /completion, a connection a question: one that waits for its next
+    question would keep a thread of the server from other clients."""
 
     def __init__(self, netloc: str) -> None:
         self._netloc = netloc
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, number: int, question: Question, came: Callable[[], None]) -> Answer:
-        if self._streams is None:
-            host, _, port = self._netloc.rpartition(":")
-            self._streams = await asyncio.open_connection(host, int(port), limit=2**20)
-        reader, writer = self._streams
+        host, _, port = self._netloc.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=2**20)
         asked = {
             "prompt": question.text, "n_predict": question.n_tokens, "temperature": 0,
             "stream": True,
         }  # fmt: skip
         body = json.dumps(asked)
         writer.write(
-            f"POST /completion HTTP/1.1\r\nHost: {self._netloc}\r\n"
+            f"POST /completion HTTP/1.1\r\nHost: {self._netloc}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
         said: dict[str, Any] = {}
-        while (line := await reader.readline()) != b"0\r\n":  # the size of the last chunk
-            if not line:
-                raise SystemExit("llama-server closed a connection")
+        async for line in reader:
             if line.startswith(b"data: "):
                 said = json.loads(line.removeprefix(b"data: "))
                 if said["content"]:
                     came()
-        await reader.readline()
+        writer.close()
         timings = said["timings"]
         return Answer(
             0.0,
@@ -336,5 +332,4 @@ class HttpClient:
         )
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
+        pass

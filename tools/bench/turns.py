@@ -76,17 +76,13 @@ class Contender:
         theirs.close()
 
     def __call__(self, questions: list[Question]) -> list[Answer]:
-        """SystemExit when the process is gone, or an answer is shorter than was asked for:
-        then times would not compare."""
+        """SystemExit when the process is gone; see also `check`."""
         try:
             self._pipe.send(questions)
             answers: list[Answer] = self._pipe.recv()
         except (EOFError, OSError):
             raise SystemExit("a contender ended") from None
-        for question, answer in zip(questions, answers, strict=True):
-            if answer.tokens != question.n_tokens:
-                raise SystemExit(f"{answer.tokens} tokens for {question}")
-        return answers
+        return check(questions, answers)
 
     def end(self) -> None:
         self._pipe.close()
@@ -100,6 +96,15 @@ def _serve(pipe: Connection, start: Callable[[], AbstractContextManager[Answerin
                 pipe.send(answer(pipe.recv()))
         except (EOFError, KeyboardInterrupt):
             pass
+
+
+def check(questions: list[Question], answers: list[Answer]) -> list[Answer]:
+    """The answers, or SystemExit when one is shorter than was asked for: then times would
+    not compare."""
+    for question, answer in zip(questions, answers, strict=True):
+        if answer.tokens != question.n_tokens:
+            raise SystemExit(f"{answer.tokens} tokens for {question}")
+    return answers
 
 
 def counting(first: int, count: int) -> str:
