@@ -16,7 +16,7 @@ Percentiles are of one round, so that p99 of 16 is the slowest; what is printed 
 over the rounds, and the medians of the rounds' ratios to llama-server.
 
     python -m llambo9p_tools.bench.latency [--rounds 5] [--clients 16] [--tokens 64]
-        [--prompt 64] [--long 4000]
+        [--prompt 64] [--long 4000] [--running 800]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections.abc import Callable
 from .contenders import files, has_server, root, server, through
 from .turns import (
     N_CTX,
+    NUMBER_TOKENS,
     Answer,
     Contender,
     Question,
@@ -41,9 +42,7 @@ from .turns import (
 STAGGER_S = 0.1
 LONG_CTX = 8192
 LONG_SLOTS = 4
-LONG_AFTER_S = 1.0
-NUMBER_TOKENS = 6
-"""of a number of four digits, see `counting`"""
+LONG_AFTER_S = 0.3
 
 Figures = dict[str, float]
 """of one contender in one round, by their names"""

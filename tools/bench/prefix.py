@@ -18,11 +18,9 @@ import argparse
 import statistics
 
 from .contenders import files, has_server, lock, server
-from .turns import Answer, Contender, Question, Rates, counting, ratio
+from .turns import NUMBER_TOKENS, Answer, Contender, Question, Rates, counting, ratio
 
 N_CTX = 2048
-NUMBER_TOKENS = 6
-"""of a number of four digits, see `counting`"""
 TIMES = ("cold", "warm")
 
 

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 
 N_CTX = 512
 THREADS = len(os.sched_getaffinity(0))
+NUMBER_TOKENS = 6
+"""that a number of four digits has in `counting`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def counting(first: int, count: int) -> str:
     engine would keep its running sequences dense and a bare loop would not (llama.cpp
     batches only consecutive ones), which is another measurement.
 
-    The bundled model has a token for each digit, comma and space.
+    The bundled model has a token for each digit, comma and space, see `NUMBER_TOKENS`.
     """
     return ", ".join(str(first + k) for k in range(count)) + ","
 
