@@ -27,6 +27,11 @@ PORTS = ("5640", "5641", "5642", "9000")
 """the ports that README names; each becomes a free one"""
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
+    "llambo9p_tools.bench.latency": (
+        "--rounds 1 --clients 2 --tokens 4 --prompt 12 --long 120 --running 400"
+    ),
+    "llambo9p_tools.bench.prefix": "--rounds 1 --clients 2 --prefix 60 --tokens 4",
+    "llambo9p_tools.bench.workers": "--rounds 1 --workers 4 --clients 2 --idle 0.1",
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
     "llambo9p_tools.bench.fuzz": "--minutes 0.1",
     "llambo9p_tools.bench.p9ops": "--rounds 1 --seconds 0.05 --ops read --depths 1 --connections 1",

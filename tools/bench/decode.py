@@ -6,9 +6,7 @@ KV types, and nothing else: no scheduler, no cache, no text, no event loop.
 
 Run as a program it measures `BareLoop` and `DecodeThread`, taking turns on the same
 prompts, for N sequences at once, and prints the medians and the median of the ratios of
-each turn.  Greedy answers are equal, so both decode the same tokens.  Each has a process
-of its own, idle while the other is measured: in one process libgomp sees two teams of
-threads, more than CPUs, and both wait at barriers asleep (measured: a third slower).
+each turn.  Greedy answers are equal, so both decode the same tokens.
 
     python -m llambo9p_tools.bench.decode [--rounds 7] [--tokens 128] [--sequences 1,4,16]
 """
@@ -17,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import itertools
-import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -36,13 +33,10 @@ from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.thread import DecodeThread
 
-N_CTX = 512
+from .turns import N_CTX, THREADS, Answer, Answering, Contender, Question, measure, ratio
+
 N_BATCH = 2048
 N_UBATCH = 512
-THREADS = len(os.sched_getaffinity(0))
-
-Rates = dict[str, list[float]]
-"""of each contender, one each round"""
 
 
 class BareLoop:
@@ -67,28 +61,31 @@ class BareLoop:
         self._n_vocab = lib.llama_vocab_n_tokens(self._vocab)
         self._batch: Any = lib.llama_batch_init(N_BATCH, 0, 1)
 
-    def complete(self, texts: list[str], n_tokens: int) -> int:
-        """Answer each text, to its end or `n_tokens`; how many tokens that were."""
+    def complete(self, questions: list[Question]) -> list[Answer]:
+        """Answer each question, to its end or the first one's `n_tokens`."""
+        began = time.perf_counter()
         lib.llama_memory_clear(lib.llama_get_memory(self._ctx), False)
         rows: list[tuple[int, int, int]] = []
         lengths: list[int] = []
-        for seq_id, text in enumerate(texts):
-            prompt = self._tokenize(text)
+        for seq_id, question in enumerate(questions):
+            prompt = self._tokenize(question.text)
             lengths.append(len(prompt))
             rows += [(token, pos, seq_id) for pos, token in enumerate(prompt)]
         tokens = self._decode(rows, [end - 1 for end in itertools.accumulate(lengths)])
-        live = list(range(len(texts)))
-        count = 0
-        for left in reversed(range(n_tokens)):
+        live = list(range(len(questions)))
+        counts = [0] * len(questions)
+        for left in reversed(range(questions[0].n_tokens)):
             live = [s for s in live if not lib.llama_vocab_is_eog(self._vocab, tokens[s])]
-            count += len(live)
+            for s in live:
+                counts[s] += 1
             if not live or not left:
                 break
             rows = [(tokens[s], lengths[s], s) for s in live]
             for s, token in zip(live, self._decode(rows, list(range(len(rows)))), strict=True):
                 tokens[s] = token
                 lengths[s] += 1
-        return count
+        ended = time.perf_counter() - began
+        return [Answer(0.0, ended, tokens=count) for count in counts]
 
     def _decode(self, rows: list[tuple[int, int, int]], wanted: list[int]) -> list[int]:
         batch = self._batch
@@ -138,88 +135,37 @@ class _Count:
         self.ended.set_exception(error)
 
 
-async def complete(engine: DecodeThread, texts: list[str], n_tokens: int) -> int:
+async def complete(engine: DecodeThread, questions: list[Question]) -> list[Answer]:
     """What `BareLoop.complete` does, through the engine."""
-    params = SamplingParams(temperature=0, max_tokens=n_tokens)
+    began = time.perf_counter()
     counts = []
-    for text in texts:
+    for question in questions:
+        params = SamplingParams(temperature=0, max_tokens=question.n_tokens)
         counts.append(_Count())
-        engine.submit(Request(text, params), counts[-1])
+        engine.submit(Request(question.text, params), counts[-1])
     for each in counts:
         await each.ended
-    return sum(each.count for each in counts)
+    ended = time.perf_counter() - began
+    return [Answer(0.0, ended, tokens=each.count) for each in counts]
 
 
-def prompts(n: int, turn: int) -> list[str]:
-    """N prompts that share no long prefix, other ones each turn: nothing is cached.
-
-    A model that was given numbers counts on: no answer ends early.  If some did, the
-    engine would keep its running sequences dense and the bare loop would not
-    (llama.cpp batches only consecutive ones), which is another measurement.
-    """
-    starts = [97 * (turn * n + i) for i in range(n)]
-    return [", ".join(str(start + k) for k in range(4)) + "," for start in starts]
+@contextlib.contextmanager
+def bare(n_seq: int, n_threads: int = THREADS) -> Iterator[Answering]:
+    """A contender."""
+    yield BareLoop(n_seq, N_CTX, n_threads).complete
 
 
-def in_process(serve: Callable[..., None], *args: object) -> Connection:
-    """Run `serve(pipe, *args)` in a process of its own; this end of its pipe.
-
-    It is sent (texts, n_tokens) and answers (tokens, seconds); None ends it.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    spawn.Process(target=serve, args=(theirs, *args), daemon=False).start()
-    theirs.close()
-    return ours
-
-
-def serve(pipe: Connection, complete: Callable[[list[str], int], int]) -> None:
-    """The other end of `in_process`: time `complete(texts, n_tokens)`."""
-    while (asked := pipe.recv()) is not None:
-        began = time.perf_counter()
-        tokens = complete(*asked)
-        pipe.send((tokens, time.perf_counter() - began))
-
-
-def serve_bare(pipe: Connection, n_seq: int, n_threads: int) -> None:
-    serve(pipe, BareLoop(n_seq, N_CTX, n_threads).complete)
-
-
-def serve_engine(pipe: Connection, n_seq: int, n_threads: int) -> None:
-    async def serve_async() -> None:
-        path = gguf.default_model()
-        engine = DecodeThread(LlamaRunner(path, n_ctx=N_CTX, n_seq=n_seq, n_threads=n_threads))
-        await engine.start()
-        while (asked := await asyncio.to_thread(pipe.recv)) is not None:
-            began = time.perf_counter()
-            tokens = await complete(engine, *asked)
-            pipe.send((tokens, time.perf_counter() - began))
-        await engine.stop()
-
-    uvloop.run(serve_async())
-
-
-def measure(contenders: dict[str, Connection], n: int, rounds: int, n_tokens: int) -> Rates:
-    """Tokens a second of each contender in each round, in turns, after a warm-up.
-
-    SystemExit when a contender gave less than what was asked for: then the rates would
-    not compare.
-    """
-    rates: Rates = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
-        for name, pipe in contenders.items():
-            pipe.send((prompts(n, turn), n_tokens))
-            tokens, seconds = pipe.recv()
-            if tokens != n * n_tokens:
-                raise SystemExit(f"{name} gave {tokens} tokens, not {n * n_tokens}")
-            if turn:
-                rates[name].append(tokens / seconds)
-    return rates
-
-
-def ratio(rates: Rates, ours: str, theirs: str) -> float:
-    """The median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(rates[ours], rates[theirs], strict=True))
+@contextlib.contextmanager
+def bare_engine(n_seq: int, n_threads: int = THREADS) -> Iterator[Answering]:
+    """A contender."""
+    runner = LlamaRunner(gguf.default_model(), n_ctx=N_CTX, n_seq=n_seq, n_threads=n_threads)
+    engine = DecodeThread(runner)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(engine.start())
+        try:
+            yield lambda questions: loop.run(complete(engine, questions))
+        finally:
+            loop.run(engine.stop())
 
 
 def main() -> None:
@@ -231,17 +177,17 @@ def main() -> None:
     options = parser.parse_args()
     sequences = [int(n) for n in options.sequences.split(",")]
     contenders = {
-        "bare": in_process(serve_bare, max(sequences), options.threads),
-        "engine": in_process(serve_engine, max(sequences), options.threads),
+        "bare": Contender(bare, max(sequences), options.threads),
+        "engine": Contender(bare_engine, max(sequences), options.threads),
     }
     print("tokens/s, medians of", options.rounds, "rounds in turns")
     print("sequences     bare   engine  engine/bare")
     for n in sequences:
         rates = measure(contenders, n, options.rounds, options.tokens)
-        bare, engine = (statistics.median(rates[name]) for name in contenders)
-        print(f"{n:9} {bare:8.1f} {engine:8.1f} {ratio(rates, 'engine', 'bare'):12.3f}", flush=True)
-    for pipe in contenders.values():
-        pipe.send(None)
+        medians = [f"{statistics.median(rates[name]):8.1f}" for name in contenders]
+        print(f"{n:9}", *medians, f"{ratio(rates, 'engine', 'bare'):12.3f}", flush=True)
+    for contender in contenders.values():
+        contender.end()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import processes
+
 COUNT = 512
 """bytes of a read, as in load.c"""
 NAME = "file"
@@ -162,7 +164,8 @@ class Running:
                 *("--listen", f"127.0.0.1:{self.port}"),
             ]
         else:
-            command = [sys.executable, __file__, "--serve", name, "--port", str(self.port)]
+            module = "llambo9p_tools.bench.p9ops"
+            command = [sys.executable, "-m", module, "--serve", name, "--port", str(self.port)]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while True:
@@ -178,13 +181,6 @@ class Running:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-
-    def memory(self) -> int:
-        """Bytes that the process has resident."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError("no VmRSS")
 
 
 @contextlib.contextmanager
@@ -270,14 +266,14 @@ def measure_idle(load: Load, count: int, rounds: int, seconds: float) -> None:
         costs = []
         for _ in range(rounds):
             rates["alone"].append(load.rate(server, "9P2000", "read", 1, 1, seconds)[0])
-            before = server.memory()
+            before = processes.memory(server.process.pid)
             command = load.command(server, "9P2000", "idle", 1, count, 0)
             pipe = subprocess.PIPE
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as idle:
                 assert idle.stdout is not None
                 if idle.stdout.readline() != "ready\n":
                     raise SystemExit("the idle connections were not made")
-                costs.append((server.memory() - before) / count)
+                costs.append((processes.memory(server.process.pid) - before) / count)
                 beside = load.rate(server, "9P2000", "read", 1, 1, seconds)[0]
                 rates["beside them"].append(beside)
         # memory of connections that ended is used again, so only the first round shows it
