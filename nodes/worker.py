@@ -161,7 +161,8 @@ def _runner(
         cache = memory.Cache(context, llama.TYPE_K, llama.TYPE_V)
         slots = memory.slots(header, path, cache, slots, *budget)
         cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
-    return llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads), cache_ram
+    runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
+    return runner, min(cache_ram, int(runner.memory_left()))
 
 
 def _print_progress(fraction: float) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,14 @@ from ..engine.base import (
     Token,
     Usage,
 )
-from ..errors import Busy, Error, NotSupported, WorkerLost
+from ..errors import Busy, Error, NoSpace, NotSupported, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
 from .members import Members, Worker
 from .remote import Mount
+
+log = logging.getLogger(__name__)
 
 _BYTES_PER_TOKEN = 4
 """rough, and only to compare loads"""
@@ -204,8 +207,12 @@ class ClusterEngine:
             await self._bring_up_to(remote, tuple(before))
             prompt = _kept(last.content)
         await remote.put("prompt", prompt)
+        passed.begin()
         answer = bytearray()
-        async with await remote.open("out", c.OREAD) as out, _Following(remote, request, passed):
+        following: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        if request.conversation is not None:  # of others nobody can read them
+            following = _Following(remote, request, passed)
+        async with await remote.open("out", c.OREAD) as out, following:
             async for data in out.chunks():
                 answer += data
                 passed.bytes(data)
@@ -265,7 +272,7 @@ async def _clone(worker: Worker, user: str) -> Remote:
         raise
 
 
-class _Following:
+class _Following(contextlib.AbstractAsyncContextManager[None]):
     """While an answer is read: its tokens, passed on every `_FOLLOW_S` seconds and at the end
     of the answer."""
 
@@ -279,13 +286,15 @@ class _Following:
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ended.set()
         if kind is not None:
+            # not told that it ended as well: Python 3.11's wait_for may take that for the end
+            # of its own wait, and forget that it was cancelled
             self._task.cancel()
             await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.exception()  # that of `out` is told
             return
+        self._ended.set()
         try:
             await self._task
         except BaseException:
@@ -303,11 +312,15 @@ class _Following:
             while lines := await token_lines.more():
                 tokens = []
                 for line in lines:
-                    logprobs = None
+                    token = _token(line)
                     if logprob_lines is not None and left <= 0:
-                        logprobs = texts.parse_logprobs(await logprob_lines.one())
+                        try:
+                            token = _with_logprobs(token, await logprob_lines.one())
+                        except NoSpace as e:
+                            log.warning("%s: logprobs: %s", self._remote.worker.name, e)
+                            logprob_lines = None
                     left -= 1
-                    tokens.append(_token(line)._replace(logprobs=logprobs))
+                    tokens.append(token)
                 self._passed.tokens(tokens)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), _FOLLOW_S)
@@ -351,15 +364,29 @@ def _token(line: str) -> Token:
     return Token(token, end)
 
 
-class _Passed:
-    """Passes bytes on as whole characters; an Rread may end inside one."""
+def _with_logprobs(token: Token, line: str) -> Token:
+    logprobs = texts.parse_logprobs(line)
+    if logprobs.chosen.id != token.id:
+        raise Error(f"the worker's logprobs are of {logprobs.chosen.id}, its token is {token.id}")
+    return token._replace(logprobs=logprobs)
 
-    __slots__ = ("_half", "_listener", "any")
+
+class _Passed:
+    """Passes bytes on as whole characters; an Rread may end inside one.  Tokens wait for the
+    first of them: until then another worker may be asked, which has tokens of its own."""
+
+    __slots__ = ("_half", "_listener", "_waiting", "any")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._half = b""
+        self._waiting: list[Token] = []
         self.any = False
+
+    def begin(self) -> None:
+        """A worker is asked, perhaps after another."""
+        assert not self.any
+        self._waiting.clear()
 
     def bytes(self, data: bytes) -> None:
         if not self.any:
@@ -368,14 +395,20 @@ class _Passed:
         data = self._half + data
         whole = len(data) - _incomplete(data)
         self._half = data[whole:]
-        self._listener.tokens(data[:whole], ())
+        waiting, self._waiting = self._waiting, []
+        self._listener.tokens(data[:whole], waiting)
 
     def tokens(self, tokens: Sequence[Token]) -> None:
-        self._listener.tokens(b"", tokens)
+        if self.any:
+            self._listener.tokens(b"", tokens)
+        else:
+            self._waiting += tokens
 
     def end(self) -> None:
         if self._half:
             raise Error("the worker's answer ends inside a UTF-8 character")
+        if self._waiting:
+            self._listener.tokens(b"", self._waiting)
 
 
 def _incomplete(data: bytes) -> int:

@@ -45,8 +45,10 @@ class Conversation:
         self.grammar = ""
         self.schema = ""
         """of these two at most one is not empty"""
-        self.given = ""
-        """lines of tokens that the next prompt's answer begins with"""
+        self._given: tuple[int, ...] = ()
+        """tokens that the next prompt's answer begins with"""
+        self._given_bytes = 0
+        """that they were written as, which the quota of the buffer has"""
         self.history: list[Message] = []
         self.newest: Turn | None = None
         """the turn submitted last, which `out` shows"""
@@ -82,12 +84,12 @@ class Conversation:
             if len(self._queue) >= self.limits.queued_prompts:
                 raise Busy
             self.limits.buffer.take(len(data), self.user)
-            turn.size = len(data)
         except Error as e:
+            self._give((), 0)
             turn.failed(e)
             return
-        turn.given = texts.parse_tokens(self.given)
-        self._replace("given", "")
+        turn.given, turn.size = self._given, len(data) + self._given_bytes
+        self._given, self._given_bytes = (), 0
         self._queue.append(turn)
         self._start_next()
 
@@ -130,7 +132,7 @@ class Conversation:
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
         self._forget_bytes(self._history_bytes)
-        self._replace("given", "")
+        self._give((), 0)
         newest, self.newest = self.newest, None
         if newest is not None and newest.is_over:
             newest.forget()
@@ -312,11 +314,18 @@ class Conversation:
         self._constrain(data, json_schema.check, "schema", "grammar")
 
     def set_tokens(self, data: bytes) -> None:
-        """The answer to the next prompt begins with these tokens, and goes on from there.
-        Blank is none.  Raises InvalidArgument naming the line that is wrong."""
-        text = decode(data)
-        texts.parse_tokens(text)
-        self._replace("given", text.strip())
+        """The answer to the next prompt begins with these tokens, and goes on from there; they
+        are used up by it, whatever becomes of it.  Blank is none.  Raises InvalidArgument
+        naming the line that is wrong."""
+        self._check_open()
+        self._give(texts.parse_tokens(decode(data)), len(data))
+
+    def _give(self, tokens: tuple[int, ...], size: int) -> None:
+        self.limits.buffer.give_back(self._given_bytes, self.user)
+        self._given, self._given_bytes = (), 0
+        if tokens:
+            self.limits.buffer.take(size, self.user)
+            self._given, self._given_bytes = tokens, size
 
     def _constrain(
         self, data: bytes, check: Callable[[str], None], name: str, other: str

@@ -25,7 +25,7 @@ from .turn import Turn
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 """of a grammar or schema: it is parsed where everybody's tokens are decoded"""
-MAX_TOKENS_BYTES = 2**20
+MAX_TOKENS_BYTES = 2**18
 
 
 class Written:

@@ -112,6 +112,7 @@ def parse_usage(text: str) -> Usage:
             prompt_tokens=int(said["prompt_tokens"]),
             cached_tokens=int(said["cached_tokens"]),
             completion_tokens=int(said["completion_tokens"]),
+            given_tokens=int(said["given_tokens"]),
             queue_ms=float(said["queue_ms"]),
             ttft_ms=float(said["ttft_ms"]),
             total_ms=float(said["total_ms"]),

@@ -42,7 +42,7 @@ class Turn:
         self.given: tuple[int, ...] = ()
         """tokens that the answer begins with"""
         self.size = 0
-        """bytes of the prompt, while it is queued in the conversation"""
+        """bytes of the prompt and of what is given, while it is queued in the conversation"""
         self.stream = Stream()
         """the answer"""
         self.token_lines = Stream()

@@ -110,6 +110,8 @@ class Usage:
     """how many of the prompt's tokens were found in the KV cache"""
     completion_tokens: int = 0
     """tokens sampled, the end-of-generation token not counted"""
+    given_tokens: int = 0
+    """how many of these `Request.answer` gave"""
     queue_ms: float = 0.0
     """until the first prefill"""
     ttft_ms: float = 0.0
@@ -121,9 +123,10 @@ class Usage:
     def tokens_per_second(self) -> float:
         """Decode rate after the first token; 0 when there is no second one."""
         span = self.total_ms - self.ttft_ms
-        if self.completion_tokens < 2 or span <= 0:
+        decoded = self.completion_tokens - self.given_tokens
+        if decoded < 2 or span <= 0:
             return 0.0
-        return (self.completion_tokens - 1) * 1000.0 / span
+        return (decoded - 1) * 1000.0 / span
 
 
 class Alternative(NamedTuple):

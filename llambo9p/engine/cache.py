@@ -12,8 +12,8 @@ Rules it keeps:
   cells are saved while `ram` bytes have room; the least recently used of those make it.
 - The longest prefix that any sequence of the same user holds, busy, idle or saved, is
   copied when that saves at least `MIN_SHARE` tokens.  Measured with SmolLM2-135M on 2 cores:
-  a copy costs as much as 1 token's prefill at most (0.1 ms for 512 tokens), saving 1 to 20
-  and restoring 1 to 2 microseconds a token, prefilling 2 to 5 milliseconds.
+  saving takes 1 to 20 and restoring 1 to 2 microseconds a token, and so does a copy, which
+  is both; prefilling 2 to 5 milliseconds.
 - What one user asked is of no use to another, who could guess it word by word from the
   time that it saves.
 - Busy sequences have the seq_ids 0 to n-1: llama.cpp's separate streams batch only
@@ -158,7 +158,6 @@ class Cache:
         """The request is over.  What is in the cells stays until somebody needs them."""
         self._unlist(sequence)
         sequence.busy = False
-        sequence.ahead = None
         sequence.used = self._tick()
         sequence.plan = sequence.tokens
         self._list(sequence, sequence.tokens)

@@ -18,6 +18,7 @@ process, so tokens, positions, sequences and counts are checked before every cal
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,7 @@ class LlamaRunner:
         self._cache = memory.Cache(n_ctx, type_k, type_v)
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
+        self.decode_seconds = 0.0
 
     @property
     def info(self) -> ModelInfo:
@@ -108,7 +110,7 @@ class LlamaRunner:
     # Loading.
 
     def load(self, progress: Callable[[float], bool]) -> None:
-        self._check_size()
+        self.memory_left()
         if self._owns_model:
             self.model.load(progress)
         self._make_context()
@@ -122,6 +124,7 @@ class LlamaRunner:
         if self._ctx is not None:
             lib.llama_free(self._ctx)
             self._ctx = None
+            self.model.context_closed()
         if self._owns_model:
             self.model.close()
 
@@ -130,7 +133,8 @@ class LlamaRunner:
         kv = self._cache.bytes(self.model.header)
         return kv // memory.padded(self.n_ctx) + CELL_OVERHEAD
 
-    def _check_size(self) -> None:
+    def memory_left(self) -> float:
+        """Bytes that it will leave of what it may take; before `load`.  Raises `ModelError`."""
         header = self.model.header
         if self.model.params.vocab_only:
             raise errors.ModelError(f"{self.path}: loaded with vocab_only, it has no weights")
@@ -143,7 +147,7 @@ class LlamaRunner:
             header = replace(header, weights=0)
         available = self._memory_limit or machine.available_memory()
         n_batch = self.n_seq + self.prefill_chunk
-        memory.check(header, self.path, self._cache, self.n_seq, n_batch, available)
+        return memory.left(header, self.path, self._cache, self.n_seq, n_batch, available)
 
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
@@ -158,6 +162,7 @@ class LlamaRunner:
         self._ctx = lib.llama_init_from_model(self.model.handle, params)
         if self._ctx is None:
             raise errors.ModelError(f"{self.path}: no context could be made: {llama_log.said()}")
+        self.model.context_opened()
         self._memory = lib.llama_get_memory(self._ctx)
         self._cells = [0] * self.n_seq
         """how many cells of each sequence are known to be what they should"""
@@ -175,9 +180,13 @@ class LlamaRunner:
         self._candidates = Candidates(self.info.n_vocab)
 
     def _try(self) -> None:
-        """Decode one token, so that a model with which that cannot be done is refused now."""
+        """Decode two tokens: a model with which that cannot be done is refused now, and the
+        time that the second one takes tells what is to be expected."""
         try:
-            self.run(Step([], [self.model.first_token], [0], [0], [Output(0, None)]))
+            for pos in range(2):
+                began = time.monotonic()
+                self.run(Step([], [self.model.first_token], [pos], [0], [Output(0, None)]))
+                self.decode_seconds = time.monotonic() - began
         except DecodeError as error:
             raise errors.ModelError(f"{self.path}: {error}") from None
         lib.llama_memory_clear(self._memory, False)
@@ -230,11 +239,17 @@ class LlamaRunner:
         return self._sample(step)
 
     def _apply(self, op: Op) -> None:
-        """When that fails the sequence has no cells, so that no row can continue it."""
+        """When that fails the sequence has no cells, so that no row can continue it.
+
+        llama_memory_seq_cp would copy between streams at the next llama_decode only, and so
+        what another operation has put in the place meanwhile; and all that a stream has room
+        for, where this copies what it holds.
+        """
         if isinstance(op, Copy):
             self._check_sequences(op.src, op.dst)
-            lib.llama_memory_seq_cp(self._memory, op.src, op.dst, -1, -1)
-            self._cells[op.dst] = self._cells[op.src]
+            cells = SavedCells()
+            self._save(op.src, cells)
+            self._restore(cells, op.dst)
             return
         self._check_sequences(op.seq_id)
         if isinstance(op, Remove):
@@ -260,6 +275,7 @@ class LlamaRunner:
 
     def _restore(self, cells: SavedCells, seq_id: int) -> None:
         self._cells[seq_id] = 0
+        lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
         if isinstance(cells.data, tuple) and not cells.failed:
             data, count = cells.data
             at = data.ctypes.data_as(_UINT8)
@@ -315,8 +331,9 @@ class LlamaRunner:
         def alternative(token: int) -> Alternative:
             return Alternative(token, self.piece(token), float(logits[token]) - total)
 
-        likeliest = np.argpartition(logits, -count)[-count:]
-        order = np.lexsort((likeliest, -logits[likeliest]))
+        count = min(count, len(logits))
+        likeliest = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
+        order = np.argsort(-logits[likeliest], kind="stable")[:count]
         return Logprobs(alternative(chosen), tuple(map(alternative, likeliest[order].tolist())))
 
     def _check_sequences(self, *ids: int) -> None:

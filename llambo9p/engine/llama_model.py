@@ -61,6 +61,8 @@ class LlamaModel:
         """the llama_model; None when there is none"""
         self.vocab: Any = None
         """the llama_vocab, a part of it"""
+        self._contexts = 0
+        self._closed = False
         self._info: ModelInfo | None = None
         self._pieces: dict[int, bytes] = {}
 
@@ -91,9 +93,19 @@ class LlamaModel:
         self._read_vocab()
 
     def close(self) -> None:
-        if self.handle is not None:
+        """Free it, as soon as the contexts over it are closed."""
+        self._closed = True
+        if self.handle is not None and not self._contexts:
             lib.llama_model_free(self.handle)
             self.handle = self.vocab = None
+
+    def context_opened(self) -> None:
+        self._contexts += 1
+
+    def context_closed(self) -> None:
+        self._contexts -= 1
+        if self._closed:
+            self.close()
 
     def _load(self, progress: Callable[[float], bool]) -> None:
         params = lib.llama_model_default_params()

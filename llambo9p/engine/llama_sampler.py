@@ -104,6 +104,9 @@ class Sampler:
     def pick(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
         """The next token that the grammar allows; `accept` it then.  Raises DecodeError
         when there is none."""
+        if self._seed is not None:
+            # a step that failed for another may have drawn for this place already
+            lib.llama_sampler_reset(lib.llama_sampler_chain_get(self.chain, self._last))
         token = candidates.fill(logits).apply(self.chain).selected
         if candidates.fill_one(token).apply(self.grammar).any_left:
             return token
@@ -120,9 +123,14 @@ class Sampler:
     def _advance(self) -> None:
         self._place += 1
         if self._seed is not None:
-            last = lib.llama_sampler_chain_n(self.chain) - 1
-            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self.chain, last))
+            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self.chain, self._last))
             self._add_dist()
+
+    @property
+    def _last(self) -> int:
+        """The place of dist in the chain."""
+        last: int = lib.llama_sampler_chain_n(self.chain) - 1
+        return last
 
     def __del__(self) -> None:
         for sampler in (self.chain, self.grammar):

@@ -49,11 +49,11 @@ def slots(header: Header, path: Path, cache: Cache, wanted: int, workers: int, m
     return found
 
 
-def check(
+def left(
     header: Header, path: Path, cache: Cache, n_seq: int, n_batch: int, available: float
-) -> None:
-    """Raise `ModelError` when `n_seq` sequences, and `n_batch` rows a step, do not fit into
-    `available` bytes.
+) -> float:
+    """What `n_seq` sequences, and `n_batch` rows a step, leave of `available` bytes.  Raises
+    `ModelError` when they do not fit.
 
     Beside weights and KV llama.cpp has buffers for the rows of a step and, twice, for the
     logits of each sequence; the sum was 13 to 26 MiB more than was measured.
@@ -68,3 +68,4 @@ def check(
             f"{other / MIB:.0f} MiB to work with = {total / MIB:.0f} MiB, "
             f"more than the {available / MIB:.0f} MiB that are available"
         )
+    return available - total

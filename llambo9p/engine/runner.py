@@ -5,8 +5,9 @@ the scheduler and the thread are written against it and know no llama.cpp.
 
 Rules that every runner keeps:
 - After the constructor, every method is called on the decode thread only.
-- `run` carries out `Step.ops` in order, decodes the rows in one call, and only then
-  samples; when it raises `DecodeError` nothing was sampled and no sampler changed.
+- `run` carries out `Step.ops` in order, each before the next begins, decodes the rows in
+  one call, and only then samples; when it raises `DecodeError` nothing was sampled and no
+  sampler changed.
 - What was decoded depends on a sequence's own cells only, never on its neighbours.
 - Nothing a request can say reaches an assertion of the library: `run` checks every
   token, position and sequence itself.
@@ -40,10 +41,7 @@ class DecodeError(errors.Error):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Replace the cells of sequence `dst` by those of sequence `src`, all of them.
-
-    Never a part: between separate streams llama.cpp copies whole buffers only.
-    """
+    """Replace the cells of sequence `dst` by those of sequence `src`, all of them."""
 
     src: int
     dst: int
@@ -152,6 +150,10 @@ class Runner(Model, Protocol):
     @property
     def cell_bytes(self) -> int:
         """Bytes of one token of a saved sequence, about.  Known once `load` returned."""
+
+    @property
+    def decode_seconds(self) -> float:
+        """What a step of one token takes, about.  Known once `load` returned."""
 
     def load(self, progress: Callable[[float], bool]) -> None:
         """Load the weights and make the context; `progress` is told 0 to 1 and

@@ -9,8 +9,10 @@ Rules it keeps:
   priority below 0 as if it had come `PATIENCE` seconds later for each step.  So it lets
   others go first, and does not starve.
 - A step holds one token of every decoding sequence, and of prompts as many tokens as make
-  it take `STALL` seconds, by what the steps before took, but at least `CHUNK_MIN` and at most
-  `prefill_chunk`: that is how long one who comes with a long prompt can hold up the others.
+  it longer by `STALL` seconds, by what the steps before took, for each of at most
+  `STALL_PROMPTS` that are being read: so much can one who comes with a long prompt hold up the
+  others, and so much can all.  But it may be made as long again as it is without prompts, and
+  has at least `CHUNK_MIN` and at most `prefill_chunk` of their tokens.
 - Half of these tokens are for the prompt that came first, which so gets done, the others for
   those that have the least left, which so need not wait for long ones.
 - Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
@@ -42,8 +44,11 @@ from llambo9p.engine.text import Answer
 
 PATIENCE = 10.0
 """seconds that a request waits longer for each step of priority below 0"""
-STALL = 0.1
-"""seconds that a step with prompts in it should take"""
+STALL = 0.2
+"""seconds by which a prompt should make a step longer"""
+STALL_PROMPTS = 3
+"""who waits for a first token counts as much as who waits for the next one, but a step ends
+some time"""
 CHUNK_MIN = 16
 """tokens of prompts in a step, however long they take: with fewer the weights are read for
 too little"""
@@ -114,9 +119,11 @@ class Slot:
         self.end = 0
         """bytes of the answer that are final"""
         self.untold_text = b""
-        self.untold: tuple[Token, ...] = ()
+        self.untold: list[Token] = []
         """of the answer that was given, until there is more"""
         self.prompt_size = len(prompt)
+        self.given = 0
+        """of the sampled tokens, those that were given"""
         self.submitted = queued.since
         self.started = now
         self.first_token: float | None = None
@@ -128,6 +135,9 @@ class Slot:
     @property
     def prefill_left(self) -> int:
         return max(0, len(self.prompt) - len(self.sequence.tokens))
+
+    def output(self, row: int) -> Output:
+        return Output(row, self.sampler, self.request.params.logprobs)
 
 
 @dataclass(slots=True)
@@ -152,7 +162,7 @@ class Plan:
                 step.token[row:end],
                 step.pos[row:end],
                 step.seq_id[row:end],
-                [Output(rows - 1, slot.sampler)] if wanted else [],
+                [slot.output(rows - 1)] if wanted else [],
             )
             plans.append(Plan(alone, [(slot, rows, wanted)]))
             row = end
@@ -174,9 +184,11 @@ class Scheduler:
         stall: float | None = STALL,
         cache_ram: int = 0,
         cell_bytes: int = 1,
+        decode_seconds: float = 0.0,
     ) -> None:
-        """With a `stall` of None steps take what they take.  `cache_ram` bytes are for
-        sequences saved in host memory, `cell_bytes` a token."""
+        """With a `stall` of None steps take what they take; one that decodes one token took
+        `decode_seconds`.  `cache_ram` bytes are for sequences saved in host memory,
+        `cell_bytes` a token."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
@@ -186,7 +198,9 @@ class Scheduler:
         self._max_queue = max_queue
         self._stall = stall
         self._row_seconds = (stall or 0.0) / CHUNK_FIRST
-        """what a row of a prompt adds to a step, and its part of what the step takes anyway"""
+        """what a row of a prompt adds to a step"""
+        self._decode_seconds = decode_seconds
+        """what a step without prompts takes"""
         self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
         self._queue: list[Queued] = []
         self._active: list[Slot] = []
@@ -244,8 +258,7 @@ class Scheduler:
     def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
         """The step was decoded, which took `seconds`; `sampled` has a token for each of its
         outputs."""
-        if plan.prefill >= CHUNK_MIN // 2:
-            self._row_seconds = max((self._row_seconds + seconds / plan.prefill) / 2, 1e-9)
+        self._measure(plan, seconds)
         outputs = iter(enumerate(sampled))
         row = 0
         for slot, rows, wanted in plan.parts:
@@ -256,6 +269,13 @@ class Scheduler:
                 self._take(slot, token, now, plan.step.logprobs.get(output))
             else:
                 self._tell_prefill(slot)
+
+    def _measure(self, plan: Plan, seconds: float) -> None:
+        if not plan.prefill:
+            self._decode_seconds = (self._decode_seconds + seconds) / 2
+        elif plan.prefill >= CHUNK_MIN // 2:
+            seconds -= min(self._decode_seconds, seconds * 0.9)
+            self._row_seconds = max((self._row_seconds + seconds / plan.prefill) / 2, 1e-9)
 
     def abort(self, plan: Plan, error: Exception) -> None:
         """The step could not be decoded: fail its requests, trust none of their cells."""
@@ -268,8 +288,11 @@ class Scheduler:
         request = queued.request
         try:
             prompt = fit(request, self._n_ctx, self._model.tokenize)
-            self._check_answer(request.answer)
-            sampler = self._model.sampler(request.params, prompt, request.answer)
+            # an answer is not longer, and a sampler would be busy with the rest for seconds
+            most = min(request.params.max_tokens, self._n_ctx - len(prompt) + 1)
+            given = request.answer[:most]
+            self._check_answer(given)
+            sampler = self._model.sampler(request.params, prompt, given)
         except errors.Error as error:
             self._events.append(Failed(request, error))
             return
@@ -277,7 +300,7 @@ class Scheduler:
         self._ops += ops
         slot = Slot(queued, prompt, sampler, sequence, now)
         self._active.append(slot)
-        reason = self._give(slot, request.answer)
+        reason = self._give(slot, given)
         self._seed(slot)
         if reason is None:
             self._tell_prefill(slot)
@@ -295,7 +318,8 @@ class Scheduler:
         for token in tokens:
             text, reason = self._add(slot, token)
             slot.untold_text += text
-            slot.untold += (Token(token, slot.end),)
+            slot.untold.append(Token(token, slot.end))
+            slot.given += 1
             if reason is not None:
                 return reason
             slot.prompt.append(token)
@@ -343,36 +367,47 @@ class Scheduler:
             step.pos += range(start, start + rows)
             step.seq_id += [slot.sequence.seq_id] * rows
             if wanted:
-                logprobs = slot.request.params.logprobs
-                step.outputs.append(Output(len(step.token) - 1, slot.sampler, logprobs))
+                step.outputs.append(slot.output(len(step.token) - 1))
             parts.append((slot, rows, wanted))
         return Plan(step, parts, sum(shares.values()))
 
-    @property
-    def _chunk(self) -> int:
-        """How many tokens of prompts the next step may have."""
+    def _chunk(self, prompts: int) -> int:
+        """How many tokens of so many prompts the next step may have."""
         if self._stall is None:
             return self._prefill_chunk
-        fitting = int(self._stall / self._row_seconds)
-        return min(max(CHUNK_MIN, fitting), self._prefill_chunk)
+        longer = max(self._stall * min(prompts, STALL_PROMPTS), self._decode_seconds)
+        return min(max(CHUNK_MIN, int(longer / self._row_seconds)), self._prefill_chunk)
 
     def _shares(self) -> dict[Slot, int]:
         """How many prompt tokens each prefilling slot has in the next step; see the rules."""
         waiting = [s for s in self._active if s.next_token is None and s.sequence.ahead is None]
         if not waiting:
             return {}
-        budget = self._chunk
+        budget = self._chunk(len(waiting))
+        left = self._left()
         first = min(waiting, key=lambda slot: slot.sequence.since)
-        waiting.sort(key=lambda slot: (slot.prefill_left, slot.sequence.since))
-        reserved = min(first.prefill_left, (budget + 1) // 2)
-        budget -= reserved
-        shares = {first: reserved}
-        for slot in waiting:
-            share = min(slot.prefill_left - shares.get(slot, 0), budget)
-            if share:
-                shares[slot] = shares.get(slot, 0) + share
-                budget -= share
+        waiting.sort(key=lambda slot: (left[slot.sequence], slot.sequence.since))
+        shares = dict.fromkeys(waiting, 0)
+        for slot, most in (
+            (first, (budget + 1) // 2),
+            *((slot, left[slot.sequence]) for slot in waiting),
+            *((slot, budget) for slot in waiting),
+        ):
+            share = min(slot.prefill_left - shares[slot], most, budget)
+            shares[slot] += share
+            budget -= share
         return shares
+
+    def _left(self) -> dict[CachedSequence, int]:
+        """Tokens that each prefilling sequence needs until somebody can go on: it itself, or
+        one that waits for it."""
+        left = {slot.sequence: slot.prefill_left for slot in self._active}
+        for slot in self._active:
+            ahead = slot.sequence.ahead
+            if ahead is not None:
+                missing = ahead.length - len(ahead.sequence.tokens)
+                left[ahead.sequence] = min(left[ahead.sequence], missing)
+        return left
 
     def _take(self, slot: Slot, token: int, now: float, logprobs: Logprobs | None) -> None:
         """The next token of the answer was sampled."""
@@ -397,6 +432,7 @@ class Scheduler:
         first = slot.first_token
         usage = Usage(
             prompt_tokens=slot.prompt_size,
+            given_tokens=slot.given,
             cached_tokens=min(slot.cached, slot.prompt_size),
             completion_tokens=slot.sampled,
             queue_ms=(slot.started - slot.submitted) * 1000,
@@ -417,7 +453,7 @@ class Scheduler:
     def _tell_tokens(self, slot: Slot, text: bytes, tokens: tuple[Token, ...]) -> None:
         if slot.untold:
             text, slot.untold_text = slot.untold_text + text, b""
-            tokens, slot.untold = slot.untold + tokens, ()
+            tokens, slot.untold = (*slot.untold, *tokens), []
         self._events.append(Tokens(slot.request, text, tokens))
 
     def _tell_prefill(self, slot: Slot) -> None:

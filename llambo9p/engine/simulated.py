@@ -148,8 +148,12 @@ class SimulatedRunner:
             raise self._load_error
 
     @property
+    def decode_seconds(self) -> float:
+        return self._latency.base + self._latency.per_row
+
+    @property
     def cell_bytes(self) -> int:
-        return 1
+        return 8
 
     def close(self) -> None:
         self.closed = True

@@ -79,7 +79,8 @@ class DecodeThread:
     """`base.Engine` over a `Runner`.
 
     `start` and `stop` once each, on the event loop that listeners are to be called on;
-    `submit` in between.  `max_queue` requests wait beyond the `slots` that run; `cache_ram`
+    `submit` in between.  `max_queue` requests wait beyond the `slots` that run, and as many
+    texts beyond the one whose embedding is made; `cache_ram`
     bytes hold what conversations have in the KV cache when others need its sequences.
     """
 
@@ -108,6 +109,8 @@ class DecodeThread:
         self._refusal = "the engine is not started"
         """why `submit` fails; empty while the engine runs"""
         self._live: dict[Request, _Live] = {}
+        self._embeds = 0
+        """of those, the ones that wait for an embedding"""
         self._active = 0
         self._prefill = 0
         self._decode = 0
@@ -173,8 +176,10 @@ class DecodeThread:
     def submit(self, request: Request, listener: Listener) -> None:
         if self._refusal:
             raise errors.WorkerLost(self._refusal)
-        if len(self._live) >= self.slots + self._max_queue:
+        room = self._max_queue + (1 if request.embed else self.slots)
+        if (self._embeds if request.embed else len(self._live) - self._embeds) >= room:
             raise errors.Busy()
+        self._embeds += request.embed
         live = _Live(listener, False, 0, 0)
         self._live[request] = live
         decode = 0 if request.embed else request.params.max_tokens
@@ -212,8 +217,9 @@ class DecodeThread:
                     self._account(live, pending, live.decode)
                 listener.progress(state, position)
             case Finished(request, usage):
-                self._prompt_tokens += usage.prompt_tokens
-                self._cached_tokens += usage.cached_tokens
+                if not request.embed:
+                    self._prompt_tokens += usage.prompt_tokens
+                    self._cached_tokens += usage.cached_tokens
                 self._remove(request, live)
                 listener.done(usage)
             case Failed(request, error):
@@ -228,6 +234,7 @@ class DecodeThread:
     def _remove(self, request: Request, live: _Live) -> None:
         self._account(live, 0, 0)
         self._active -= live.active
+        self._embeds -= request.embed
         del self._live[request]
 
     def _thread_ended(self, why: str) -> None:
@@ -286,6 +293,7 @@ class DecodeThread:
             max_queue=self._max_queue,
             cache_ram=self._cache_ram,
             cell_bytes=self._runner.cell_bytes,
+            decode_seconds=self._runner.decode_seconds,
         )
 
     def _read_mailbox(self, scheduler: Scheduler) -> bool:

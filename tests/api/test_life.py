@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 
+import llama_cpp.llama_cpp as lib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,3 +178,20 @@ def test_a_model_can_be_freed_when_its_contexts_are_forgotten():
     with Model.load(default_model()) as model:
         Context(model, 256, 64, 1)
         gc.collect()
+
+
+def test_what_is_never_freed_is_freed_in_an_order_that_llama_cpp_survives(monkeypatch):
+    order = []
+
+    def watch(name):
+        free = getattr(lib, name)
+        monkeypatch.setattr(lib, name, lambda pointer: order.append(name) or free(pointer))
+
+    watch("llama_model_free")
+    watch("llama_free")
+    things = [Model.load(default_model())]
+    things.append(Context(things[0], n_ctx=256, n_threads=1))
+    things.append(things)
+    del things
+    gc.collect()
+    assert order == ["llama_free", "llama_model_free"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.net.address import Address
@@ -43,12 +44,19 @@ async def simulated_host(
     gate: Gate | None = None,
     at: Address = ANYWHERE,
     n_ctx: int = 4096,
+    poison: bytes = b"",
+    limits: Limits | None = None,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
-    engine = DecodeThread(SimulatedRunner(gate=gate, n_ctx=n_ctx, **options))
+    engine = DecodeThread(SimulatedRunner(gate=gate, n_ctx=n_ctx, poison=poison, **options))
     await engine.start()
     host = Host(
-        engine, engine.info, node_type="tiny", context_size=n_ctx, shutdown=lambda: None
+        engine,
+        engine.info,
+        node_type="tiny",
+        context_size=n_ctx,
+        shutdown=lambda: None,
+        limits=limits,
     )
     host.grow(count, first)
     server = Server(host.attach)

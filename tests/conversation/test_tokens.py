@@ -7,9 +7,11 @@ import json
 import pytest
 
 from llambo9p.conversation.limits import Limits, kept
+from llambo9p.engine.base import Request
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NoSpace
 from llambo9p.p9 import constants as c
+from tests.engine.harness import Recorder
 from tests.files import reading, story, turns_of_the_loop
 
 from .harness import conversing
@@ -95,7 +97,7 @@ async def test_tokens_can_be_taken_back(how):
         else:
             await place.files.write("ctl", "reset")
         assert await place.files.ask("hello") == ANSWER.decode()
-        assert place.conversation.limits.kept.used == place.conversation._history_bytes
+        assert place.conversation.limits.buffer.used == 0
 
 
 @story
@@ -125,3 +127,62 @@ async def test_logprobs_are_kept_and_end_when_there_is_no_room_for_them():
         assert limits.kept.used == place.conversation._history_bytes
         await place.files.write("ctl", "reset")
         assert limits.kept.used == 0
+
+
+@story
+async def test_tokens_that_wait_are_in_the_buffer():
+    gate = Gate()
+    limits = Limits()
+    async with conversing(limits, gate=gate) as place:
+        await place.files.write("prompt", "first")
+        lines = "49151\n" * 1000
+        for count in range(1, 4):
+            await place.files.write("tokens", lines)
+            assert limits.buffer.used == count * len(lines) + count - 1
+            await place.files.write("prompt", "x")
+        await place.files.write("ctl", "reset")
+        assert limits.buffer.used == 0
+
+
+@story
+async def test_tokens_are_used_up_by_a_prompt_that_is_refused():
+    gate = Gate()
+    async with conversing(gate=gate, slots=1, max_queue=0) as place:
+        other = Recorder()
+        place.engine.submit(Request("x"), other)
+        await place.files.write("tokens", "3000")
+        with pytest.raises(Error, match="busy"):
+            await place.files.ask("hello")
+        gate.open()
+        await other.usage()
+        assert await place.files.ask("hello") == ANSWER.decode()
+        assert place.conversation.limits.buffer.used == 0
+
+
+@story
+async def test_logprobs_of_turns_that_nobody_can_see_are_not_kept():
+    """One-shots, and turns that were replaced or reset while they ran."""
+    gate = Gate()
+    gate.open()
+    limits = Limits()
+    async with conversing(limits, gate=gate) as place:
+        await place.files.write("ctl", "logprobs 1\nmode complete")
+        async with await place.files.open("data", c.ORDWR) as data:
+            await data.write(b"hello")
+            assert await data.read_all() == ANSWER
+        assert limits.kept.used == 0
+        for how in ("prompt", "reset"):
+            await place.files.write("prompt", "hello")
+            if how == "prompt":
+                await place.files.write("prompt", "again")
+            out = await place.files.open("out")
+            if how == "reset":
+                await place.files.write("ctl", "reset")
+            await out.read_all()
+            await place.idle()
+            await turns_of_the_loop()
+            assert (limits.kept.used > 0) == (how == "prompt")
+        await place.files.ask("hello")
+        first = limits.kept.used
+        await place.files.ask("hello")
+        assert limits.kept.used == first > 0, "of the newest one only"

@@ -48,9 +48,9 @@ def test_workers_that_do_not_pay_for_one_sequence_are_told_the_arithmetic() -> N
 
 def test_a_model_that_fits_exactly_and_one_that_does_not() -> None:
     needed = 100 * MIB + 8 * 2 * MIB + memory.PROCESS + 8 * MIB * 8 + 72 * 1024 * 48
-    memory.check(HEADER, PATH, CACHE, 8, 72, needed)
+    memory.left(HEADER, PATH, CACHE, 8, 72, needed)
     with pytest.raises(ModelError) as caught:
-        memory.check(HEADER, PATH, CACHE, 8, 72, needed - 1)
+        memory.left(HEADER, PATH, CACHE, 8, 72, needed - 1)
     assert str(caught.value) == (
         "/models/m.gguf: weights 100 MiB + 8 sequences x 500 tokens x 4.0 KiB + 131 MiB to work "
         "with = 247 MiB, more than the 247 MiB that are available"

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
-from llambo9p.engine.scheduler import CHUNK_MIN, Failed, Finished, Progress, Scheduler, Tokens
+from llambo9p.engine.scheduler import (
+    CHUNK_MIN,
+    STALL,
+    Failed,
+    Finished,
+    Progress,
+    Scheduler,
+    Tokens,
+)
 from llambo9p.engine.simulated import EOG, N_VOCAB, SimulatedRunner
 
 SHARED = "a prefix that is shared by many prompts"
@@ -248,7 +256,7 @@ def test_a_chunk_is_what_takes_as_long_as_others_may_be_held_up(seconds, rows):
     world.submit("p" * 3900)
     for _ in range(12):
         # a step of 64 rows takes `seconds`, others in proportion
-        share = world.scheduler._chunk / 64
+        share = world.scheduler._chunk(1) / 64
         world.seconds = seconds * share
         plan = world.step()
     assert abs(plan.prefill - rows) <= 1
@@ -364,6 +372,60 @@ def test_logprobs_come_with_their_tokens():
     world.run()
     assert [token.logprobs for token in world.ids[plain]] == [None, None]
     assert [token.logprobs.chosen.text for token in world.ids[asked]] == [b"1", b"2"]
+
+
+def seconds_of(base, row, stall):
+    """That a prompt of 2000 tokens takes, with nobody beside it."""
+    world = World(n_ctx=4000, n_seq=1, chunk=512, stall=stall, decode_seconds=base + row)
+    world.submit("A" * 2000, max_tokens=1)
+    total = 0.0
+    while not world.scheduler.idle:
+        plan = world.scheduler.plan(total)
+        took = base + row * len(plan.step.token)
+        total += took
+        world.scheduler.commit(plan, world.runner.run(plan.step), total, took)
+    return total
+
+
+@pytest.mark.parametrize("base", [0.0, 0.005, 0.09, 0.12, 0.5, 2.0])
+@pytest.mark.parametrize("row", [0.0001, 0.001, 0.002, 0.05])
+def test_a_prompt_alone_takes_no_more_than_twice_what_it_must(base, row):
+    assert seconds_of(base, row, STALL) <= 2 * seconds_of(base, row, None)
+
+
+def first_token(prefix):
+    """In which step a short prompt has its first token, beside two long ones and a stream of
+    others that are a little longer than it."""
+    world = World(n_seq=16, n_ctx=4000, chunk=32)
+    for prompt in ("A" * 3000, "B" * 40 + "C" * 2000):
+        world.submit(prompt, max_tokens=1)
+    for step in range(1000):
+        if step == 1:
+            short = world.submit(prefix * 40 + "x", max_tokens=1)
+        if step % 3 == 0:
+            world.submit(f"{step:048d}"[::-1], max_tokens=1)
+        world.step()
+        if step and world.text[short]:
+            return step
+    raise AssertionError("starved")
+
+
+def test_who_waits_for_a_shared_prefix_waits_no_longer_than_for_its_own():
+    assert first_token("B") <= 2 * first_token("D")
+
+
+def test_given_tokens_beyond_what_an_answer_can_have_cost_nothing():
+    world = World(n_ctx=96, answer=lambda _: b"1" * 1000)
+    asked = []
+    sampler = world.runner.sampler
+    world.runner.sampler = lambda params, prompt, answer: (
+        asked.append(len(answer)) or sampler(params, prompt, answer)
+    )
+    request = world.submit("x" * 50, answer=(ord("1"),) * 100_000)
+    world.run()
+    assert asked == [96 - 50 + 1]
+    assert world.text[request] == b"1" * 47
+    assert world.ended[request].finish_reason == "length"
 
 
 def test_times_are_measured_from_submit():

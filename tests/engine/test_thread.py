@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -248,5 +249,40 @@ def test_more_conversations_than_sequences():
                     await recorder.usage()
                     assert recorder.text == f"simulated: conversation {i} turn {turn}"
             engine.forget(9)
+
+    asyncio.run(main())
+
+
+def test_embeddings_leave_room_for_prompts():
+    async def main():
+        gate = Gate()
+        async with running(SimulatedRunner(gate=gate), max_queue=4) as engine:
+            ask(engine, Request("x"))
+            texts = [ask(engine, Request("text", embed=True)) for _ in range(5)]
+            with pytest.raises(errors.Busy):
+                ask(engine, Request("text", embed=True))
+            prompts = [ask(engine, Request("one more")) for _ in range(19)]
+            with pytest.raises(errors.Busy):
+                ask(engine, Request("one more"))
+            gate.open()
+            for text in texts:
+                with pytest.raises(errors.ModelError, match="cannot embed"):
+                    await text.usage()
+            for prompt in prompts:
+                await prompt.usage()
+            assert engine.load.prompt_tokens == len("x") + 19 * len("one more")
+
+    asyncio.run(main())
+
+
+def test_the_rate_is_of_the_tokens_that_were_decoded():
+    async def main():
+        ticks = itertools.count()
+        runner = SimulatedRunner(answer=lambda _: b"a" * 100)
+        async with running(runner, clock=lambda: next(ticks) / 10) as engine:
+            whole = await ask(engine, Request("x")).usage()
+            rest = await ask(engine, Request("x", answer=(97,) * 95)).usage()
+            assert rest.given_tokens == 95
+            assert rest.tokens_per_second <= 2 * whole.tokens_per_second
 
     asyncio.run(main())
