@@ -164,7 +164,8 @@ class Plan:
                 step.seq_id[row:end],
                 [slot.output(rows - 1)] if wanted else [],
             )
-            plans.append(Plan(alone, [(slot, rows, wanted)]))
+            prefill = rows if slot.next_token is None else 0
+            plans.append(Plan(alone, [(slot, rows, wanted)], prefill))
             row = end
         return plans
 

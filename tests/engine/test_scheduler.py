@@ -374,6 +374,30 @@ def test_logprobs_come_with_their_tokens():
     assert [token.logprobs.chosen.text for token in world.ids[asked]] == [b"1", b"2"]
 
 
+def test_a_trimmed_prompt_uses_what_the_cache_has_of_it():
+    """The system prompt in any case, and between two trims all that was there before."""
+    world = World(n_ctx=600, answer=lambda _: b"yes, and that is all that there is")
+    turns = [Message("system", "You are a machine that answers in one line.")]
+    head = len(world.runner.tokenize(tuple(turns))) - 1
+    before, trims, cached, asked = 0, 0, 0, 0
+    for number in range(40):
+        turns.append(Message("user", f"question {number} of many"))
+        request = world.submit(tuple(turns), conversation="c", max_tokens=100)
+        world.run()
+        usage = world.ended[request]
+        if usage.prompt_tokens < before:
+            trims += 1
+            assert usage.cached_tokens >= head
+        elif number:
+            assert usage.cached_tokens >= before
+        cached += usage.cached_tokens
+        asked += usage.prompt_tokens
+        before = usage.prompt_tokens
+        turns.append(Message("assistant", world.text[request].decode()))
+    assert 3 < trims < 20
+    assert cached > asked / 2
+
+
 def seconds_of(base, row, stall):
     """That a prompt of 2000 tokens takes, with nobody beside it."""
     world = World(n_ctx=4000, n_seq=1, chunk=512, stall=stall, decode_seconds=base + row)

@@ -7,8 +7,9 @@ tokens each; model, threads and KV types are the same in all:
   sets its worker's `ctl`, writes `prompt` and reads `out`;
 - through: the same files through an orchestrator, which started that host;
 - root:    conversations cloned at the orchestrator's root, which chooses the worker;
-- server:  llama-server, which xllamacpp carries (extra `bench`), streaming over HTTP.  Its
-  llama.cpp is newer than ours, and compiled for every CPU;
+- server:  llama-server, streaming over HTTP: the program that $LLAMA_SERVER names, else that
+  which xllamacpp carries (extra `bench`), whose llama.cpp is newer than ours, and compiled
+  for every CPU;
 - lock:    llama-cpp-python's high-level `Llama` behind a lock, as a simple server has it.
 
 The clients of all but the last are tasks of one uvloop beside the server, each with
@@ -19,8 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,12 +46,15 @@ from llambo9p.p9 import constants as c
 
 from .turns import THREADS, Answer, Answering, Question
 
+SERVER = os.environ.get("LLAMA_SERVER", "")
+
 
 def has_server() -> bool:
-    """Whether there is a llama-server here; says so if not."""
-    if importlib.util.find_spec("xllamacpp"):
+    """Whether there is a llama-server here; says which, or what to do."""
+    if SERVER or importlib.util.find_spec("xllamacpp"):
+        print("llama-server:", SERVER or "xllamacpp's")
         return True
-    print("no llama-server here: pip install xllamacpp")
+    print("no llama-server here: set LLAMA_SERVER, or pip install xllamacpp")
     return False
 
 
@@ -134,6 +141,46 @@ def server(
 ) -> Iterator[Answering]:
     """With `caching` its prompt caches are on, as they are by default: where nothing is
     asked twice they only cost it time."""
+    start = _program if SERVER else _xllamacpp
+    with start(slots, n_ctx, caching) as at:
+        yield lambda questions: uvloop.run(ask_all(questions, lambda: HttpClient(at), clients))
+
+
+@contextlib.contextmanager
+def _program(slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options: dict[str, object] = {
+        "--model": gguf.default_model(), "--host": "127.0.0.1", "--port": port,
+        "--parallel": slots, "--ctx-size": n_ctx * slots,
+        "--threads": THREADS, "--threads-batch": THREADS,
+        "--cache-type-k": "q8_0", "--cache-type-v": "f16",
+    }  # fmt: skip
+    words = ["--no-kv-unified"]
+    if not caching:
+        words += ["--no-cache-prompt", "--cache-ram", "0"]
+    command = [SERVER, *words, *(str(word) for option in options.items() for word in option)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not _is_healthy(port):
+                if process.poll() is not None:
+                    raise SystemExit(f"{SERVER} did not start")
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _is_healthy(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
+
+
+@contextlib.contextmanager
+def _xllamacpp(slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
     import xllamacpp
 
     params: Any = xllamacpp.CommonParams()
@@ -149,8 +196,7 @@ def server(
     if not caching:
         params.cache_ram_mib = 0
     running = xllamacpp.Server(params)
-    at = urlsplit(running.listening_address).netloc
-    yield lambda questions: uvloop.run(ask_all(questions, lambda: HttpClient(at), clients))
+    yield urlsplit(running.listening_address).netloc
 
 
 @contextlib.contextmanager
