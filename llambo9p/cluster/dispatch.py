@@ -295,11 +295,7 @@ class _Following(contextlib.AbstractAsyncContextManager[None]):
                 self._task.exception()  # that of `out` is told
             return
         self._ended.set()
-        try:
-            await self._task
-        except BaseException:
-            self._task.cancel()
-            raise
+        await self._task
 
     async def _follow(self) -> None:
         async with contextlib.AsyncExitStack() as files:
