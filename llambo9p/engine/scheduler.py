@@ -8,13 +8,7 @@ Rules it keeps:
 - Requests are admitted in the order of arrival, into at most `slots` at once; one with a
   priority below 0 as if it had come `PATIENCE` seconds later for each step.  So it lets
   others go first, and does not starve.
-- A step holds one token of every decoding sequence, and of prompts as many tokens as make
-  it longer by `STALL` seconds, by what the steps before took, for each of at most
-  `STALL_PROMPTS` that are being read: so much can one who comes with a long prompt hold up the
-  others, and so much can all.  But it may be made as long again as it is without prompts, and
-  has at least `CHUNK_MIN` and at most `prefill_chunk` of their tokens.
-- Half of these tokens are for the prompt that came first, which so gets done, the others for
-  those that have the least left, which so need not wait for long ones.
+- A step holds one token of every decoding sequence, or tokens of prompts (see `prefill`).
 - Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
 - A request whose prompt begins like that of an earlier one which is still prefilling
   waits for those cells and copies them, and prefills only what differs.
@@ -39,21 +33,12 @@ from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, Usage
 from llambo9p.engine.cache import Cache, CachedSequence
 from llambo9p.engine.fit import fit
+from llambo9p.engine.prefill import STALL, Prefill, Waiting
 from llambo9p.engine.runner import Model, Op, Output, Remove, Step
 from llambo9p.engine.text import Answer
 
 PATIENCE = 10.0
 """seconds that a request waits longer for each step of priority below 0"""
-STALL = 0.2
-"""seconds by which a prompt should make a step longer"""
-STALL_PROMPTS = 3
-"""who waits for a first token counts as much as who waits for the next one, but a step ends
-some time"""
-CHUNK_MIN = 16
-"""tokens of prompts in a step, however long they take: with fewer the weights are read for
-too little"""
-CHUNK_FIRST = 32
-"""before it is known how long they take"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +172,15 @@ class Scheduler:
         cell_bytes: int = 1,
         decode_seconds: float = 0.0,
     ) -> None:
-        """With a `stall` of None steps take what they take; one that decodes one token took
-        `decode_seconds`.  `cache_ram` bytes are for sequences saved in host memory,
+        """For `prefill_chunk`, `stall` and `decode_seconds` see `Prefill`.  `cache_ram` bytes are for sequences saved in host memory,
         `cell_bytes` a token."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
         self._model = model
         self._n_ctx = n_ctx
-        self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
-        self._stall = stall
-        self._row_seconds = (stall or 0.0) / CHUNK_FIRST
-        """what a row of a prompt adds to a step"""
-        self._decode_seconds = decode_seconds
-        """what a step without prompts takes"""
+        self._prefill: Prefill[Slot] = Prefill(prefill_chunk, stall, decode_seconds)
         self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
         self._queue: list[Queued] = []
         self._active: list[Slot] = []
@@ -259,7 +238,10 @@ class Scheduler:
     def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
         """The step was decoded, which took `seconds`; `sampled` has a token for each of its
         outputs."""
-        self._measure(plan, seconds)
+        if plan.prefill:
+            self._prefill.read(plan.prefill, seconds)
+        else:
+            self._prefill.decoded(seconds)
         outputs = iter(enumerate(sampled))
         row = 0
         for slot, rows, wanted in plan.parts:
@@ -270,13 +252,6 @@ class Scheduler:
                 self._take(slot, token, now, plan.step.logprobs.get(output))
             else:
                 self._tell_prefill(slot)
-
-    def _measure(self, plan: Plan, seconds: float) -> None:
-        if not plan.prefill:
-            self._decode_seconds = (self._decode_seconds + seconds) / 2
-        elif plan.prefill >= CHUNK_MIN // 2:
-            seconds -= min(self._decode_seconds, seconds * 0.9)
-            self._row_seconds = max((self._row_seconds + seconds / plan.prefill) / 2, 1e-9)
 
     def abort(self, plan: Plan, error: Exception) -> None:
         """The step could not be decoded: fail its requests, trust none of their cells."""
@@ -353,51 +328,36 @@ class Scheduler:
         step = Step(self._ops)
         self._ops = []
         parts: list[tuple[Slot, int, bool]] = []
-        shares = self._shares()
+        pieces = dict(self._pieces())
         for slot in self._active:
             start = len(slot.sequence.tokens)
-            if slot.next_token is not None:
-                rows, wanted = 1, True
-                step.token.append(slot.next_token)
-            else:
-                rows = shares.get(slot, 0)
-                if not rows:
-                    continue
+            rows, wanted = pieces.get(slot, 0), True
+            if rows:
                 wanted = start + rows == len(slot.prompt)
                 step.token += slot.prompt[start : start + rows]
+            elif not pieces and slot.next_token is not None:
+                rows = 1
+                step.token.append(slot.next_token)
+            else:
+                continue
             step.pos += range(start, start + rows)
             step.seq_id += [slot.sequence.seq_id] * rows
             if wanted:
                 step.outputs.append(slot.output(len(step.token) - 1))
             parts.append((slot, rows, wanted))
-        return Plan(step, parts, sum(shares.values()))
+        return Plan(step, parts, sum(pieces.values()))
 
-    def _chunk(self, prompts: int) -> int:
-        """How many tokens of so many prompts the next step may have."""
-        if self._stall is None:
-            return self._prefill_chunk
-        longer = max(self._stall * min(prompts, STALL_PROMPTS), self._decode_seconds)
-        return min(max(CHUNK_MIN, int(longer / self._row_seconds)), self._prefill_chunk)
-
-    def _shares(self) -> dict[Slot, int]:
-        """How many prompt tokens each prefilling slot has in the next step; see the rules."""
-        waiting = [s for s in self._active if s.next_token is None and s.sequence.ahead is None]
-        if not waiting:
-            return {}
-        budget = self._chunk(len(waiting))
+    def _pieces(self) -> list[tuple[Slot, int]]:
+        """The tokens of prompts in the next step; none when it decodes."""
         left = self._left()
-        first = min(waiting, key=lambda slot: slot.sequence.since)
-        waiting.sort(key=lambda slot: (left[slot.sequence], slot.sequence.since))
-        shares = dict.fromkeys(waiting, 0)
-        for slot, most in (
-            (first, (budget + 1) // 2),
-            *((slot, left[slot.sequence]) for slot in waiting),
-            *((slot, budget) for slot in waiting),
-        ):
-            share = min(slot.prefill_left - shares[slot], most, budget)
-            shares[slot] += share
-            budget -= share
-        return shares
+        waiting = [
+            Waiting(slot, slot.prefill_left, left[slot.sequence], slot.sequence.since)
+            for slot in self._active
+            if slot.next_token is None and slot.sequence.ahead is None
+        ]
+        return self._prefill.next(
+            waiting, any(slot.next_token is not None for slot in self._active)
+        )
 
     def _left(self) -> dict[CachedSequence, int]:
         """Tokens that each prefilling sequence needs until somebody can go on: it itself, or

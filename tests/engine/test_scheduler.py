@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
+from llambo9p.engine.prefill import CHUNK_MIN, STALL
 from llambo9p.engine.scheduler import (
-    CHUNK_MIN,
-    STALL,
     Failed,
     Finished,
     Progress,
@@ -40,6 +39,10 @@ class World:
     def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, **options):
         self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
         self.chunk = chunk
+        self.read = set()
+        """slots of which prompt tokens were read since the last step that decoded"""
+        self.in_a_row = 0
+        """those tokens"""
         self.scheduler = Scheduler(
             self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, stall=stall, **options
         )
@@ -85,14 +88,15 @@ class World:
         assert len(step.token) - prefill <= self.scheduler.slots
         assert prefill == plan.prefill
         planned = {slot for slot, _, _ in plan.parts}
-        prefilling = []
-        for slot in self.scheduler._active:
-            if slot.next_token is None and slot.sequence.ahead is None:
-                prefilling.append(slot)
-            else:
-                assert slot in planned or slot.sequence.ahead is not None
-        if prefilling:
-            assert min(prefilling, key=lambda slot: slot.sequence.since) in planned
+        decoding = {slot for slot in self.scheduler._active if slot.next_token is not None}
+        if prefill:
+            assert not planned & decoding
+            self.read |= planned
+            self.in_a_row += prefill
+            assert not decoding or self.in_a_row < 2 * self.chunk + CHUNK_MIN
+        else:
+            assert planned == decoding
+            self.read, self.in_a_row = set(), 0
 
     def collect(self):
         for event in self.scheduler.events():
@@ -230,17 +234,6 @@ def test_the_queue_is_bounded():
         world.submit("x")
 
 
-def test_half_of_a_chunk_is_the_first_prompts_and_the_shortest_come_before_longer_ones():
-    world = World(n_ctx=400, chunk=20, answer=lambda _: b"z" * 99, n_seq=5)
-    first = world.submit("first")
-    world.step()
-    sizes = {world.submit("pqrstuv"[size % 7] * size): size for size in (100, 90, 3, 4)}
-    plan = world.step()
-    shares = {sizes.get(slot.request, 0): rows for slot, rows, _ in plan.parts}
-    assert shares == {0: 1, 100: 10, 3: 3, 4: 4, 90: 3}
-    assert world.text[first] == b"zz"
-
-
 def test_equal_prompts_are_answered_in_the_order_in_which_they_came():
     world = World(n_ctx=400, chunk=20, answer=lambda _: b"1", n_seq=4)
     requests = [world.submit(letter * 50) for letter in "pqrs"]
@@ -256,7 +249,7 @@ def test_a_chunk_is_what_takes_as_long_as_others_may_be_held_up(seconds, rows):
     world.submit("p" * 3900)
     for _ in range(12):
         # a step of 64 rows takes `seconds`, others in proportion
-        share = world.scheduler._chunk(1) / 64
+        share = world.scheduler._prefill.budget(1) / 64
         world.seconds = seconds * share
         plan = world.step()
     assert abs(plan.prefill - rows) <= 1

@@ -1,0 +1,141 @@
+"""Which tokens of which prompts the next step reads, or whether those who decode are next.
+
+Owns the book of the time that steps took.  Prompts are read in steps of their own: a step of
+both would be two anyway where sequences are separate streams, and the first token would come
+after the second of them.
+
+Rules it keeps:
+- Between two steps of those who decode, prompts are read for at most `STALL` seconds, by what
+  the steps before took, for each of at most `STALL_PROMPTS` that are being read: so much can
+  one who comes with a long prompt hold up the others, and so much can all.  But it may be as
+  long as a step of those who decode takes, and has at least `CHUNK_MIN` and at most `chunk`
+  tokens.
+- Half of these tokens are for the prompt that came first, which so gets done; the others are
+  for those that have the least left, which so need not wait for long ones, and come first.
+- What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
+- Prompts are read one after the other, as the time is in the tokens: read together, the first
+  one would be done when the last one is.  Only what takes less than `TOGETHER` is not worth a
+  step of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+STALL = 0.2
+"""seconds by which a prompt may hold up those who decode"""
+STALL_PROMPTS = 3
+"""who waits for a first token counts as much as who waits for the next one, but it ends some
+time"""
+TOGETHER = 0.05
+"""seconds for which prompts are read in one step"""
+CHUNK_MIN = 16
+"""tokens of prompts in a row, however long they take: with fewer the weights are read for too
+little"""
+CHUNK_FIRST = 32
+"""before it is known how long they take"""
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Generic[K]):
+    """A prompt that is not read to its end."""
+
+    key: K
+    left: int
+    """its tokens that are not read"""
+    soonest: int
+    """those of them after which somebody can go on: it itself, or one that waits for it"""
+    since: int
+    """the order of arrival"""
+
+
+class Prefill(Generic[K]):
+    """`chunk` is the most tokens of a step.  With a `stall` of None prompts are read for as
+    long as it takes; a step that decoded one token took `decode_seconds`."""
+
+    def __init__(self, chunk: int, stall: float | None, decode_seconds: float) -> None:
+        self._chunk = chunk
+        self._stall = stall
+        self._row_seconds = (stall or 0.0) / CHUNK_FIRST
+        """what a token of a prompt takes"""
+        self._decode_seconds = decode_seconds
+        """what a step of those who decode takes"""
+        self._base_seconds = decode_seconds
+        """what any step takes"""
+        self._read = 0
+        """tokens since those who decode had a step"""
+        self._read_of_first = 0
+        """of those, the ones of prompts that came first"""
+        self._ended = 0
+        """prompts that were read to their end since then"""
+
+    def decoded(self, seconds: float) -> None:
+        """A step of those who decode took so long."""
+        self._decode_seconds = (self._decode_seconds + seconds) / 2
+        self._base_seconds = min(self._base_seconds, seconds)
+
+    def read(self, tokens: int, seconds: float) -> None:
+        """A step of so many tokens of prompts took so long."""
+        if tokens >= CHUNK_MIN // 2:
+            seconds -= min(self._base_seconds, seconds * 0.9)
+            self._row_seconds = max((self._row_seconds + seconds / tokens) / 2, 1e-9)
+
+    def next(self, waiting: Sequence[Waiting[K]], decoding: bool) -> list[tuple[K, int]]:
+        """How many tokens of which prompts are read now; none when those who decode, if
+        there are any, are next."""
+        budget = self.budget(self._ended + len(waiting))
+        alone = not decoding and len(waiting) == 1
+        if not waiting or alone or self._read >= budget:
+            self._read = self._read_of_first = self._ended = 0
+            if decoding or not waiting:
+                return []
+            budget = self.budget(len(waiting))
+        pieces = self._pieces(waiting, budget)
+        for each, tokens in pieces:
+            self._read += tokens
+            self._ended += tokens == each.left
+        return [(each.key, tokens) for each, tokens in pieces]
+
+    def budget(self, prompts: int) -> int:
+        """How many tokens of so many prompts are read in a row."""
+        if self._stall is None:
+            return self._chunk
+        longest = max(self._stall * min(prompts, STALL_PROMPTS), self._decode_seconds)
+        return min(max(CHUNK_MIN, int(longest / self._row_seconds)), self._chunk)
+
+    def _pieces(self, waiting: Sequence[Waiting[K]], budget: int) -> list[tuple[Waiting[K], int]]:
+        room = budget - self._read
+        first = min(waiting, key=lambda each: each.since)
+        owed = max(0, min(first.left, (budget + 1) // 2 - self._read_of_first, room))
+        pieces: list[tuple[Waiting[K], int]] = []
+        together = 0
+        for each in sorted(waiting, key=lambda each: (each.soonest, each.since)):
+            most = room if each is first else room - owed
+            tokens = self._piece(each.soonest, most)
+            if not tokens:
+                continue
+            if pieces and together + tokens > self._most_together():
+                break
+            pieces.append((each, tokens))
+            together += tokens
+            room -= tokens
+            if each is first:
+                owed = max(0, owed - tokens)
+                self._read_of_first += tokens
+        return pieces
+
+    def _piece(self, tokens: int, most: int) -> int:
+        """How many of so many tokens are read, which should be at most `most`."""
+        if most <= 0:
+            return 0
+        return tokens if tokens - most < CHUNK_MIN and tokens <= self._chunk else most
+
+    def _most_together(self) -> int:
+        """Tokens of several prompts in one step."""
+        if self._stall is None:
+            return self._chunk
+        return min(self._chunk, int(TOGETHER / self._row_seconds))

@@ -1,0 +1,103 @@
+"""Which prompts are read when, and how much of them, by the times that steps took."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llambo9p.engine.prefill import CHUNK_MIN, STALL, STALL_PROMPTS, Prefill, Waiting
+
+ROW = 1 / 512
+
+
+def budget(prompts=1):
+    return Reader().prefill.budget(prompts)
+
+
+class Reader:
+    """Prompts, and the times of a machine on which a token takes `row` seconds."""
+
+    def __init__(self, *sizes, chunk=512, row=ROW, decoding=True):
+        self.left = dict(enumerate(sizes))
+        self.row = row
+        self.decoding = decoding
+        self.prefill = Prefill(chunk, STALL, 0.0)
+        for _ in range(30):
+            self.prefill.read(64, 64 * row)
+
+    def step(self):
+        """The pieces that are read, as a dict; empty when those who decode had their step."""
+        waiting = [Waiting(key, left, left, key) for key, left in self.left.items() if left]
+        pieces = dict(self.prefill.next(waiting, self.decoding))
+        for key, tokens in pieces.items():
+            assert 0 < tokens <= self.left[key]
+            self.left[key] -= tokens
+        return pieces
+
+    def until_decoding(self):
+        """The steps that are read until those who decode are next."""
+        steps = []
+        while pieces := self.step():
+            steps.append(pieces)
+            assert len(steps) < 1000
+        return steps
+
+
+def test_prompts_are_read_one_after_the_other_the_shortest_first():
+    assert Reader(70, 50, 60).until_decoding() == [{1: 50}, {2: 60}, {0: 70}]
+
+
+def test_short_ones_are_read_together():
+    assert Reader(8, 9, 70).until_decoding() == [{0: 8, 1: 9}, {2: 70}]
+
+
+def test_who_decodes_waits_as_long_as_the_prompts_that_are_read_may_hold_him_up():
+    alone = Reader(4000).until_decoding()
+    assert alone == [{0: budget()}]
+    crowd = Reader(*[100] * 10).until_decoding()
+    left = budget(STALL_PROMPTS) - 300
+    assert crowd == [{0: 100}, {1: 100}, {2: 100}, {3: left}]
+
+
+def test_half_is_the_first_ones():
+    reader = Reader(4000, *[40] * 20)
+    steps = reader.until_decoding()
+    assert steps == [*({i: 40} for i in range(1, 5)), {0: budget(STALL_PROMPTS) - 160}]
+    assert sum(sum(step.values()) for step in steps) == budget(STALL_PROMPTS)
+
+
+def test_nobody_waits_where_nobody_decodes():
+    reader = Reader(4000, 100, decoding=False)
+    assert [reader.step() for _ in range(3)] == [{1: 100}, {0: budget()}, {0: budget()}]
+
+
+@pytest.mark.parametrize("left", [1, CHUNK_MIN - 1])
+def test_no_crumb_is_left(left):
+    most = budget()
+    assert Reader(most + left).until_decoding() == [{0: most + left}]
+    assert Reader(most + CHUNK_MIN).until_decoding() == [{0: most}]
+
+
+def test_what_somebody_waits_for_is_read_before_the_rest():
+    prefill = Prefill(512, None, 0.0)
+    waiting = [Waiting("long", 400, 30, 0), Waiting("short", 40, 40, 1)]
+    assert prefill.next(waiting, True) == [("long", 30), ("short", 40)]
+
+
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=12),
+    st.sampled_from([1, 16, 100, 512]),
+    st.sampled_from([1e-6, 1e-4, ROW, 0.05]),
+)
+def test_the_first_one_goes_on_before_each_step_of_those_who_decode(sizes, chunk, row):
+    reader = Reader(*sizes, chunk=chunk, row=row)
+    while any(reader.left.values()):
+        first = min(key for key, left in reader.left.items() if left)
+        before = reader.left[first]
+        budget = reader.prefill.budget(1)
+        steps = reader.until_decoding()
+        read = sum(sum(step.values()) for step in steps)
+        assert before - reader.left[first] >= min(before, budget // 2 - CHUNK_MIN)
+        assert all(sum(step.values()) <= chunk for step in steps)
+        assert read < reader.prefill.budget(len(sizes)) + 2 * CHUNK_MIN
