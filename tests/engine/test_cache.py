@@ -206,6 +206,18 @@ def test_what_is_saved_is_bounded_and_the_least_recently_used_goes():
         assert any(isinstance(op, Restore) for op in ops) == kept
 
 
+def test_what_another_conversation_restores_is_kept_longer():
+    cache = Cache(1, ram=2 * len(LONG))
+    for conversation in "ab":
+        use(cache, conversation, [ord(conversation), *LONG[1:]])
+    use(cache, None, [1])
+    assert ops_of(use(cache, None, [ord("a"), *LONG[1:], 1])[1]) == (1, len(LONG))
+    use(cache, "c", [ord("c"), *LONG[1:]])
+    for conversation, kept in (("b", False), ("a", True), ("c", True)):
+        _, ops = use(cache, None, [ord(conversation), *LONG[1:], 1])
+        assert any(isinstance(op, Restore) for op in ops) == kept, conversation
+
+
 def test_a_saved_prefix_serves_another_conversation_of_the_same_user_only():
     cache = Cache(1, ram=1000)
     use(cache, "a", [*LONG, 1])
@@ -251,6 +263,20 @@ def test_who_comes_later_waits_for_a_prefix_that_is_being_prefilled():
     third, _ = cache.acquire("c")
     cache.seed(third, [*LONG, 2, 3])
     assert third.ahead is None, "what there is saves it all but a token"
+
+
+def test_nobody_waits_for_one_who_waits_for_him():
+    cache = Cache(3)
+    prompts = ([*LONG, 1], [*LONG, *LONG, 2], [*LONG, *LONG, 3])
+    first, second, third = (cache.acquire(None)[0] for _ in prompts)
+    for sequence, prompt in zip((first, second, third), prompts, strict=True):
+        cache.seed(sequence, prompt)
+    assert second.ahead.sequence is first
+    assert third.ahead.sequence is second
+    first.tokens += LONG
+    assert cache.seed(second, prompts[1])[0] == Copy(0, 1)
+    assert second.ahead is None
+    assert third.ahead.is_coming
 
 
 def test_nobody_waits_for_a_prefill_that_was_given_up():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
 from llambo9p.engine.prefill import CHUNK_MIN, STALL
+from llambo9p.engine.runner import DecodeError
 from llambo9p.engine.scheduler import (
     Failed,
     Finished,
@@ -77,6 +78,14 @@ class World:
                 assert self.runner.cells[s.seq_id][: len(s.tokens)] == s.tokens
         self.collect()
         return plan
+
+    def fail(self):
+        """A step that cannot be decoded and spoils the cells of its sequences."""
+        plan = self.scheduler.plan(self.now)
+        for slot, _, _ in plan.parts:
+            self.runner.cells[slot.sequence.seq_id] = [EOG] * len(slot.sequence.tokens)
+        self.scheduler.abort(plan, DecodeError("no"))
+        self.collect()
 
     def check(self, plan):
         step = plan.step
@@ -335,6 +344,34 @@ def test_tokens_that_no_answer_begins_with_are_refused(answer):
     assert not world.runner.steps
 
 
+@pytest.mark.parametrize("again", ["a", "b"])
+def test_cells_of_a_step_that_failed_are_used_by_nobody(again):
+    world = World(n_seq=2)
+    failed = world.submit("p" * 60, conversation="a")
+    world.step()
+    world.step()
+    world.fail()
+    assert isinstance(world.ended[failed], DecodeError)
+    request = world.submit("p" * 60, conversation=again)
+    world.run()
+    assert world.ended[request].cached_tokens == 0
+    assert world.text[request] == letters("p" * 60)
+
+
+def test_a_conversation_whose_step_failed_loses_its_sequence_before_another_does():
+    world = World(n_seq=2, answer=lambda _: b"1")
+    failed = world.submit("p" * 90, conversation="failed")
+    kept = world.submit("kept", conversation="kept")
+    while kept not in world.ended:
+        world.step()
+    assert failed not in world.ended
+    world.fail()
+    world.submit("new", conversation="new")
+    again = world.submit("kept", conversation="kept")
+    world.run()
+    assert world.ended[again].cached_tokens == len("kept") - 1
+
+
 def test_operations_of_a_request_that_needed_no_step_are_not_lost():
     world = World(n_seq=1, answer=lambda _: b"12", cache_ram=1000)
     world.submit("what the first one asks", conversation="a")
@@ -346,6 +383,17 @@ def test_operations_of_a_request_that_needed_no_step_are_not_lost():
     again = world.submit("what the first one asks for", conversation="a")
     world.run()
     assert world.ended[again].cached_tokens == len("what the first one asks")
+
+
+def test_given_tokens_that_are_cached_are_not_counted_as_the_prompts():
+    world = World(answer=lambda _: b"123456")
+    world.submit("x" * 50, conversation="c")
+    world.run()
+    again = world.submit("x" * 50, conversation="c", answer=tuple(b"1234"))
+    world.run()
+    usage = world.ended[again]
+    assert usage.prompt_tokens == usage.cached_tokens == 50
+    assert world.runner.steps[-3].pos == [53], "though those before the last one are, too"
 
 
 def test_a_cancelled_answer_keeps_the_tokens_that_it_was_given():

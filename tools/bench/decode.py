@@ -4,9 +4,10 @@
 argmax in a tight loop over the low-level bindings, with the engine's model, threads and
 KV types, and nothing else: no scheduler, no cache, no text, no event loop.
 
-Run as a program it measures `BareLoop` and `DecodeThread`, taking turns on the same
-prompts, for N sequences at once, and prints the medians and the median of the ratios of
-each turn.  Greedy answers are equal, so both decode the same tokens.
+Run as a program it measures three that take turns on the same prompts, for N sequences at
+once: `BareLoop` with a stream of the KV cache for each sequence, as the engine has them;
+`BareLoop` with one cache for all (`kv_unified`); and `DecodeThread`.  Printed are the
+medians, and the medians of the ratios of each turn.  All decode as many tokens.
 
     python -m llambo9p_tools.bench.decode [--rounds 7] [--tokens 128] [--sequences 1,4,16]
 """
@@ -42,7 +43,8 @@ N_UBATCH = 512
 class BareLoop:
     """N prompts in, n_tokens greedy tokens for each, as fast as llama_decode goes."""
 
-    def __init__(self, n_seq: int, n_ctx: int = N_CTX, n_threads: int = THREADS) -> None:
+    def __init__(self, n_seq: int, n_ctx: int, n_threads: int, *, unified: bool) -> None:
+        """`unified`: all sequences share one KV cache, as long as all of theirs."""
         log = lib.llama_log_callback(lambda *_: None)
         lib.llama_log_set(log, None)
         self._log = log
@@ -54,7 +56,7 @@ class BareLoop:
         params.n_batch, params.n_ubatch = N_BATCH, N_UBATCH
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k, params.type_v = TYPE_K, TYPE_V
-        params.kv_unified = False
+        params.kv_unified = unified
         params.no_perf = True
         self._ctx: Any = lib.llama_init_from_model(model, params)
         self._vocab: Any = lib.llama_model_get_vocab(model)
@@ -150,9 +152,9 @@ async def complete(engine: DecodeThread, questions: list[Question]) -> list[Answ
 
 
 @contextlib.contextmanager
-def bare(n_seq: int, n_threads: int = THREADS) -> Iterator[Answering]:
+def bare(n_seq: int, n_threads: int = THREADS, *, unified: bool = False) -> Iterator[Answering]:
     """A contender."""
-    yield BareLoop(n_seq, N_CTX, n_threads).complete
+    yield BareLoop(n_seq, N_CTX, n_threads, unified=unified).complete
 
 
 @contextlib.contextmanager
@@ -178,14 +180,16 @@ def main() -> None:
     sequences = [int(n) for n in options.sequences.split(",")]
     contenders = {
         "bare": Contender(bare, max(sequences), options.threads),
+        "unified": Contender(bare, max(sequences), options.threads, unified=True),
         "engine": Contender(bare_engine, max(sequences), options.threads),
     }
     print("tokens/s, medians of", options.rounds, "rounds in turns")
-    print("sequences     bare   engine  engine/bare")
+    print("sequences     bare  unified   engine unified/bare  engine/bare")
     for n in sequences:
         rates = measure(contenders, n, options.rounds, options.tokens)
         medians = [f"{statistics.median(rates[name]):8.1f}" for name in contenders]
-        print(f"{n:9}", *medians, f"{ratio(rates, 'engine', 'bare'):12.3f}", flush=True)
+        ratios = [f"{ratio(rates, name, 'bare'):12.3f}" for name in ("unified", "engine")]
+        print(f"{n:9}", *medians, *ratios, flush=True)
     for contender in contenders.values():
         contender.end()
 
