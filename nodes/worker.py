@@ -32,6 +32,9 @@ REQUESTS, FIDS = 32_768, 1 << 20
 """the least that a connection may have: an orchestrator passes on what all its clients
 do over one"""
 
+TELL = 0.04
+"""seconds in which readers get tokens once: often enough for eyes"""
+
 
 @click.command()
 @click.option("--listen", default="tcp!127.0.0.1!9000", show_default=True, metavar="ADDR")
@@ -95,7 +98,7 @@ def main(
             _stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
         runner, ram = _runner(model, context, slots, threads, budget, cache_ram)
-        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=ram)
+        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=ram, tell=TELL)
         host: Host | None = None
 
         def attach(user: User, aname: str) -> File:

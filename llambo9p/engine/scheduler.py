@@ -172,8 +172,8 @@ class Scheduler:
         cell_bytes: int = 1,
         decode_seconds: float = 0.0,
     ) -> None:
-        """For `prefill_chunk`, `stall` and `decode_seconds` see `Prefill`.  `cache_ram` bytes are for sequences saved in host memory,
-        `cell_bytes` a token."""
+        """`cache_ram` bytes are for sequences saved in host memory, `cell_bytes` a token; for
+        `prefill_chunk`, `stall` and `decode_seconds` see `Prefill`."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")

@@ -8,7 +8,10 @@ Rules it keeps (besides those of `base.Engine`):
   thread reads it once a step, so a cancel acts within one step; when there is nothing
   to decode the thread blocks on it.
 - All that a step brought reaches the loop in one `call_soon_threadsafe`, right before
-  the next step: what the loop does with it, it does while llama.cpp decodes.
+  the next step: what the loop does with it, it does while llama.cpp decodes.  But with `tell`,
+  tokens alone may wait for the next step of those who decode, for so many seconds: each time
+  that the loop and the readers run they take a core from llama.cpp, whose threads wait for
+  each other.
 - The bound of the queue and the load are kept on the loop's side, so that they are
   right at once: ten submits in one tick see each other.
 - A step that cannot be decoded is decoded again, each sequence alone, and only those
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -81,7 +85,8 @@ class DecodeThread:
     `start` and `stop` once each, on the event loop that listeners are to be called on;
     `submit` in between.  `max_queue` requests wait beyond the `slots` that run, and as many
     texts beyond the one whose embedding is made; `cache_ram`
-    bytes hold what conversations have in the KV cache when others need its sequences.
+    bytes hold what conversations have in the KV cache when others need its sequences; the
+    loop is told of tokens once in `tell` seconds, 0 for each step.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class DecodeThread:
         slots: int | None = None,
         max_queue: int = 64,
         cache_ram: int = 0,
+        tell: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -101,6 +107,7 @@ class DecodeThread:
         self.slots = runner.n_seq if slots is None else slots
         self._max_queue = max_queue
         self._cache_ram = cache_ram
+        self._tell_seconds = tell
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +123,10 @@ class DecodeThread:
         self._decode = 0
         self.steps = 0
         """calls of llama_decode so far"""
+        self._untold: list[Event] = []
+        """for the loop"""
+        self._told = -math.inf
+        """when it was told last"""
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
@@ -254,7 +265,7 @@ class DecodeThread:
             self._post(_settle, loaded, None)
             while self._read_mailbox(scheduler):
                 plan = scheduler.plan(self._clock())
-                self._publish()
+                self._publish(wait=plan is not None and not plan.prefill)
                 if plan is not None:
                     self._execute(scheduler, plan)
                 self._embeddings.step(self._clock)
@@ -336,10 +347,18 @@ class DecodeThread:
         now = self._clock()
         scheduler.commit(plan, sampled, now, now - began)
 
-    def _publish(self) -> None:
-        scheduled = [] if self._scheduler is None else self._scheduler.events()
-        if events := scheduled + self._embeddings.events():
-            self._post(self._deliver, events)
+    def _publish(self, wait: bool = False) -> None:
+        """Tell the loop what happened; with `wait` tokens alone may wait."""
+        if self._scheduler is not None:
+            self._untold += self._scheduler.events()
+        self._untold += self._embeddings.events()
+        now = self._clock()
+        soon = wait and now < self._told + self._tell_seconds
+        if soon and all(isinstance(event, Tokens) for event in self._untold):
+            return
+        if self._untold:
+            self._post(self._deliver, self._untold)
+            self._told, self._untold = now, []
 
     def _post(self, call: Callable[..., object], *args: object) -> None:
         assert self._loop is not None

@@ -73,6 +73,38 @@ def test_events_of_a_step_reach_the_loop_in_one_call():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(1, 6), (3, 11), (4, 21), (5, 21)])
+def test_tokens_alone_wait_for_others_but_not_long(seconds, told):
+    """The first one does not; then a step takes `seconds`, and the loop is told every 4."""
+
+    async def main():
+        now = 0
+
+        def sleep(_):
+            nonlocal now
+            now += seconds
+
+        runner = SimulatedRunner(answer=lambda _: b"x" * 20, sleep=sleep)
+        async with running(runner, tell=4, clock=lambda: now) as engine:
+            loop = asyncio.get_running_loop()
+            threadsafe = loop.call_soon_threadsafe
+            calls = []
+
+            def counting(call, *args):
+                calls.append(call)
+                return threadsafe(call, *args)
+
+            loop.call_soon_threadsafe = counting
+            recorder = ask(engine, Request("hi"))
+            await recorder.usage()
+            assert recorder.text == "x" * 20
+            assert recorder.count == 20
+            reading, *tokens = calls
+            assert len(tokens) == told
+
+    asyncio.run(main())
+
+
 def test_cancel_ends_a_decoding_request_within_one_step():
     async def main():
         gate = Gate()
