@@ -21,9 +21,9 @@ T = TypeVar("T", bound=Hashable)
 
 BYTES_PER_TOKEN = 4
 """rough, and only to compare loads"""
-CHUNK = 256
+CHUNK = 512
 """characters of a prompt that `Needs.prefixes` goes forward by"""
-_MAX_CHUNKS = 64
+_MAX_CHUNKS = 16
 _PREFILL_RATE = 1000.0
 _DECODE_RATE_PER_SLOT = 20.0
 """tokens/s of a host of which nothing was seen yet: about a small model's on two cores"""
@@ -220,7 +220,7 @@ class Needs:
     @cached_property
     def prefixes(self) -> list[int]:
         """A hash for each whole chunk of `CHUNK` characters that the prompt begins with, at
-        most 64, the shortest prefix first.  Each hash is of all that comes before the chunk,
+        most 16, the shortest prefix first.  Each hash is of all that comes before the chunk,
         too, and of the user: KV caches are not shared between users."""
         text = self._beginning(_MAX_CHUNKS * CHUNK)
         so_far = hash(self.request.user)

@@ -143,9 +143,11 @@ class Affinity(LeastLoaded):
 
     def started(self, needs: Needs, worker: Candidate) -> None:
         for prefix in needs.prefixes:
-            before = self._holders.pop(prefix, ())
-            rest = [host for host in before if host is not worker.host]
-            self._holders[prefix] = (worker.host, *rest[: _MAX_HOLDERS - 1])
+            before = self._holders.get(prefix, ())
+            if before[:1] != (worker.host,):
+                rest = [host for host in before if host is not worker.host]
+                self._holders[prefix] = (worker.host, *rest[: _MAX_HOLDERS - 1])
+            self._holders.move_to_end(prefix)
         while len(self._holders) > _MAX_PREFIXES:
             self._holders.popitem(last=False)
 

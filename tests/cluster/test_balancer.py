@@ -304,7 +304,7 @@ def test_affinity_follows_the_longest_prefix() -> None:
     b = many_hosts()
     b.finished(b.started("w0", request(LONG)))
     b.finished(b.started("w8", request(LONG * 2)))
-    b.finished(b.started("w20", request(LONG[:300] + "something else" * 100)))
+    b.finished(b.started("w20", request(LONG[:600] + "something else" * 100)))
     assert hosts_of(b, 9, lambda i: request(LONG * 2 + str(i))) == {"host 4"}
 
 
