@@ -23,12 +23,13 @@ from ..errors import Error, InvalidArgument, WorkerLost
 from . import strategies
 from .candidates import (
     BYTES_PER_TOKEN,
+    WEIGHT,
     Candidate,
     Eligible,
     HostLoad,
     Needs,
+    Rates,
     Work,
-    moving_mean,
     others,
 )
 
@@ -51,6 +52,8 @@ class Balancer:
         self.workers: dict[str, Candidate] = {}
         self._rng = rng or random.Random()
         self._hosts: dict[str, HostLoad] = {}
+        self._rates = {_ANY: Rates()}
+        """of the hosts of each node type, and of all"""
         self._open = 0
         """workers that may be chosen"""
         self._contexts: dict[str, list[int]] = {_ANY: []}
@@ -103,7 +106,9 @@ class Balancer:
         context = _NO_LIMIT if context is None else context
         host = self._hosts.get(address)
         if host is None:
-            host = self._hosts[address] = HostLoad(address, slots)
+            of_type = self._rates.setdefault(node_type, Rates())
+            host = HostLoad(address, slots, of_type, self._rates[_ANY])
+            self._hosts[address] = host
         host.workers += 1
         worker = self.workers[name] = Candidate(name, host, node_type, model, context)
         for key in (_ANY, node_type):
@@ -190,7 +195,7 @@ class Balancer:
             needs.cached_tokens = known // BYTES_PER_TOKEN
         worker = self.workers.get(name)
         if worker is None:  # lost at this moment
-            return Work(name, HostLoad("", 1), needs)
+            return Work(name, HostLoad("", 1, Rates(), Rates()), needs)
         return self._started(worker, needs)
 
     def _started(self, worker: Candidate, needs: Needs) -> Work:
@@ -206,7 +211,7 @@ class Balancer:
         work.finish(usage)
         if usage is not None and usage.finish_reason != "cancelled":
             share = (usage.completion_tokens - usage.given_tokens) / work.max_tokens
-            self._answered_share = moving_mean(self._answered_share, min(1.0, share))
+            self._answered_share += WEIGHT * (min(1.0, share) - self._answered_share)
 
     def _needs(self, request: Request) -> Needs:
         return Needs(request, self._answered_share)

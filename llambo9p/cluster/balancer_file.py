@@ -104,7 +104,7 @@ def _host(host: HostLoad) -> str:
         f"host {host.address} workers {host.workers} dispatched {host.dispatched} "
         f"requests {host.requests} strangers {host.strangers} "
         f"pending_prefill {host.prefill:.0f} pending_decode {host.decode:.0f} "
-        f"prefill_rate {host.prefill_rate:.1f} decode_rate {host.decode_rate:.1f}"
+        f"prefill_rate {host.rates.prefill:.1f} decode_rate {host.rates.decode:.1f}"
     )
 
 

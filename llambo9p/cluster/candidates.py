@@ -25,12 +25,14 @@ CHUNK = 512
 """characters of a prompt that `Needs.prefixes` goes forward by"""
 _MAX_CHUNKS = 16
 _PREFILL_RATE = 1000.0
-_DECODE_RATE_PER_SLOT = 20.0
+_DECODE_RATE = 300.0
 """tokens/s of a host of which nothing was seen yet: about a small model's on two cores"""
 _STRANGER = (64, 128)
 """tokens of prompt and answer that a request is taken for that others sent to a host"""
-_WEIGHT = 0.2
-"""of the newest answer in a mean"""
+WEIGHT = 0.2
+"""of the newest answer in a moving mean"""
+_AGEING = 0.02
+"""the part of what was seen of a host that is forgotten when it is idle and not chosen"""
 _MIN_TOKENS = 16
 """of a prompt or answer from which a rate is learnt: the time of fewer is mostly overhead"""
 
@@ -72,16 +74,40 @@ class Pool(Generic[T]):
             self._places[last] = place
 
 
+class Rates:
+    """How fast a host is, or hosts of some kind are: tokens/s of all its requests together."""
+
+    __slots__ = ("decode", "known", "prefill")
+
+    def __init__(self) -> None:
+        self.prefill = _PREFILL_RATE
+        self.decode = _DECODE_RATE
+        self.known = False
+        """there was an answer from which to learn them"""
+
+    def approach(self, weight: float, prefill: float | None, decode: float | None) -> None:
+        """Go a part of the way to these."""
+        if prefill is not None:
+            self.prefill += weight * (prefill - self.prefill)
+        if decode is not None:
+            self.decode += weight * (decode - self.decode)
+
+
 class HostLoad:
-    """A host: what it has to do, and how fast it does it."""
+    """A host: what it has to do, and how fast it does it.
+
+    A host that nothing is known of is believed to be as others of its type are, or as any are.
+    One that is idle and not chosen is believed, bit by bit, to be as any are, until it was
+    measured again: none is judged for ever by what it did once.
+    """
 
     __slots__ = (
+        "_levels",
+        "_measured",
         "address",
         "decode",
-        "decode_rate",
         "dispatched",
         "prefill",
-        "prefill_rate",
         "prefilling",
         "requests",
         "slots",
@@ -90,7 +116,10 @@ class HostLoad:
         "workers",
     )
 
-    def __init__(self, address: str, slots: int) -> None:
+    def __init__(self, address: str, slots: int, of_type: Rates, of_all: Rates) -> None:
+        self._measured = Rates()
+        self._levels = (Rates(), of_type, of_all)
+        """its own as they are believed to be, and others'"""
         self.address = address
         self.slots = max(1, slots)
         """requests that it decodes at once"""
@@ -108,19 +137,40 @@ class HostLoad:
         """tokens that it is expected to answer still"""
         self.strangers = 0
         """requests that it said that it has, and that are not ours"""
-        self.prefill_rate = _PREFILL_RATE
-        """tokens/s, of all its requests together"""
-        self.decode_rate = _DECODE_RATE_PER_SLOT * self.slots
-        """likewise"""
         self.turn = 0
+        """counts `Eligible.of_host`"""
+
+    @property
+    def rates(self) -> Rates:
+        own, of_type, of_all = self._levels
+        return own if own.known else of_type if of_type.known else of_all
 
     def seconds(self, needs: Needs) -> float:
         """How long it is expected to take for all that it has and one more request: prompt
-        tokens left by its prefill rate, and tokens to answer by the decode rate of its slots."""
+        tokens left by its prefill rate, and tokens to answer by its decode rate."""
         prompt, answer = _STRANGER
         prefill = self.prefill + self.strangers * prompt + needs.prompt_tokens
         decode = self.decode + self.strangers * answer + needs.answer_tokens
-        return prefill / self.prefill_rate + decode / self.decode_rate
+        rates = self.rates
+        return prefill / rates.prefill + decode / rates.decode
+
+    def saw(self, prefill: float | None = None, decode: float | None = None) -> None:
+        """Its rates, as far as an answer showed them."""
+        own, *of_others = self._levels
+        believed = self.rates
+        for rates in (self._measured, *of_others):
+            if not rates.known:
+                rates.approach(1, believed.prefill, believed.decode)
+                rates.known = True
+            rates.approach(WEIGHT, prefill, decode)
+        own.approach(1, self._measured.prefill, self._measured.decode)
+        own.known = True
+
+    def passed_over(self) -> None:
+        """Another host was expected to be done sooner."""
+        own, _, of_all = self._levels
+        if own.known and not self.requests:
+            own.approach(_AGEING, of_all.prefill, of_all.decode)
 
     def __repr__(self) -> str:
         return f"<HostLoad {self.address} requests {self.requests}>"
@@ -304,16 +354,11 @@ class Work:
         seconds = (usage.ttft_ms - usage.queue_ms) / 1000
         tokens = usage.prompt_tokens - usage.cached_tokens
         if tokens >= _MIN_TOKENS and seconds > 0:
-            host.prefill_rate = moving_mean(host.prefill_rate, tokens / seconds * prefilling / 2)
+            host.saw(prefill=tokens / seconds * prefilling / 2)
         rate = usage.tokens_per_second
         if usage.completion_tokens - usage.given_tokens >= _MIN_TOKENS and rate > 0:
             together = (decoding + self._decoding) / 2
-            host.decode_rate = moving_mean(host.decode_rate, rate * together)
-
-
-def moving_mean(before: float, seen: float) -> float:
-    """A mean in which what was seen before counts less and less."""
-    return before + _WEIGHT * (seen - before)
+            host.saw(decode=rate * together)
 
 
 def others(pool: Pool[T], avoid: frozenset[T], start: int) -> Iterator[T]:

@@ -102,7 +102,10 @@ class LeastLoaded(Strategy):
         i = self.rng.randrange(n)
         j = self.rng.randrange(n - 1)
         a, b = hosts[i], hosts[j + (j >= i)]
-        return a if a.seconds(needs) <= b.seconds(needs) else b
+        if b.seconds(needs) < a.seconds(needs):
+            a, b = b, a
+        b.passed_over()
+        return a
 
 
 class Affinity(LeastLoaded):
@@ -122,7 +125,7 @@ class Affinity(LeastLoaded):
         host = self.host(needs, eligible)
         favourite, tokens = self._favourite(needs, eligible)
         if favourite is not None:
-            saved = tokens / favourite.prefill_rate
+            saved = tokens / favourite.rates.prefill
             if favourite.seconds(needs) - saved <= host.seconds(needs):
                 self._followed += 1
                 needs.cached_tokens = tokens
