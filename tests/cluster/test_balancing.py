@@ -27,6 +27,7 @@ from tests.files import Files, story
 from .harness import RunningCluster, cluster
 from .test_users import shared
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 PREFIX = "You are a helpful assistant, and answer in one word. " * 20
 
 
@@ -143,7 +144,7 @@ async def test_affinity_passes_over_a_busy_favourite() -> None:
         await files.write("ctl", "type")
         async with stopped(files, "worker-0000"):
             asking = [
-                asyncio.ensure_future(one_shot(files, f"{PREFIX}stuck {i}")) for i in range(8)
+                asyncio.ensure_future(one_shot(files, f"{PREFIX}\nstuck {i}")) for i in range(8)
             ]
             await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
             assert "passed_over 0" not in await files.read("balancer")
@@ -286,13 +287,11 @@ async def test_a_long_prompt_goes_where_it_fits() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package with strategies, as pip would install it: the seed's custom load balancer."""
+    """A package with strategies, as pip would install it: README's, which is the seed's custom
+    load balancer, and some that cannot be used."""
+    [by_length] = re.findall(r"^```python\n([^`]*class ByLength[^`]*)^```$", README, re.MULTILINE)
     (tmp_path / "by_length.py").write_text(
-        "from llambo9p.cluster.strategies import LeastLoaded\n\n\n"
-        "class ByLength(LeastLoaded):\n"
-        "    def choose(self, needs, eligible):\n"
-        "        node_type = 'large' if needs.size > 1000 else 'tiny'\n"
-        "        return super().choose(needs, eligible.of_type(node_type) or eligible)\n\n\n"
+        f"{by_length}\n\n"
         "class Broken(LeastLoaded):\n"
         "    def choose(self, needs, eligible):\n"
         "        return eligible.workers[10**6]\n\n\n"
