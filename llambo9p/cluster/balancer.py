@@ -1,99 +1,283 @@
-"""Which worker gets a request: a pure policy over a table of workers.
+"""Which worker gets a request: the table of workers, and the record of what was sent where.
 
-No I/O and no clock: the caller says what happened (`add`, `remove`, `started`,
-`finished`) and asks `choose`.  A choice takes the same time for ten workers and for
-ten thousand.  Strategies:
+Pure policy: no I/O and no clock.  Members say who is there (`add`, `allow`, `hold`,
+`remove`) and what a host said in its heartbeat (`heard`); whoever dispatches asks `choose`,
+which at once counts the request's tokens as its host's, and tells of the end by `finished`.
 
-- `round-robin`: each eligible worker in turn;
-- `least-loaded`: the one with fewer pending tokens of two picked at random (power of
-  two choices: Mitzenmacher 2001), pending being our own dispatch record.
+A choice filters, then asks the strategy.  Eligible are the workers that may be chosen, have
+the request's node type, and whose context holds the prompt by its estimated tokens; a prompt
+that fits none goes to those with the most context, to be trimmed or refused there.  Degraded
+workers count only where no other is eligible.  For each such set there is a pool that is kept
+up to date, so that a choice takes the same time for ten workers and for ten thousand.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
-STRATEGIES = ("round-robin", "least-loaded")
+from ..engine.base import Request, Usage
+from ..errors import Error, InvalidArgument, WorkerLost
+from . import strategies
+from .candidates import (
+    BYTES_PER_TOKEN,
+    WEIGHT,
+    Candidate,
+    Eligible,
+    HostLoad,
+    Needs,
+    Rates,
+    Work,
+    others,
+)
 
-
-@dataclass(slots=True)
-class Entry:
-    """A worker that may be chosen."""
-
-    name: str
-    pending: int = 0
-    """estimated tokens dispatched to it and not finished"""
-    place: int = 0
-    """its index in the list of the eligible"""
+UNKNOWN = "-"
+"""the node type of a worker that does not say"""
+_ANY = ""
+"""the node type of a request that asks for none"""
+_NO_LIMIT = 2**62
+"""tokens of context of a worker that does not say"""
 
 
 class Balancer:
+    """See the module.  A strategy's choices are made with `rng`."""
+
     def __init__(self, strategy: str, rng: random.Random | None = None) -> None:
-        assert strategy in STRATEGIES
-        self.strategy = strategy
+        self.decisions: Counter[str] = Counter()
+        """by strategy"""
+        self.avoided = 0
+        """decisions in which the strategy's choice was one to be avoided, and another was made"""
+        self.workers: dict[str, Candidate] = {}
         self._rng = rng or random.Random()
-        self._entries: dict[str, Entry] = {}
-        self._eligible: list[Entry] = []
-        self._turn = 0
+        self._hosts: dict[str, HostLoad] = {}
+        self._rates = {_ANY: Rates()}
+        """of the hosts of each node type, and of all"""
+        self._open = 0
+        """workers that may be chosen"""
+        self._contexts: dict[str, list[int]] = {_ANY: []}
+        """node type -> the context sizes that its workers were ever seen with, ascending"""
+        self._pools: dict[tuple[str, int, bool], Eligible] = {}
+        """by node type, least context, and whether degraded workers are in it"""
+        self._answered_share = 1.0
+        """the part of `max_tokens` that answers take, by those seen"""
+        self.use(strategy)
+
+    def use(self, strategy: str) -> None:
+        """Choose by another strategy from now on.  Raises InvalidArgument."""
+        try:
+            self._strategy = strategies.load(strategy)(self._rng)
+        except InvalidArgument:
+            raise
+        except Exception as e:
+            raise InvalidArgument(f"strategy {strategy}: {e!r}") from e
+        self.strategy = strategy
+        """its name"""
 
     def __len__(self) -> int:
-        return len(self._eligible)
+        """How many workers may be chosen."""
+        return self._open
 
-    def add(self, name: str) -> None:
-        """The worker may be chosen from now on.  Its pending tokens are kept."""
-        if name in self._entries:
+    @property
+    def hosts(self) -> Iterable[HostLoad]:
+        return self._hosts.values()
+
+    @property
+    def statistics(self) -> Iterator[tuple[str, int]]:
+        """Of the strategy that is used."""
+        yield from self._strategy.statistics().items()
+
+    # -- who is there -------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        address: str,
+        *,
+        node_type: str = UNKNOWN,
+        model: str = "-",
+        context: int | None = None,
+        slots: int = 1,
+    ) -> None:
+        """A worker of the host at `address`, which decodes as many requests at once as it has
+        `slots`, may be chosen from now on."""
+        self.remove(name)
+        context = _NO_LIMIT if context is None else context
+        host = self._hosts.get(address)
+        if host is None:
+            of_type = self._rates.setdefault(node_type, Rates())
+            host = HostLoad(address, slots, of_type, self._rates[_ANY])
+            self._hosts[address] = host
+        host.workers += 1
+        worker = self.workers[name] = Candidate(name, host, node_type, model, context)
+        for key in (_ANY, node_type):
+            sizes = self._contexts.setdefault(key, [])
+            if context not in sizes:
+                insort(sizes, context)
+        self._enter(worker)
+
+    def allow(self, name: str, degraded: bool = False) -> None:
+        """The worker may be chosen, or if it is `degraded` where there is no other."""
+        worker = self.workers.get(name)
+        if worker is None or (worker.open, worker.degraded) == (True, degraded):
             return
-        entry = Entry(name, place=len(self._eligible))
-        self._entries[name] = entry
-        self._eligible.append(entry)
+        self._leave(worker)
+        worker.degraded = degraded
+        self._enter(worker)
+
+    def hold(self, name: str) -> None:
+        """The worker is not to be chosen for now."""
+        worker = self.workers.get(name)
+        if worker is not None:
+            self._leave(worker)
 
     def remove(self, name: str) -> None:
-        """The worker is lost, draining or gone."""
-        entry = self._entries.pop(name, None)
-        if entry is None:
+        """The worker is lost or gone."""
+        worker = self.workers.pop(name, None)
+        if worker is None:
             return
-        last = self._eligible.pop()
-        if last is not entry:
-            self._eligible[entry.place] = last
-            last.place = entry.place
+        self._leave(worker)
+        host = worker.host
+        host.workers -= 1
+        if not host.workers:
+            del self._hosts[host.address]
 
-    def choose(self, without: frozenset[str] = frozenset()) -> str | None:
-        """The worker for the next request, none of `without` if that can be helped;
-        None when there is no worker at all."""
-        n = len(self._eligible)
-        if n == 0:
-            return None
-        first = self._pick()
-        for _ in range(n if without else 0):
-            if first.name not in without:
-                break
-            first = self._step()
-        return first.name
+    def _enter(self, worker: Candidate) -> None:
+        worker.open = True
+        self._open += 1
+        for key, pool in self._pools.items():
+            if _belongs(worker, key):
+                pool.add(worker)
 
-    def _step(self) -> Entry:
-        self._turn = (self._turn + 1) % len(self._eligible)
-        return self._eligible[self._turn]
+    def _leave(self, worker: Candidate) -> None:
+        if not worker.open:
+            return
+        worker.open = False
+        self._open -= 1
+        for pool in self._pools.values():
+            pool.discard(worker)
 
-    def _pick(self) -> Entry:
-        if self.strategy == "round-robin":
-            return self._step()
-        n = len(self._eligible)
-        a = self._eligible[self._rng.randrange(n)]
-        b = self._eligible[self._rng.randrange(n)]
-        if a is b:
-            b = self._eligible[(b.place + 1) % n]
-        return a if a.pending <= b.pending else b
+    def heard(self, address: str, requests: int) -> None:
+        """How many requests a host said that it has, of whomever."""
+        host = self._hosts.get(address)
+        if host is not None:
+            host.strangers = max(0, requests - host.requests)
 
-    def started(self, name: str, tokens: int) -> None:
-        """A request of about `tokens` tokens was sent to the worker."""
-        if name in self._entries:
-            self._entries[name].pending += tokens
+    # -- requests -----------------------------------------------------------------
 
-    def finished(self, name: str, tokens: int) -> None:
-        """The end of what `started` told, with the same number."""
-        if name in self._entries:
-            self._entries[name].pending = max(0, self._entries[name].pending - tokens)
+    def check(self, request: Request) -> None:
+        """Raises WorkerLost when there is nobody to choose."""
+        self._eligible(self._needs(request))
 
-    def pending(self, name: str) -> int:
-        return self._entries[name].pending if name in self._entries else 0
+    def choose(self, request: Request, avoid: frozenset[str] = frozenset()) -> Work:
+        """The worker for a request; none of `avoid`, nor of their hosts, if that can be
+        helped.  Raises WorkerLost when there is nobody, or Error when the strategy fails."""
+        needs = self._needs(request)
+        eligible = self._eligible(needs)
+        try:
+            worker = self._strategy.choose(needs, eligible)
+        except Exception as e:
+            raise Error(f"strategy {self.strategy}: {e!r}") from e
+        if worker not in eligible.workers:
+            raise Error(f"strategy {self.strategy} chose {worker!r}, which is not eligible")
+        if avoid:
+            worker = self._other(worker, needs, eligible, avoid)
+        self.decisions[self.strategy] += 1
+        return self._started(worker, needs)
+
+    def started(self, name: str, request: Request) -> Work:
+        """A request is sent to a worker that was not chosen: it has its conversation, and so
+        in its KV cache all but the newest turn."""
+        needs = self._needs(request)
+        if not isinstance(request.prompt, str):
+            known = needs.size - len(request.prompt[-1].content)
+            needs.cached_tokens = known // BYTES_PER_TOKEN
+        worker = self.workers.get(name)
+        if worker is None:  # lost at this moment
+            return Work(name, HostLoad("", 1, Rates(), Rates()), needs)
+        return self._started(worker, needs)
+
+    def _started(self, worker: Candidate, needs: Needs) -> Work:
+        worker.dispatched += 1
+        self._strategy.started(needs, worker)
+        return Work(worker.name, worker.host, needs)
+
+    def finished(self, work: Work, usage: Usage | None = None) -> None:
+        """The end of what `choose` or `started` began, with what the worker said of it if
+        it was answered.  Once it is over nothing happens."""
+        if work.over:
+            return
+        work.finish(usage)
+        if usage is not None and usage.finish_reason != "cancelled":
+            share = (usage.completion_tokens - usage.given_tokens) / work.max_tokens
+            self._answered_share += WEIGHT * (min(1.0, share) - self._answered_share)
+
+    def _needs(self, request: Request) -> Needs:
+        return Needs(request, self._answered_share)
+
+    def _other(
+        self, worker: Candidate, needs: Needs, eligible: Eligible, avoid: frozenset[str]
+    ) -> Candidate:
+        """The worker, unless it or its host is to be avoided: then one of the less loaded
+        of two other hosts, or else another worker, or else it after all."""
+        known = frozenset(self.workers[name] for name in avoid if name in self.workers)
+        avoided = frozenset(each.host for each in known)
+        if worker.host not in avoided:
+            return worker
+        self.avoided += 1
+        needs.cached_tokens = 0
+        hosts = others(eligible.hosts, avoided, self._rng.randrange(len(eligible.hosts)))
+        a = next(hosts, None)
+        if a is not None:
+            b = next(hosts, a)
+            return eligible.of_host(min(a, b, key=lambda host: host.seconds(needs)))
+        if worker not in known:
+            return worker
+        start = self._rng.randrange(len(eligible))
+        return next(others(eligible.workers, known, start), worker)
+
+    def _eligible(self, needs: Needs) -> Eligible:
+        """Raises WorkerLost when there is none."""
+        node_type = needs.request.node_type
+        sizes = self._contexts.get(node_type, [])
+        fitting = bisect_left(sizes, needs.prompt_tokens)
+        for context in reversed(sizes[: fitting + 1]):
+            for degraded in (False, True):
+                if pool := self._pool((node_type, context, degraded)):
+                    return pool
+        if not self._open:
+            raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
+        types = {each.node_type for each in self.workers.values() if each.open} - {UNKNOWN}
+        raise WorkerLost(
+            f"no healthy worker of type {node_type}; types are {' '.join(sorted(types))}"
+        )
+
+    def _pool(self, key: tuple[str, int, bool]) -> Eligible:
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._narrowed(key)
+            for worker in self.workers.values():
+                if worker.open and _belongs(worker, key):
+                    pool.add(worker)
+        return pool
+
+    def _narrowed(self, key: tuple[str, int, bool]) -> Eligible:
+        """An empty pool whose `of_type` is another of ours."""
+        mine, context, degraded = key
+
+        def narrow(node_type: str) -> Eligible:
+            if mine in (_ANY, node_type) and node_type in self._contexts:
+                return self._pool((node_type, context, degraded))
+            return Eligible(narrow)
+
+        return Eligible(narrow)
+
+
+def _belongs(worker: Candidate, key: tuple[str, int, bool]) -> bool:
+    node_type, context, degraded = key
+    return (
+        node_type in (_ANY, worker.node_type)
+        and worker.context >= context
+        and (degraded or not worker.degraded)
+    )

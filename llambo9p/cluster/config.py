@@ -25,6 +25,7 @@ from pydantic import (
 
 from ..errors import InvalidArgument
 from ..net import address
+from . import strategies
 
 SIMULATED = "simulated"
 """the `model` of an engine that has none"""
@@ -60,6 +61,12 @@ def _parse_address(value: str) -> str:
 def _parse_model(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError("must be the name or path of a model")
+    return value
+
+
+def _parse_strategy(value: str) -> str:
+    if not strategies.is_known(value):
+        raise ValueError(f"must be one of {', '.join(strategies.names())}")
     return value
 
 
@@ -106,7 +113,7 @@ class NodeType(_Section):
 
 
 class LoadBalancer(_Section):
-    strategy: Literal["round-robin", "least-loaded"] = "least-loaded"
+    strategy: Annotated[str, AfterValidator(_parse_strategy)] = "least-loaded"
     health_check_interval: Milliseconds = 1000
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     """how often a request is sent again when its worker is lost before the first token"""

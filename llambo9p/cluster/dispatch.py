@@ -36,13 +36,12 @@ from ..errors import Busy, Error, NoSpace, NotSupported, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
+from .candidates import BYTES_PER_TOKEN, Work
 from .members import Members, Worker
 from .remote import Mount
 
 log = logging.getLogger(__name__)
 
-_BYTES_PER_TOKEN = 4
-"""rough, and only to compare loads"""
 _FOLLOW_S = 0.25
 """between reads of `tokens`: they need not come as fast as the text"""
 
@@ -101,8 +100,7 @@ class ClusterEngine:
     def submit(self, request: Request, listener: Listener) -> None:
         if request.embed:
             raise NotSupported("a cluster cannot embed: workers do, whose models differ")
-        if not len(self._balancer):
-            raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
+        self._balancer.check(request)
         if len(self._tasks) >= self._queue:
             raise Busy
         loop = asyncio.get_running_loop()
@@ -141,21 +139,22 @@ class ClusterEngine:
             slots=sum(w.capacity for w in workers),
             active=len(self._tasks),
             queued=0,
-            pending_prefill=0,
-            pending_decode=sum(self._balancer.pending(w.name) for w in workers),
+            pending_prefill=sum(round(host.prefill) for host in self._balancer.hosts),
+            pending_decode=sum(round(host.decode) for host in self._balancer.hosts),
         )
 
     # -- a request ----------------------------------------------------------------
 
     async def _answer(self, request: Request, passed: _Passed) -> Usage:
-        cost = _cost(request)
         tried: list[str] = []
         while True:
-            remote = await self._remote_for(request, tried)
+            remote, work = await self._remote_for(request, tried)
             name = remote.worker.name
-            self._balancer.started(name, cost)
             try:
-                return await self._ask(remote, request, passed)
+                passed.begin(work)
+                usage = await self._ask(remote, request, passed)
+                self._balancer.finished(work, usage)
+                return usage
             except (WorkerLost, Busy) as e:
                 self.forget(request.conversation)
                 tried.append(name)
@@ -164,35 +163,34 @@ class ClusterEngine:
                 if len(tried) > self._max_retries:
                     raise
             finally:
-                self._balancer.finished(name, cost)
+                self._balancer.finished(work)
                 if request.conversation is None:
                     remote.close()
 
-    async def _remote_for(self, request: Request, tried: list[str]) -> Remote:
+    async def _remote_for(self, request: Request, tried: list[str]) -> tuple[Remote, Work]:
         """The conversation's own remote if its worker is healthy, else a new one on
         the worker that the balancer chooses.  Failures are added to `tried`."""
         remote = self._remotes.get(request.conversation)
         if remote is not None:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
-            if mounted and worker.state not in ("lost", "draining"):
-                return remote
+            suits = request.node_type in ("", worker.host.type)
+            if mounted and suits and worker.state not in ("lost", "draining"):
+                return remote, self._balancer.started(worker.name, request)
             self.forget(request.conversation)
         while True:
-            name = self._balancer.choose(frozenset(tried))
-            if name is None:
-                raise WorkerLost("no healthy worker is left")
-            worker = self._members.workers[name]
+            work = self._balancer.choose(request, frozenset(tried))
             try:
-                remote = await _clone(worker, request.user)
-            except (WorkerLost, Busy):
-                tried.append(name)
-                if len(tried) > self._max_retries:
+                remote = await _clone(self._members.workers[work.name], request.user)
+            except BaseException as e:
+                self._balancer.finished(work)
+                tried.append(work.name)
+                if not isinstance(e, WorkerLost | Busy) or len(tried) > self._max_retries:
                     raise
                 continue
             if request.conversation is not None:
                 self._remotes[request.conversation] = remote
-            return remote
+            return remote, work
 
     async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
         await remote.ctl.write(_ctl_text(request).encode())
@@ -207,7 +205,6 @@ class ClusterEngine:
             await self._bring_up_to(remote, tuple(before))
             prompt = _kept(last.content)
         await remote.put("prompt", prompt)
-        passed.begin()
         answer = bytearray()
         following: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
         if request.conversation is not None:  # of others nobody can read them
@@ -371,23 +368,27 @@ class _Passed:
     """Passes bytes on as whole characters; an Rread may end inside one.  Tokens wait for the
     first of them: until then another worker may be asked, which has tokens of its own."""
 
-    __slots__ = ("_half", "_listener", "_waiting", "any")
+    __slots__ = ("_half", "_listener", "_waiting", "_work", "any")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._work: Work | None = None
         self._half = b""
         self._waiting: list[Token] = []
         self.any = False
 
-    def begin(self) -> None:
+    def begin(self, work: Work) -> None:
         """A worker is asked, perhaps after another."""
         assert not self.any
         self._waiting.clear()
+        self._work = work
 
     def bytes(self, data: bytes) -> None:
         if not self.any:
             self.any = True
             self._listener.progress(State.DECODE, 0)
+        assert self._work is not None
+        self._work.decoded(len(data) / BYTES_PER_TOKEN)
         data = self._half + data
         whole = len(data) - _incomplete(data)
         self._half = data[whole:]
@@ -418,15 +419,6 @@ def _incomplete(data: bytes) -> int:
     return 0
 
 
-def _cost(request: Request) -> int:
-    """About how many tokens a request is."""
-    if isinstance(request.prompt, str):
-        size = len(request.prompt)
-    else:
-        size = sum(len(message.content) for message in request.prompt)
-    return size // _BYTES_PER_TOKEN + request.params.max_tokens
-
-
 def _ctl_text(request: Request) -> str:
     """The request's settings as `ctl` takes them."""
     return settings.show(
@@ -435,6 +427,7 @@ def _ctl_text(request: Request) -> str:
             mode="complete" if isinstance(request.prompt, str) else "chat",
             overflow=request.overflow,
             priority=request.priority,
+            type=request.node_type,
         )
     )
 

@@ -33,7 +33,7 @@ from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
-from .balancer import Balancer
+from .balancer import UNKNOWN, Balancer
 from .launch import LocalHost
 from .remote import Mount
 
@@ -75,8 +75,10 @@ class Host:
     address: Address
     client: Client
     control: Client
-    type: str = "-"
+    type: str = UNKNOWN
     model: str = "-"
+    context: int | None = None
+    """tokens of a sequence, when the server says so"""
     epoch: int = 0
     process: LocalHost | None = None
     """when we started it"""
@@ -239,7 +241,8 @@ class Members:
         status = dict(
             line.split(" ", 1) for line in (await self._read(host, "status")).splitlines()
         )
-        host.type, host.model = status.get("type", "-"), status.get("model", "-")
+        host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
+        host.context = int(status["context"]) if "context" in status else None
         for name in names:
             if name not in host.workers:
                 await self._mount(host, name, name, int(status.get("slots", 1)))
@@ -340,7 +343,14 @@ class Members:
         for user in self._roots:
             self._show(worker, user)
         if capacity:
-            self._balancer.add(name)
+            self._balancer.add(
+                name,
+                str(host.address),
+                node_type=host.type,
+                model=host.model,
+                context=host.context,
+                slots=capacity,
+            )
 
     # -- leaving ------------------------------------------------------------------
 
@@ -417,9 +427,10 @@ class Members:
             worker.active, worker.queued, worker.requests = int(active), int(queued), int(requests)
             worker.tokens, worker.errors = int(tokens), int(errors)
             if state == "draining":
-                self._balancer.remove(worker.name)
+                self._balancer.hold(worker.name)
             else:
-                self._balancer.add(worker.name)
+                self._balancer.allow(worker.name)
+        self._balancer.heard(str(host.address), sum(w.active for w in host.workers.values()))
 
     async def _read(self, host: Host, path: str) -> str:
         async with await host.control.open(host.root, path, c.OREAD) as file:

@@ -27,7 +27,9 @@ from ..fs.tree import Directory, Tree
 from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
+from . import strategies
 from .balancer import Balancer
+from .balancer_file import BalancerFile
 from .config import Cluster
 from .dispatch import ClusterEngine
 from .launch import LocalHost
@@ -75,6 +77,7 @@ class Orchestrator:
             Command("spawn", "--count N --type T", 0, 4, self._spawn),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
+            Command("strategy", "NAME", 1, 1, self._use_strategy),
             Command("shutdown", "", 0, 0, lambda words: stop),
         ]
         self._roots: dict[str, Directory] = {}
@@ -119,6 +122,7 @@ class Orchestrator:
         root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
+        root.add(BalancerFile(self._tree, user, self._balancer, self._balancer.use))
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -220,6 +224,10 @@ class Orchestrator:
     def _unmount(self, words: Sequence[str]) -> Action:
         self._members.mounted(words[0])
         return lambda: self._members.unmount(words[0])
+
+    def _use_strategy(self, words: Sequence[str]) -> Action:
+        strategies.load(words[0])
+        return lambda: self._balancer.use(words[0])
 
     # -- texts ----------------------------------------------------------------------
 

@@ -183,6 +183,7 @@ class Conversation:
             conversation=self if history else None,
             overflow=self.settings.overflow,
             priority=self.settings.priority,
+            node_type=self.settings.type,
             user=self.user,
             answer=turn.given,
         )

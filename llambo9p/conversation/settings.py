@@ -8,6 +8,7 @@ be written back.  Adding a setting is adding a line there and a field below.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -27,6 +28,8 @@ class Settings:
     """chat: the prompt is a user's turn; complete: it is continued as it is"""
     overflow: Literal["trim", "error"] = "trim"
     priority: int = 0
+    type: str = ""
+    """the node type of the workers that may answer; empty: any"""
 
 
 class Setting(NamedTuple):
@@ -80,6 +83,7 @@ def _word(name: str, *allowed: str) -> Setting:
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 _, MAX_SEED = INTEGERS["seed"]
+_TYPE = re.compile(r"[A-Za-z][\w-]{0,63}", re.ASCII)
 
 
 def _read_seed(words: Sequence[str]) -> int | None:
@@ -102,6 +106,13 @@ def _read_stop(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _read_type(words: Sequence[str]) -> str:
+    name = words[0] if words else ""
+    if name and not _TYPE.fullmatch(name):
+        raise InvalidArgument(f"type must be a node type's name, not {quote(name[:64])}")
+    return name
+
+
 SETTINGS = (
     _word("mode", "chat", "complete"),
     _integer("max_tokens", *INTEGERS["max_tokens"]),
@@ -116,6 +127,7 @@ SETTINGS = (
     _word("overflow", "trim", "error"),
     # nobody can get ahead of others, only let them go first
     _integer("priority", -10, 0),
+    Setting("type", "[NAME]", 0, 1, _read_type, str),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}

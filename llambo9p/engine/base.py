@@ -90,6 +90,8 @@ class Request:
     """whose it is: no user finds in the KV cache what another has asked"""
     priority: int = 0
     """0, or below it for one that others may go before"""
+    node_type: str = ""
+    """of the workers that may answer it; empty: any"""
     answer: tuple[int, ...] = ()
     """tokens that the answer begins with: it goes on as if they had been sampled for this very
     request, with sampler, grammar and random state as they were then"""

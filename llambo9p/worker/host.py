@@ -96,7 +96,9 @@ class Host:
         numbers = self._free_numbers(count, first)
         for number in numbers:
             name = worker_name(number)
-            worker = Worker(name, self._engine, self._info_text, self._remove, self._limits)
+            worker = Worker(
+                name, self._type, self._engine, self._info_text, self._remove, self._limits
+            )
             self.workers[name] = worker
             for user, root in self._roots.values():
                 root.add(worker.directory(self._tree, user))

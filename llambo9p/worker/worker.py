@@ -14,7 +14,7 @@ from ..conversation.conversation import Conversation
 from ..conversation.files import DataFile, add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
-from ..errors import Busy, WorkerLost
+from ..errors import Busy, InvalidArgument, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
 from ..fs.user import User
@@ -26,12 +26,14 @@ class Worker:
     def __init__(
         self,
         name: str,
+        node_type: str,
         engine: Engine,
         info: Callable[[], str],
         remove: Callable[[Worker], None],
         limits: Limits | None = None,
     ) -> None:
         self.name = name
+        self.node_type = node_type
         self.draining = False
         self.queued = 0
         """of the active ones, those that no slot has been found for yet"""
@@ -122,6 +124,10 @@ class Worker:
 
     def submit(self, request: Request, listener: Listener) -> None:
         self._check_there()
+        if request.node_type not in ("", self.node_type):
+            raise InvalidArgument(
+                f"{self.name} is of type {self.node_type}, not {request.node_type}"
+            )
         self._engine.submit(request, _Counted(self, request, listener))
         self.requests += 1
         self.queued += 1

@@ -47,7 +47,7 @@ def test_empty_file_is_the_defaults() -> None:
         (
             "cluster:\n  load_balancer:\n    strategy: fastest",
             "f:3: cluster.load_balancer.strategy: "
-            "Input should be 'round-robin' or 'least-loaded', not 'fastest'",
+            "must be one of round-robin, least-loaded, random, affinity, not 'fastest'",
         ),
         (
             "cluster:\n  orchestrator:\n    auto_scale: true",

@@ -94,7 +94,7 @@ def test_bad_configuration_names_file_line_and_key(tmp_path: Path) -> None:
     path.write_text("cluster:\n  load_balancer:\n    strategy: fastest\n")
     said = run("orchestrator", "--config", str(path))
     assert f"{path}:3: cluster.load_balancer.strategy: " in said
-    assert "'round-robin' or 'least-loaded'" in said
+    assert "must be one of round-robin, least-loaded, random, affinity" in said
 
 
 def test_state_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
