@@ -41,8 +41,7 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; `models` is
-    where models are looked for.
+    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class Orchestrator:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         first_path: int = 1,
-        models: Sequence[Path] = (),
     ) -> None:
         self.config = config
         self._tree = Tree(first=first_path)
@@ -65,7 +63,7 @@ class Orchestrator:
         self._engine = ClusterEngine(
             self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
         )
-        self._models = Models(models)
+        self._models = Models(config.models.path)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""
         self._spawning = asyncio.Lock()

@@ -82,8 +82,9 @@ class RunningCluster:
 async def cluster(
     config: Cluster | None = None, models: Sequence[Path] = ()
 ) -> AsyncIterator[RunningCluster]:
-    """`models` are the directories of $LLAMBO_MODELS."""
-    orchestrator = Orchestrator(config or Cluster(), lambda: None, models=models)
+    """`models` are directories with models."""
+    config = (config or Cluster()).overridden(list(models), None)
+    orchestrator = Orchestrator(config, lambda: None)
     server = Server(orchestrator.attach)
     address = await server.listen(ANYWHERE)
     try:
