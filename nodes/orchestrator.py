@@ -52,6 +52,7 @@ def main(
         ]
         state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
         state_file = state_file.absolute()
+        config = config.with_state(state_file)
         certificates = config.security.certificates
         tls = client_tls(*certificates) if certificates else None
         orchestrator = Orchestrator(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -31,6 +31,9 @@ SIMULATED = "simulated"
 
 MAX_WORKERS = 10_000
 """of a cluster"""
+Engine = Literal["local", "ray"]
+"""what starts hosts: this machine's processes, or Ray's actors"""
+ENGINES = get_args(Engine)
 
 
 def _parse_model(value: str) -> str:
@@ -96,8 +99,8 @@ class LoadBalancer(_Section):
 
 
 class Orchestrator(_Section):
-    engine: Literal["local", "ray"] = "local"
-    """what starts hosts: this machine's processes, or Ray's actors"""
+    engine: Engine = "local"
+    """what starts hosts where `spawn` does not say"""
     auto_scale: bool = False
     """whether workers are started and ended by the load"""
     min_nodes: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
@@ -266,6 +269,11 @@ class Cluster(_Section):
                 raise InvalidArgument(f"$LLAMBO_CLUSTER_ID: {e}, not {cluster_id!r}") from None
             changes["network"] = self.network.model_copy(update=changed)
         return self.model_copy(update=changes)
+
+    def with_state(self, path: Path) -> Cluster:
+        """With another state file."""
+        state = self.state.model_copy(update={"path": path})
+        return self.model_copy(update={"state": state})
 
     def node_type(self, name: str) -> NodeType:
         """Raises InvalidArgument naming the types there are."""

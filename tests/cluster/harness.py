@@ -7,6 +7,7 @@ TCP, and are mounted and dialled as in a real cluster.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +85,14 @@ async def cluster(
 ) -> AsyncIterator[RunningCluster]:
     """`models` are directories with models."""
     config = (config or Cluster()).overridden(list(models), None)
-    orchestrator = Orchestrator(config, lambda: None)
-    server = Server(orchestrator.attach)
-    address = await server.listen(ANYWHERE)
-    try:
-        async with files_of(address) as files:
-            yield RunningCluster(orchestrator, server, address, files)
-    finally:
-        await orchestrator.close()
-        await server.close()
+    with tempfile.TemporaryDirectory(prefix="llambo-") as directory:
+        config = config.with_state(Path(directory) / "state")
+        orchestrator = Orchestrator(config, lambda: None)
+        server = Server(orchestrator.attach)
+        address = await server.listen(ANYWHERE)
+        try:
+            async with files_of(address) as files:
+                yield RunningCluster(orchestrator, server, address, files)
+        finally:
+            await orchestrator.close()
+            await server.close()
