@@ -93,10 +93,9 @@ class Fleet:
         self._spawning = asyncio.Lock()
         self._starting = asyncio.Semaphore(os.cpu_count() or 1)
         """a start takes a core for a while"""
-        self._engines: dict[Host, str] = {}
-        """of the hosts that were started here"""
-        self._restarting: set[Host] = set()
-        """hosts that ended and are started again; their workers' names are theirs"""
+        self._kept: dict[Host, str] = {}
+        """hosts that were started here -> engine; one that ended too, until it is started again,
+        so that nobody else gets its workers' names"""
         self._keepers: set[asyncio.Task[None]] = set()
 
     def retire(self) -> None:
@@ -140,7 +139,7 @@ class Fleet:
         hosts: list[Host | None] = [
             host
             for host in self._members.hosts
-            if host.type == type_name and self._engines.get(host) == engine and not host.lost
+            if host.type == type_name and self._kept.get(host) == engine and not host.lost
         ]
         rooms = [count if each is None else max(each - len(h.workers), 0) for h in hosts if h]
         number = first_free(count, self._is_free)
@@ -154,9 +153,7 @@ class Fleet:
     def _is_free(self, name: str) -> bool:
         """Whether a new worker may be called so: a lost one gives way, if it is lost for good."""
         worker = self._members.workers.get(name)
-        return worker is None or (
-            worker.state == "lost" and worker.host not in self._restarting
-        )
+        return worker is None or (worker.state == "lost" and worker.host not in self._kept)
 
     async def _place(
         self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
@@ -174,6 +171,7 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
+        self._kept[host] = engine
         keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
@@ -226,23 +224,21 @@ class Fleet:
         backoff = Backoff(FIRST_S, LONGEST_S)
         while True:
             began = loop.time()
-            self._engines[host] = engine
-            why = await asyncio.shield(launched.ended)
-            del self._engines[host]
-            if host not in self._members.hosts:
-                return  # it was told to
-            spec = launched.spec
-            log.warning("%s ended: %s; its log is %s", spec.name, why, launched.log)
-            if loop.time() - began >= STEADY_S:
-                backoff.reset()
-            self._restarting.add(host)
             try:
+                why = await asyncio.shield(launched.ended)
+                if host not in self._members.hosts:
+                    return  # it was told to
+                spec = launched.spec
+                log.warning("%s ended: %s; its log is %s", spec.name, why, launched.log)
+                if loop.time() - began >= STEADY_S:
+                    backoff.reset()
                 again = await self._again(host, spec, launcher, backoff)
             finally:
-                self._restarting.discard(host)
+                del self._kept[host]
             if again is None:
                 return
             host, launched = again
+            self._kept[host] = engine
             log.warning("%s was started again", spec.name)
 
     async def _again(
