@@ -80,6 +80,13 @@ class Busy(Error):
     errno = errno.EBUSY
 
 
+class AddressInUse(Error):
+    """Somebody listens there already."""
+
+    ename = "Address already in use"
+    errno = errno.EADDRINUSE
+
+
 class TimedOut(Error):
     ename = "Connection timed out"
     errno = errno.ETIMEDOUT
@@ -153,6 +160,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         UnknownFid,
         InUse,
         Busy,
+        AddressInUse,
         TimedOut,
         Interrupted,
         InvalidArgument,

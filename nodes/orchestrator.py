@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.cluster import state
+from llambo9p.cluster import environment, state
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
@@ -27,7 +27,8 @@ from . import process
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="[default: $CLUSTER_CONFIG, else built-in defaults]",
+    help="[default: $CLUSTER_CONFIG, cluster-config.yaml in $LLAMBO_ROOT or here, or built-in "
+    "defaults]",
 )
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="The state file.")
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
@@ -42,14 +43,16 @@ def main(
     """Mount hosts and serve the cluster's tree over 9P."""
 
     async def serve(stop: asyncio.Event) -> None:
-        path = config_path or os.environ.get("CLUSTER_CONFIG")
-        config = configuration.load(Path(path)) if path else configuration.Cluster()
+        path = config_path or environment.config_path()
+        config = configuration.load(path) if path else configuration.Cluster()
+        config = config.overridden(environment.models(), environment.cluster_id())
         addresses = [
             process.listen_address(words, config.security, insecure)
             for words in listen or config.network.listen
         ]
         state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
         state_file = state_file.absolute()
+        config = config.with_state(state_file)
         certificates = config.security.certificates
         tls = client_tls(*certificates) if certificates else None
         orchestrator = Orchestrator(
@@ -58,7 +61,6 @@ def main(
             process.conversation_limits(config.limits),
             tls,
             process.first_path(),
-            _model_directories(),
         )
         server = Server(
             orchestrator.attach,
@@ -81,12 +83,6 @@ def main(
             await server.close()
 
     process.run("llambo-orchestrator", serve)
-
-
-def _model_directories() -> list[Path]:
-    """$LLAMBO_MODELS, absolute: the working directory will be another."""
-    directories = os.environ.get("LLAMBO_MODELS", "").split(":")
-    return [Path(directory).absolute() for directory in directories if directory]
 
 
 if __name__ == "__main__":

@@ -15,19 +15,20 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import uvloop
 
 from llambo9p.cluster import config
 from llambo9p.conversation import limits
-from llambo9p.errors import Error, InvalidArgument
+from llambo9p.errors import AddressInUse, Error, InvalidArgument
 from llambo9p.fs.user import owner
 from llambo9p.net import address as addresses
 from llambo9p.net import sockets
 from llambo9p.net.address import Address
 from llambo9p.net.security import Security, server_tls
-from llambo9p.net.server import Limits
+from llambo9p.net.server import Limits, Server
 from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
 from llambo9p.p9.messages import Message
@@ -88,6 +89,19 @@ def listen_address(words: str, security: config.Security, insecure: bool) -> Add
             )
         print(f"WARNING: every user of this machine owns the server at {address}", file=sys.stderr)
     return address
+
+
+async def listen(server: Server, address: Address, ports: int) -> Address:
+    """Listen at the first of so many ports, from the address's on, that is free; where that is.
+    Raises Error."""
+    last = min(address.port + ports, 65_536) - 1
+    while True:
+        try:
+            return await server.listen(address)
+        except AddressInUse:
+            if address.net == "unix" or address.port >= last:
+                raise
+        address = replace(address, port=address.port + 1)
 
 
 def security(section: config.Security) -> Security:

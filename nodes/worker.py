@@ -8,6 +8,8 @@ answer; everything else goes to stderr.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import sys
 from collections.abc import Coroutine
@@ -16,7 +18,7 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.cluster import launch
+from llambo9p.cluster.launchers.base import PROGRAM
 from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
@@ -28,6 +30,10 @@ from llambo9p.worker.host import Host
 
 from . import process
 
+log = logging.getLogger(__name__)
+
+_STEPS = 10
+"""in which the time without clients is counted"""
 REQUESTS, FIDS = 32_768, 1 << 20
 """the least that a connection may have: an orchestrator passes on what all its clients
 do over one"""
@@ -38,6 +44,12 @@ TELL = 0.04
 
 @click.command()
 @click.option("--listen", default="tcp!127.0.0.1!9000", show_default=True, metavar="ADDR")
+@click.option(
+    "--port-range",
+    default=1,
+    show_default=True,
+    help="Ports to try, from that of --listen on, for a free one.",
+)
 @click.option(
     "--model",
     default="default",
@@ -72,9 +84,15 @@ TELL = 0.04
 )
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
+@click.option(
+    "--orphan-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds without any client, after which it ends.  [default: none]",
+)
 @click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
 def main(
     listen: str,
+    port_range: int,
     model: str,
     count: int,
     first: int,
@@ -87,6 +105,7 @@ def main(
     config_path: Path | None,
     insecure: bool,
     trace: bool,
+    orphan_timeout: float | None,
     exit_with_stdin: bool,
 ) -> None:
     """Serve COUNT workers of one model over 9P."""
@@ -118,7 +137,7 @@ def main(
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
-        address = await server.listen(address)
+        address = await process.listen(server, address, port_range)
         try:
             await _until(stop, engine.start(_print_progress))
             if stop.is_set():
@@ -133,13 +152,16 @@ def main(
                 first_path=process.first_path(),
             )
             host.grow(count, first)
-            print(f"listening {address}", flush=True)
-            await stop.wait()
+            _tell(f"listening {address}")
+            if orphan_timeout is not None:
+                await _until(stop, _orphaned(server, orphan_timeout))
+            else:
+                await stop.wait()
         finally:
             await server.close()
             await engine.stop()
 
-    process.run(launch.PROGRAM, serve)
+    process.run(PROGRAM, serve)
 
 
 def _runner(
@@ -169,7 +191,24 @@ def _runner(
 
 
 def _print_progress(fraction: float) -> None:
-    print(f"loading {int(fraction * 100)}", flush=True)
+    _tell(f"loading {int(fraction * 100)}")
+
+
+def _tell(line: str) -> None:
+    """Whoever started us may be gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
+async def _orphaned(server: Server, seconds: float) -> None:
+    """Until nobody has been connected for so long.  Counted in steps, as a machine that
+    slept or was stopped would have missed a clock's time."""
+    step = seconds / _STEPS
+    alone = 0
+    while alone < _STEPS:
+        await asyncio.sleep(step)
+        alone = 0 if server.connections else alone + 1
+    log.warning("ended, as nobody was connected for %g s", seconds)
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

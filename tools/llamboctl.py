@@ -71,8 +71,8 @@ def cli() -> None:
               help="Where to serve; port 0 is a free one.  [default: what the configuration "
               "says, and that is tcp!127.0.0.1!5640 unless you changed it]")  # fmt: skip
 @click.option("--config", metavar="FILE",
-              help="[default: $CLUSTER_CONFIG, ./cluster-config.yaml, or the one installed]"
-              )  # fmt: skip
+              help="[default: $CLUSTER_CONFIG, cluster-config.yaml in $LLAMBO_ROOT or here, or the "
+              "one installed]")  # fmt: skip
 @click.option("--foreground", is_flag=True, help="Become the orchestrator; ^C stops it.")
 def init(listen: str | None, config: str | None, foreground: bool) -> None:
     """Start an orchestrator, without any worker, and print its address."""

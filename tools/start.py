@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from llambo9p.cluster import environment
 from llambo9p.net.address import Address
 
 from .failure import Failure
@@ -23,13 +24,11 @@ _POLL_S = 0.05
 
 
 def config_path(given: str | None) -> Path:
-    """The configuration: `given`, $CLUSTER_CONFIG, ./cluster-config.yaml, or the one
-    that came with us.  Whether it is any good, the orchestrator says."""
-    for path in (given, os.environ.get("CLUSTER_CONFIG")):
-        if path:
-            return Path(path).absolute()
-    here = Path("cluster-config.yaml").absolute()
-    return here if here.is_file() else Path(__file__).with_name("cluster-config.yaml")
+    """The configuration: `given`, what the environment says, or the one that came with us.
+    Whether it is any good, the orchestrator says."""
+    if given:
+        return Path(given).absolute()
+    return environment.config_path() or Path(__file__).with_name(environment.CONFIG_NAME)
 
 
 def refuse_if_running(state: Path) -> None:

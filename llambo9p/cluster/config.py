@@ -1,8 +1,8 @@
-"""cluster-config.yaml: its keys, units and defaults, and errors that name the line.
+"""cluster-config.yaml: its keys and defaults, and errors that name the line.
 
 The models below are the one description of the file; an unknown key, a value of the
-wrong kind or out of range is refused with `FILE:LINE: key: what is allowed`.  Units:
-`"0.1 core"`, `"128MB"` (powers of 1024), and times in milliseconds.
+wrong kind or out of range is refused with `FILE:LINE: key: what is allowed`.  For the
+units see `units`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -24,38 +24,17 @@ from pydantic import (
 )
 
 from ..errors import InvalidArgument
-from ..net import address
 from . import strategies
+from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
 
 SIMULATED = "simulated"
 """the `model` of an engine that has none"""
 
-_UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-
-
-def _parse_memory(value: Any) -> Any:
-    if isinstance(value, str):
-        m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", value, re.IGNORECASE)
-        if m is None:
-            raise ValueError('must be a size like "128MB" (B, KB, MB, GB, TB)')
-        return int(float(m[1]) * _UNITS[m[2].upper()])
-    return value
-
-
-def _parse_cores(value: Any) -> Any:
-    if isinstance(value, str):
-        m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:cores?)?\s*", value)
-        if m is None:
-            raise ValueError('must be a number of cores like "0.1 core"')
-        return float(m[1])
-    return value
-
-
-def _parse_address(value: str) -> str:
-    try:
-        return str(address.parse(value))
-    except InvalidArgument as e:
-        raise ValueError(str(e)) from None
+MAX_WORKERS = 10_000
+"""of a cluster"""
+Engine = Literal["local", "ray"]
+"""what starts hosts: this machine's processes, or Ray's actors"""
+ENGINES = get_args(Engine)
 
 
 def _parse_model(value: str) -> str:
@@ -70,16 +49,14 @@ def _parse_strategy(value: str) -> str:
     return value
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _parse_id(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", value, re.ASCII):
+        raise ValueError("must be letters, digits, '.', '_' and '-', at most 64 in all")
+    return value
 
 
-Size = Annotated[int, BeforeValidator(_parse_memory), Field(ge=1)]
-"""bytes"""
-Memory = Annotated[int, BeforeValidator(_parse_memory), Field(ge=2**20)]
-"""bytes"""
-Cores = Annotated[float, BeforeValidator(_parse_cores), Field(gt=0, le=4096)]
-Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -101,37 +78,104 @@ class Resources(_Section):
     """of the host's decode thread; default: the cores this process may use"""
     slots: Annotated[int, Field(ge=1, le=256)] = 16
     """sequences decoded at once by a host, if the workers' memory allows as many"""
-    cache_ram: Annotated[int, BeforeValidator(_parse_memory), Field(ge=0)] = 512 * 2**20
+    cache_ram: AnySize = 512 * 2**20
     """bytes of a host's memory for what conversations had in the KV cache when others needed
     its sequences"""
 
 
 class NodeType(_Section):
-    count: Annotated[int, Field(ge=1, le=10_000)] = 4
+    count: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 4
     """how many `spawn` starts when it is not told"""
+    workers_per_host: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | None = None
+    """what one host, a process with the model, serves at most; default: all of the type"""
     resources: Resources = Resources()
 
 
 class LoadBalancer(_Section):
     strategy: Annotated[str, AfterValidator(_parse_strategy)] = "least-loaded"
     health_check_interval: Milliseconds = 1000
+    """between heartbeats"""
+    healthy_threshold: Annotated[int, Field(ge=1, le=1000)] = 2
+    """heartbeats in a row that are answered before a worker is healthy again"""
+    unhealthy_threshold: Annotated[int, Field(ge=1, le=1000)] = 3
+    """heartbeats in a row that are not answered before it is not"""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """how often a request is sent again when its worker is lost before the first token"""
+    """how often a request goes on with another worker when its own fails"""
+    timeout: Milliseconds = 30_000
+    """without any progress of a request; being queued and read is progress"""
 
 
 class Orchestrator(_Section):
-    auto_scale: Literal[False] = False
-    max_nodes: Annotated[int, Field(ge=1, le=10_000)] = 10_000
-    """workers that `spawn` will start in all"""
+    engine: Engine = "local"
+    """what starts hosts where `spawn` does not say"""
+    auto_scale: bool = False
+    """whether workers are started and ended by the load"""
+    min_nodes: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
+    """workers that scaling leaves"""
+    max_nodes: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = MAX_WORKERS
+    """workers that there may be in all"""
+    scale_up_threshold: Share = 0.8
+    """of the slots in use or waited for, over `look_back`, above which there are too few"""
+    scale_down_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """and below which there are too many"""
+    scale_factor: Annotated[float, Field(gt=1, le=100)] = 2.0
+    """how many times as many there are then, or as few"""
+    look_back: Milliseconds = 30_000
+    cool_down_up: AnyTime = 10_000
+    """after any scaling, before there are more"""
+    cool_down_down: AnyTime = 120_000
+    """after any scaling, before there are fewer"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_nodes > self.max_nodes:
+            raise ValueError(
+                f"min_nodes {self.min_nodes} is more than max_nodes {self.max_nodes}"
+            )
+        if self.scale_down_threshold >= self.scale_up_threshold:
+            raise ValueError(
+                f"scale_down_threshold {self.scale_down_threshold} is not below "
+                f"scale_up_threshold {self.scale_up_threshold}"
+            )
+        return self
 
 
 class Network(_Section):
-    listen: Annotated[
-        list[Annotated[str, AfterValidator(_parse_address)]],
-        BeforeValidator(_as_list),
-        Field(min_length=1),
-    ] = ["tcp!127.0.0.1!5640"]
+    listen: Annotated[list[AddressText], BeforeValidator(as_list), Field(min_length=1)] = [
+        "tcp!127.0.0.1!5640"
+    ]
     """one address or several"""
+    hosts: Literal["unix", "tcp"] = "unix"
+    """what hosts listen on that are started on this machine: unix sockets, or ports"""
+    base_port: Port = 9000
+    """the first that hosts try"""
+    port_range: Annotated[int, Field(ge=1, le=65_535)] = 2000
+    """how many they try"""
+    discovery: Annotated[list[AddressText], BeforeValidator(as_list)] = []
+    """hosts that are mounted when they are there"""
+    cluster_id: Annotated[str, AfterValidator(_parse_id)] = "llambo"
+    """what tells this cluster from others"""
+
+    @model_validator(mode="after")
+    def _are_ports(self) -> Self:
+        if self.base_port + self.port_range > 65_536:
+            raise ValueError(
+                f"base_port {self.base_port} and port_range {self.port_range} go beyond port 65535"
+            )
+        return self
+
+
+class Models(_Section):
+    path: Annotated[list[Path], BeforeValidator(as_list)] = []
+    """directories below which models are looked for"""
+
+
+class Monitoring(_Section):
+    export_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """for metrics over HTTP, 0 for a free one; default: none"""
+    export_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Security(_Section):
@@ -162,6 +206,8 @@ class Security(_Section):
 
 class State(_Section):
     path: Path = Path("/tmp/llambo-cluster.state")
+    orphan_timeout: Milliseconds = 60_000
+    """without any client, before a host ends whose orchestrator is gone"""
 
 
 class Limits(_Section):
@@ -169,6 +215,8 @@ class Limits(_Section):
 
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """requests waiting in one host's engine, and in the orchestrator"""
+    queue_per_worker: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """of those in the orchestrator, what waits for one worker"""
     queue_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     """requests of a user other than the owner, waiting or running"""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -210,9 +258,29 @@ class Cluster(_Section):
     load_balancer: LoadBalancer = LoadBalancer()
     orchestrator: Orchestrator = Orchestrator()
     network: Network = Network()
+    models: Models = Models()
+    monitoring: Monitoring = Monitoring()
     security: Security = Security()
     state: State = State()
     limits: Limits = Limits()
+
+    def overridden(self, models: list[Path], cluster_id: str | None) -> Cluster:
+        """With what the environment says: see `environment`.  Raises InvalidArgument."""
+        changes: dict[str, _Section] = {}
+        if models:
+            changes["models"] = Models(path=models)
+        if cluster_id is not None:
+            try:
+                changed = {"cluster_id": _parse_id(cluster_id)}
+            except ValueError as e:
+                raise InvalidArgument(f"$LLAMBO_CLUSTER_ID: {e}, not {cluster_id!r}") from None
+            changes["network"] = self.network.model_copy(update=changed)
+        return self.model_copy(update=changes)
+
+    def with_state(self, path: Path) -> Cluster:
+        """With another state file."""
+        state = self.state.model_copy(update={"path": path})
+        return self.model_copy(update={"state": state})
 
     def node_type(self, name: str) -> NodeType:
         """Raises InvalidArgument naming the types there are."""
@@ -247,6 +315,8 @@ def load(path: Path) -> Cluster:
 def _beside(directory: Path, cluster: Cluster) -> Cluster:
     """The configuration with the files that it names absolute: a relative path starts
     from the directory of the configuration."""
+    models = Models(path=[directory / path for path in cluster.models.path])
+    state = cluster.state.model_copy(update={"path": directory / cluster.state.path})
     files = {
         name: directory / getattr(cluster.security, name)
         for name in ("cert", "ca")
@@ -260,7 +330,9 @@ def _beside(directory: Path, cluster: Cluster) -> Cluster:
         resources = node.resources.model_copy(update={"model": model})
         nodes[name] = node.model_copy(update={"resources": resources})
     security = cluster.security.model_copy(update=files)
-    return cluster.model_copy(update={"security": security, "nodes": nodes})
+    return cluster.model_copy(
+        update={"security": security, "nodes": nodes, "models": models, "state": state}
+    )
 
 
 def parse(text: str, name: str) -> Cluster:
@@ -306,6 +378,8 @@ def _explain(error: Any, loc: list[str]) -> str:
         hint = f", did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}"
         return "unknown key" + hint
     message: str = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        return message  # of several keys, which it names
     return f"{message}, not {error['input']!r}"
 
 

@@ -34,7 +34,7 @@ from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
 from .balancer import UNKNOWN, Balancer
-from .launch import LocalHost
+from .launchers.base import Launched
 from .remote import Mount
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Host:
     context: int | None = None
     """tokens of a sequence, when the server says so"""
     epoch: int = 0
-    process: LocalHost | None = None
+    process: Launched | None = None
     """when we started it"""
     workers: dict[str, Worker] = field(default_factory=dict)
     heartbeat: float = 0.0
@@ -214,7 +214,7 @@ class Members:
 
     # -- joining ------------------------------------------------------------------
 
-    async def add_host(self, address: Address, process: LocalHost | None = None) -> Host:
+    async def add_host(self, address: Address, process: Launched | None = None) -> Host:
         """Connect to a host of ours and mount all its workers; `process` is stopped
         when that fails."""
         try:
@@ -408,7 +408,7 @@ class Members:
             log.exception("host %s: a heartbeat that cannot be read", host.address)
         self._host_lost(host)
         if host.process is not None:
-            await host.process.stop()
+            await host.process.kill()
 
     async def _heartbeat(self, host: Host) -> None:
         if not host.has_workers_file:

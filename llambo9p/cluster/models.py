@@ -1,4 +1,4 @@
-"""What models there are: found below $LLAMBO_MODELS, listed in `models/`, chosen by name.
+"""What models there are: found below `models.path`, listed in `models/`, chosen by name.
 
 A model's name is its file's without `.gguf`; `default` is the bundled one.  What cannot
 be used is listed all the same, with the reason as its `error`: a file that is no model, a
@@ -26,7 +26,7 @@ from ..p9.wire import Dir
 from .config import SIMULATED, is_path
 
 DEPTH = 8
-"""directories below one of $LLAMBO_MODELS that are looked into"""
+"""directories below one of `models.path` that are looked into"""
 ENTRIES = 100_000
 """files and directories that are looked at below each"""
 

@@ -8,12 +8,8 @@ This module joins the parts of the cluster and owns none of their rules.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-import shutil
 import ssl
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +17,7 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
-from ..errors import Busy, Error, InvalidArgument, NotFound
+from ..errors import InvalidArgument, NotFound
 from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
 from ..fs.tree import Directory, Tree
 from ..fs.user import User, owner
@@ -30,10 +26,12 @@ from ..p9.node import Maybe, Node, Walk
 from . import strategies
 from .balancer import Balancer
 from .balancer_file import BalancerFile
-from .config import Cluster
+from .config import ENGINES, Cluster
 from .dispatch import ClusterEngine
-from .launch import LocalHost
-from .members import Host, Members
+from .fleet import Fleet
+from .launchers.base import Launcher
+from .launchers.local import LocalLauncher
+from .members import Members
 from .models import Models, ModelsDirectory
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
@@ -43,8 +41,7 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; `models` is
-    where models are looked for.
+    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class Orchestrator:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         first_path: int = 1,
-        models: Sequence[Path] = (),
     ) -> None:
         self.config = config
         self._tree = Tree(first=first_path)
@@ -67,14 +63,10 @@ class Orchestrator:
         self._engine = ClusterEngine(
             self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
         )
-        self._models = Models(models)
-        self._loading: dict[str, int] = {}
-        """what is being started -> percent of its model that is loaded"""
-        self._spawning = asyncio.Lock()
-        self._hosts_directory: Path | None = None
-        """for the sockets of the hosts that are started here"""
+        self._models = Models(config.models.path)
+        self._fleet = Fleet(config, self._members, self._models, self._launcher)
         self._commands = [
-            Command("spawn", "--count N --type T", 0, 4, self._spawn),
+            Command("spawn", "--count N --type T --engine E", 0, 6, self._spawn),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
@@ -130,86 +122,34 @@ class Orchestrator:
         """Stop the hosts that were started here and leave the others."""
         for conversation in self._conversations:
             conversation.close()
+        self._fleet.retire()
         await self._members.close()
-        if self._hosts_directory is not None:
-            shutil.rmtree(self._hosts_directory, ignore_errors=True)
+        await self._fleet.close()
 
     # -- verbs ----------------------------------------------------------------------
 
     def _spawn(self, words: Sequence[str]) -> Action:
-        options = {"--count": "", "--type": next(iter(self.config.nodes))}
+        options = {
+            "--count": "",
+            "--type": next(iter(self.config.nodes)),
+            "--engine": self.config.orchestrator.engine,
+        }
         rest = list(words)
         while rest:
             option = rest.pop(0)
             if option not in options or not rest:
-                raise InvalidArgument(f"spawn: bad option {option!r}; use --count N --type T")
+                raise InvalidArgument(f"spawn: bad option {option!r}; use {' '.join(options)}")
             options[option] = rest.pop(0)
         node = self.config.node_type(options["--type"])
         count = _count(options["--count"]) if options["--count"] else node.count
-        return lambda: self._spawn_workers(options["--type"], count)
+        engine = options["--engine"]
+        if engine not in ENGINES:
+            raise InvalidArgument(f"spawn: no engine {engine!r}; engines are {' '.join(ENGINES)}")
+        return lambda: self._fleet.spawn(options["--type"], count, engine)
 
-    async def _spawn_workers(self, type_name: str, count: int) -> None:
-        """Grow a host of that type, or start one; return when the workers answer."""
-        async with self._spawning:
-            limit = self.config.orchestrator.max_nodes
-            alive = sum(w.state != "lost" for w in self._members.workers.values())
-            if alive + count > limit:
-                raise Busy(f"{count} more workers would be more than max_nodes {limit}")
-            first = self._first_free(count)
-            names = [_worker_name(number) for number in range(first, first + count)]
-            host = self._host_to_grow(type_name)
-            if host is not None:
-                await self._grow(host, first, names)
-                return
-            node = self.config.node_type(type_name)
-            model = await self._models.path(node.resources.model)
-            try:
-                if self._hosts_directory is None:
-                    self._hosts_directory = Path(tempfile.mkdtemp(prefix="llambo-"))
-                process, at = await LocalHost.start(
-                    self._hosts_directory,
-                    type_name,
-                    node,
-                    model,
-                    count,
-                    first,
-                    self.config.limits,
-                    self.config.security.admins,
-                    lambda percent: self._loading.__setitem__(names[0], percent),
-                )
-            finally:
-                self._loading.pop(names[0], None)
-            await self._members.add_host(at, process)
-
-    async def _grow(self, host: Host, first: int, names: list[str]) -> None:
-        """More workers on a host, or when that fails or is flushed none of them."""
-        try:
-            await self._members.write(host, "ctl", f"grow {len(names)} {first}")
-            await self._members.mount_workers(host, names)
-        except BaseException:
-            with contextlib.suppress(Error):  # the host may be lost
-                for name in set(names) & set(await self._members.names_on(host)):
-                    if name in host.workers:
-                        await self._members.unmount(name)
-                    else:
-                        await self._members.write(host, f"{name}/ctl", "shutdown")
-            raise
-
-    def _host_to_grow(self, type_name: str) -> Host | None:
-        for host in self._members.hosts:
-            if host.type == type_name and host.process is not None and not host.lost:
-                return host
-        return None
-
-    def _first_free(self, count: int) -> int:
-        """The first of `count` numbers in a row whose names are free, or a lost worker's."""
-        taken = {name for name, worker in self._members.workers.items() if worker.state != "lost"}
-        first = number = 0
-        while number < first + count:
-            if _worker_name(number) in taken:
-                first = number + 1
-            number += 1
-        return first
+    def _launcher(self, engine: str) -> Launcher:
+        assert engine in ENGINES
+        return LocalLauncher(Path(f"{self.config.state.path}.hosts"), self.config)
 
     def _mount(self, words: Sequence[str]) -> Action:
         at = address.parse(words[0])
@@ -244,7 +184,7 @@ class Orchestrator:
             f"hosts {len(self._members.hosts)}",
             f"strategy {self._balancer.strategy}",
             f"active {sum(w.active for w in workers)}",
-            *(f"loading {name} {percent}" for name, percent in self._loading.items()),
+            *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
         return "\n".join(lines) + "\n"
 
@@ -254,11 +194,6 @@ async def _attached(walk: Maybe[Walk]) -> Node:
     if walked.file is None:
         raise walked.error or NotFound()
     return walked.file
-
-
-def _worker_name(number: int) -> str:
-    """What a host calls the worker of that number."""
-    return f"worker-{number:04d}"
 
 
 def _count(word: str) -> int:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import Error, InvalidArgument, WorkerLost
+from ..errors import AddressInUse, Error, InvalidArgument, WorkerLost
 from .address import Address
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,8 @@ async def listen(
             port = server.sockets[0].getsockname()[1]
             address = Address(address.net, address.host, port)
     except OSError as e:
-        raise Error(f"cannot listen on {address}: {explain(e)}") from e
+        kind = AddressInUse if e.errno == errno.EADDRINUSE else Error
+        raise kind(f"cannot listen on {address}: {explain(e)}") from e
     return server, address
 
 

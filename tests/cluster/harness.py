@@ -7,6 +7,7 @@ TCP, and are mounted and dialled as in a real cluster.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,16 @@ class RunningCluster:
 async def cluster(
     config: Cluster | None = None, models: Sequence[Path] = ()
 ) -> AsyncIterator[RunningCluster]:
-    """`models` are the directories of $LLAMBO_MODELS."""
-    orchestrator = Orchestrator(config or Cluster(), lambda: None, models=models)
-    server = Server(orchestrator.attach)
-    address = await server.listen(ANYWHERE)
-    try:
-        async with files_of(address) as files:
-            yield RunningCluster(orchestrator, server, address, files)
-    finally:
-        await orchestrator.close()
-        await server.close()
+    """`models` are directories with models."""
+    config = (config or Cluster()).overridden(list(models), None)
+    with tempfile.TemporaryDirectory(prefix="llambo-") as directory:
+        config = config.with_state(Path(directory) / "state")
+        orchestrator = Orchestrator(config, lambda: None)
+        server = Server(orchestrator.attach)
+        address = await server.listen(ANYWHERE)
+        try:
+            async with files_of(address) as files:
+                yield RunningCluster(orchestrator, server, address, files)
+        finally:
+            await orchestrator.close()
+            await server.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from llambo9p.cluster import config
+from llambo9p.cluster import config, environment
 from llambo9p.errors import InvalidArgument
 
 SHIPPED = Path(__file__).parents[2] / "cluster-config.yaml"
@@ -50,8 +51,45 @@ def test_empty_file_is_the_defaults() -> None:
             "must be one of round-robin, least-loaded, random, affinity, not 'fastest'",
         ),
         (
-            "cluster:\n  orchestrator:\n    auto_scale: true",
-            "f:3: cluster.orchestrator.auto_scale: Input should be False, not True",
+            "cluster:\n  orchestrator:\n    auto_scale: perhaps",
+            "f:3: cluster.orchestrator.auto_scale: Input should be a valid boolean, "
+            "unable to interpret input, not 'perhaps'",
+        ),
+        (
+            "cluster:\n  orchestrator:\n    engine: slurm",
+            "f:3: cluster.orchestrator.engine: Input should be 'local' or 'ray', not 'slurm'",
+        ),
+        (
+            "cluster:\n  load_balancer:\n    timeout: 30 seconds",
+            "f:3: cluster.load_balancer.timeout: "
+            "must be a time like \"30s\" (ms, s, m, h) or a number of ms, not '30 seconds'",
+        ),
+        (
+            "cluster:\n  orchestrator: {min_nodes: 5, max_nodes: 4}",
+            "f:2: cluster.orchestrator: min_nodes 5 is more than max_nodes 4",
+        ),
+        (
+            "cluster:\n  orchestrator: {scale_up_threshold: 0.2}",
+            "f:2: cluster.orchestrator: "
+            "scale_down_threshold 0.2 is not below scale_up_threshold 0.2",
+        ),
+        (
+            "cluster:\n  network: {base_port: 65000}",
+            "f:2: cluster.network: base_port 65000 and port_range 2000 go beyond port 65535",
+        ),
+        (
+            "cluster:\n  network: {cluster_id: a b}",
+            "f:2: cluster.network.cluster_id: "
+            "must be letters, digits, '.', '_' and '-', at most 64 in all, not 'a b'",
+        ),
+        (
+            "cluster:\n  network: {discovery: [nowhere]}",
+            "f:2: cluster.network.discovery.0: "
+            "bad address 'nowhere': use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH, not 'nowhere'",
+        ),
+        (
+            "cluster:\n  monitoring: {export_prot: 1}",
+            "f:2: cluster.monitoring.export_prot: unknown key, did you mean 'export_port'?",
         ),
         ("cluster: [", "f:1: expected the node content, but found '<stream end>'"),
         ("- a", "f:1: file: Input should be a valid dictionary or instance of _File, not ['a']"),
@@ -61,6 +99,57 @@ def test_bad_text_is_named_by_line_and_key(text: str, problem: str) -> None:
     with pytest.raises(InvalidArgument) as e:
         config.parse(text, "f")
     assert str(e.value) == problem
+
+
+SEED = """
+cluster:
+  nodes:
+    tiny:
+      count: 1000
+      resources:
+        cpu: "0.1 core"
+        memory: "128MB"
+        model: "llama-1b-quantized.gguf"
+        context_size: 512
+        threads: 1
+  load_balancer:
+    strategy: "least-loaded"
+    health_check_interval: 1000
+    max_retries: 3
+    timeout: 30000
+  orchestrator:
+    auto_scale: true
+    min_nodes: 100
+    max_nodes: 10000
+    scale_up_threshold: 0.8
+    scale_down_threshold: 0.2
+"""
+
+
+def test_the_seeds_sections_are_understood() -> None:
+    cluster = config.parse(SEED, "f")
+    assert cluster.nodes["tiny"].count == 1000
+    assert cluster.load_balancer.timeout == 30_000
+    scaling = cluster.orchestrator
+    assert (scaling.auto_scale, scaling.min_nodes, scaling.max_nodes) == (True, 100, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("500ms", 500), ("30s", 30_000), ("1.5 m", 90_000), ("2h", 7_200_000), ("1500", 1500)],
+)
+def test_times_have_units_or_are_milliseconds(text: str, milliseconds: int) -> None:
+    cluster = config.parse(f"cluster: {{load_balancer: {{timeout: {text}}}}}", "f")
+    assert cluster.load_balancer.timeout == milliseconds
+
+
+def test_every_section_has_its_keys_in_the_shipped_file() -> None:
+    """Commented out or not, so that one need not look elsewhere for what there is."""
+    text = SHIPPED.read_text()
+    for name in ("load_balancer", "orchestrator", "network", "models", "monitoring", "state"):
+        section = getattr(config.Cluster(), name)
+        for key in type(section).model_fields:
+            assert re.search(rf"^ *(# *)?{key}:", text, re.MULTILINE), f"{name}.{key}"
 
 
 def test_every_problem_of_a_file_is_told() -> None:
@@ -82,6 +171,54 @@ def test_a_model_is_a_name_or_a_path_from_where_the_file_is(tmp_path: Path) -> N
     }  # fmt: skip
 
 
+def test_files_and_directories_start_where_the_configuration_is(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("cluster: {models: {path: [a, /b]}, state: {path: s}}")
+    loaded = config.load(path)
+    assert loaded.models.path == [tmp_path / "a", Path("/b")]
+    assert loaded.state.path == tmp_path / "s"
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="none.yaml: No such file"):
         config.load(tmp_path / "none.yaml")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """$LLAMBO_ROOT, and nothing else in the environment."""
+    for name in ("CLUSTER_CONFIG", "LLAMBO_MODELS", "LLAMBO_CLUSTER_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LLAMBO_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_the_configuration_is_the_named_one_or_the_one_in_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert environment.config_path() is None
+    (root / "cluster-config.yaml").touch()
+    assert environment.config_path() == root / "cluster-config.yaml"
+    monkeypatch.setenv("CLUSTER_CONFIG", "mine.yaml")
+    assert environment.config_path() == root / "mine.yaml", "and that it is missing is told"
+    monkeypatch.setenv("CLUSTER_CONFIG", "/etc/mine.yaml")
+    assert environment.config_path() == Path("/etc/mine.yaml")
+    monkeypatch.delenv("LLAMBO_ROOT")
+    monkeypatch.delenv("CLUSTER_CONFIG")
+    monkeypatch.chdir(root)
+    assert environment.config_path() == root / "cluster-config.yaml"
+
+
+def test_the_environment_goes_before_the_configuration(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "cluster: {models: {path: /m}, network: {cluster_id: file}}"
+    cluster = config.parse(text, "f")
+    assert cluster.overridden(environment.models(), environment.cluster_id()) == cluster
+    monkeypatch.setenv("LLAMBO_MODELS", "/a::b")
+    monkeypatch.setenv("LLAMBO_CLUSTER_ID", "mine")
+    changed = cluster.overridden(environment.models(), environment.cluster_id())
+    assert changed.models.path == [Path("/a"), root / "b"]
+    assert changed.network.cluster_id == "mine"
+    with pytest.raises(InvalidArgument, match=r"^\$LLAMBO_CLUSTER_ID: must be .*, not 'a/b'$"):
+        cluster.overridden([], "a/b")

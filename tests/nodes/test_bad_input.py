@@ -138,9 +138,9 @@ def test_spawned_hosts_answer_grow_and_end_with_the_cluster() -> None:
             await files.write("ctl", "unmount worker-0000")
             assert "worker-0000" not in await files.ls("nodes")
             (host,) = running.orchestrator._members.hosts
-            process = host.process
-            assert process is not None
-        assert process.process.returncode == 0
+            launched = host.process
+            assert launched is not None
+        assert await launched.ended == "host ended with 0"
 
     asyncio.run(spawn())
 

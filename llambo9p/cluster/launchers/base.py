@@ -1,0 +1,117 @@
+"""What every launcher offers, and what every host is told whoever starts it.
+
+A launcher starts hosts, each from a `HostSpec`, says where they listen and when they have
+ended, and stops them.  It keeps no promise that a host lives: whether one that ended is
+started again is for the `fleet` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...net.address import Address
+from ..config import Cluster, Resources
+
+PROGRAM = "llambo-worker"
+"""what a host calls itself at the start of each line of its log"""
+
+Progress = Callable[[int], None]
+"""told percents of a model's loading"""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """A host to start."""
+
+    name: str
+    """that no other host of the cluster has"""
+    type: str
+    """a node type's name"""
+    resources: Resources
+    """of each worker"""
+    model: str
+    """as the host knows it: a path, `default` or `simulated`"""
+    count: int
+    first: int
+    """number of its first worker"""
+    epoch: int
+    """which start of a host of that name this is: it only grows"""
+
+    def words(self) -> list[str]:
+        """Options of `llambo-worker`."""
+        r = self.resources
+        options: dict[str, object] = {
+            "--model": self.model,
+            "--count": self.count,
+            "--first": self.first,
+            "--type": self.type,
+            "--context": r.context_size,
+            "--slots": r.slots,
+            "--memory": r.memory,
+            "--cache-ram": r.cache_ram,
+        }
+        if r.threads is not None:
+            options["--threads"] = r.threads
+        return [str(word) for option in options.items() for word in option]
+
+
+def host_config(config: Cluster) -> dict[str, Any]:
+    """A host's cluster-config.yaml: what of the orchestrator's is a host's, too."""
+    security = config.security.model_dump(mode="json", exclude={"speaks_for"})
+    return {"cluster": {"limits": config.limits.model_dump(), "security": security}}
+
+
+class Launched(ABC):
+    """A host that was started and listened."""
+
+    def __init__(self, spec: HostSpec, address: Address, ended: asyncio.Future[str]) -> None:
+        self.spec = spec
+        self.address = address
+        self.ended = ended
+        """done when it ended, with the reason in words"""
+
+    @property
+    @abstractmethod
+    def log(self) -> str:
+        """Where what it says can be read."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Let it end by itself, and end it when it does not.  Nobody wants it any more."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """End it at once: it is lost to us.  Another of its name may be started then."""
+
+
+class Launcher(ABC):
+    """`hosts` are those that were started and have not ended, by name."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, Launched] = {}
+
+    @abstractmethod
+    async def start(self, spec: HostSpec, progress: Progress) -> Launched:
+        """Start a host and wait until it listens.
+
+        Raises Error with its own words when it ends before.  Whoever is cancelled here
+        leaves no host behind.
+        """
+
+    async def close(self) -> None:
+        """Stop all hosts."""
+        await asyncio.gather(*(host.stop() for host in list(self.hosts.values())))
+
+    def _started(self, host: Launched) -> Launched:
+        """Keep it in `hosts` until it ends."""
+        self.hosts[host.spec.name] = host
+        host.ended.add_done_callback(lambda _: self._forget(host))
+        return host
+
+    def _forget(self, host: Launched) -> None:
+        if self.hosts.get(host.spec.name) is host:  # and not another that has its name now
+            del self.hosts[host.spec.name]

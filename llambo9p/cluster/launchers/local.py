@@ -1,0 +1,176 @@
+"""Starts hosts as processes of this machine.
+
+A host outlives its orchestrator, which may come back for it; when nobody does, it ends by
+itself (`--orphan-timeout`).  So it holds nothing of the orchestrator's but the pipe on
+which it tells how its start goes, a line each: `loading PERCENT` while the model loads,
+then `listening ADDR`.  What else it says goes to its `Log`.
+
+Sockets and logs lie in a directory that is ours alone: so hosts on unix sockets know us,
+and believe us as whom we attach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from ...errors import Error, InvalidArgument
+from ...net.address import Address, parse
+from ..config import Cluster
+from .base import HostSpec, Launched, Launcher, Progress, host_config
+from .log import Log, start_error, why
+
+_LOOK_S = 10.0
+"""between looks at the sizes of logs"""
+_STOP_S = 5.0
+"""how long a host may take to stop by itself"""
+_PATH_BYTES = 107
+"""of a unix socket's path, by the kernel"""
+
+
+class LocalHost(Launched):
+    def __init__(self, spec: HostSpec, address: Address, process: Process, log: Log) -> None:
+        super().__init__(spec, address, asyncio.create_task(self._wait()))
+        self._process = process
+        self._log = log
+
+    async def _wait(self) -> str:
+        status = await self._process.wait()
+        if self.address.net == "unix":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.address.path)
+        return why(status, self._log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return str(self._log.path)
+
+    async def stop(self) -> None:
+        await _stop(self._process)
+        await asyncio.wait((self.ended,))
+
+    async def kill(self) -> None:
+        _signal(self._process.kill)
+        await asyncio.wait((self.ended,))
+
+
+class LocalLauncher(Launcher):
+    """`directory` is made when the first host is started."""
+
+    def __init__(self, directory: Path, config: Cluster) -> None:
+        super().__init__()
+        self._directory = directory
+        self._config = config
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self, spec: HostSpec, progress: Progress) -> Launched:
+        config = self._prepare()
+        log = Log(self._directory / f"{spec.name}.log")
+        timeout = self._config.state.orphan_timeout / 1000
+        with log.open() as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
+                *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
+                *self._listen(spec),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        try:
+            address = await _listening(process, progress)
+            if address is None:
+                raise start_error(await process.wait(), log, spec.model)
+        except BaseException:
+            await _stop(process)
+            raise
+        return self._started(LocalHost(spec, address, process, log))
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        await super().close()
+
+    def _prepare(self) -> Path:
+        """Make the directory, and in it the configuration of hosts, which is given."""
+        _make_private(self._directory)
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_at_logs())
+        path = self._directory / "host.yaml"
+        path.write_text(yaml.safe_dump(host_config(self._config)))
+        return path
+
+    def _listen(self, spec: HostSpec) -> list[str]:
+        network = self._config.network
+        if network.hosts == "tcp":
+            at = Address("tcp", "127.0.0.1", network.base_port)
+            return ["--listen", str(at), "--port-range", str(network.port_range)]
+        # an orphan may still be at the socket of a host that had this name before
+        path = self._directory / f"{spec.first:04d}-{secrets.token_hex(3)}"
+        if len(os.fsencode(path)) > _PATH_BYTES:
+            raise InvalidArgument(
+                f"{path} is too long for a unix socket: let state.path be shorter, or "
+                "network.hosts be tcp"
+            )
+        return ["--listen", str(Address("unix", path=str(path)))]
+
+    async def _look_at_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for host in self.hosts.values():
+                with contextlib.suppress(OSError):
+                    Log(Path(host.log)).bound()
+
+
+async def _listening(process: Process, progress: Progress) -> Address | None:
+    """Where it listens, None when it ends before."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        words = line.decode(errors="replace").split()
+        if words[:1] == ["loading"]:
+            progress(int(words[1]))
+        elif words[:1] == ["listening"]:
+            return parse(words[1])
+    return None
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is None:
+        _signal(process.terminate)
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_S)
+        except TimeoutError:
+            _signal(process.kill)
+            await process.wait()
+
+
+def _signal(send: Callable[[], None]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        send()
+
+
+def _make_private(directory: Path) -> None:
+    """Raises Error when there is something that is not ours alone."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(0o700)
+        status = directory.lstat()
+    except OSError as e:
+        raise Error(f"cannot make {directory}: {e.strerror}") from e
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise Error(f"{directory} is not a directory of ours")
+    if status.st_mode & 0o077:
+        raise Error(f"{directory} is open to others: its mode must be 0700")

@@ -1,0 +1,76 @@
+"""A host's log: a file that the host itself appends to, and what its end says of the host's.
+
+It is bounded from outside, by copying and truncating, as what a crash of llama.cpp says comes
+from no code of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import Error, ModelError
+from .base import PROGRAM
+
+LOG_BYTES = 1 << 20
+"""when there is more, it moves to `NAME.log.1` and the log begins anew"""
+_TAIL_BYTES = 16 << 10
+
+
+class Log:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin = 0
+        """what is before is of an earlier host of that name"""
+
+    def open(self) -> BinaryIO:
+        """For one more host to append to.  Raises Error."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags, 0o600)
+            self.bound()
+            self._begin = os.fstat(fd).st_size
+        except OSError as e:
+            raise Error(f"cannot write the log {self.path}: {e.strerror}") from e
+        return os.fdopen(fd, "ab")
+
+    def bound(self) -> None:
+        """Raises OSError."""
+        if self.path.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.path, f"{self.path}.1")
+            os.truncate(self.path, 0)
+            self._begin = 0
+
+    def lines(self) -> list[str]:
+        """The last ones of the host that it was opened for."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                begin = self._begin if self._begin <= size else 0  # it has begun anew
+                file.seek(max(begin, size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+
+
+def why(status: int, log: Log) -> str:
+    """Why a process ended, which did with `status`, negative for a signal."""
+    lines = log.lines()
+    if status < 0:
+        name = {each.value: each.name for each in signal.Signals}.get(-status, f"signal {-status}")
+        failed = (re.search(r"[^/]*GGML_ASSERT.*", line) for line in lines)
+        return ": ".join([name, *(found[0] for found in failed if found)])
+    if status == 0 or not lines:
+        return f"host ended with {status}"
+    return lines[-1].removeprefix(f"{PROGRAM}: ")
+
+
+def start_error(status: int, log: Log, model: str) -> Error:
+    """As `why`, of a host that ended before it listened."""
+    if status < 0:
+        return ModelError(f"loading {model} crashed llama.cpp: {why(status, log)}")
+    return Error(why(status, log))

@@ -1,0 +1,218 @@
+"""Which hosts are started for a `spawn`, and what becomes of those that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llambo9p.cluster import fleet
+from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.fleet import divide, runs
+from llambo9p.cluster.launchers.local import LocalHost
+from llambo9p.errors import Error
+from tests.files import story, until
+
+from .harness import RunningCluster, cluster, simulated_host
+
+NODES = {
+    "spread": {"workers_per_host": 3, "resources": {"model": "simulated", "threads": 1}},
+    "one": {"resources": {"model": "simulated", "threads": 1}},
+    "bad": {"workers_per_host": 2, "resources": {"model": "/nowhere.gguf"}},
+}
+
+
+def config(**orchestrator: object) -> Cluster:
+    return Cluster.model_validate(
+        {
+            "nodes": NODES,
+            "orchestrator": orchestrator,
+            "load_balancer": {"health_check_interval": 50},
+        }
+    )
+
+
+def processes(running: RunningCluster) -> dict[str, LocalHost]:
+    """Of the hosts that run, by name."""
+    found = {}
+    for host in running.orchestrator._members.hosts:
+        if host.process is not None and not host.process.ended.done():
+            assert isinstance(host.process, LocalHost)
+            found[host.process.spec.name] = host.process
+    return found
+
+
+# -- pure -------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.lists(st.integers(0, 20)), st.none() | st.integers(1, 20))
+def test_workers_fill_the_room_there_is_and_then_new_hosts(count, rooms, each):
+    parts = divide(count, rooms, each)
+    assert sum(parts) == count
+    old, new = parts[: len(rooms)], parts[len(rooms) :]
+    assert all(part <= room for part, room in zip(old, rooms, strict=True))
+    assert not new or old == rooms, "a new host though there was room"
+    assert all(0 < part <= (each or count) for part in new)
+    assert len(new) <= 1 or all(part == each for part in new[:-1])
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_runs_are_the_numbers_and_as_few_as_can_be(numbers):
+    found = runs(list(numbers))
+    assert [n for run in found for n in run] == sorted(numbers)
+    assert all(a.stop < b.start for a, b in zip(found, found[1:], strict=False))
+
+
+# -- real hosts -------------------------------------------------------------------
+
+
+@story
+async def test_workers_are_spread_over_hosts_and_room_is_filled_first() -> None:
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 5 --type spread")
+        assert {name: host.spec.count for name, host in processes(running).items()} == {
+            "host-0000": 3, "host-0003": 2
+        }  # fmt: skip
+        await files.write("ctl", "spawn --count 3 --type spread")
+        assert set(processes(running)) == {"host-0000", "host-0003", "host-0006"}
+        await files.write("ctl", "spawn --count 4 --type one")
+        assert set(processes(running)) == {"host-0000", "host-0003", "host-0006", "host-0008"}
+        attrs = await files.attrs("status")
+        assert (attrs["healthy"], attrs["hosts"]) == ("12", "4")
+        for number in range(12):
+            assert (await files.attrs(f"worker-{number:04d}/status"))["state"] == "idle"
+
+
+@story
+async def test_a_spawn_that_fails_leaves_nothing() -> None:
+    async with cluster(config(max_nodes=6)) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 2 --type spread")
+        with pytest.raises(Error, match="/nowhere.gguf: no such file"):
+            await files.write("ctl", "spawn --count 3 --type bad")
+        with pytest.raises(Error, match="5 more workers would be more than max_nodes 6"):
+            await files.write("ctl", "spawn --count 5 --type spread")
+        with pytest.raises(Error, match="no engine 'slurm'; engines are local ray"):
+            await files.write("ctl", "spawn --count 1 --type one --engine slurm")
+        assert await files.ls("nodes") == ["worker-0000", "worker-0001"]
+        assert set(processes(running)) == {"host-0000"}
+
+
+@story
+async def test_what_was_started_is_undone_when_one_of_several_hosts_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The new host fails; the old one has grown by then."""
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 1 --type spread")
+        launcher = running.orchestrator._fleet._launchers["local"]
+
+        async def start(*args: object) -> None:
+            names = running.orchestrator._members.workers
+            await until(lambda: len(names) == 3)
+            raise Error("no room")
+
+        monkeypatch.setattr(launcher, "start", start)
+        with pytest.raises(Error, match="no room"):
+            await files.write("ctl", "spawn --count 4 --type spread")
+        assert await files.ls("nodes") == ["worker-0000"]
+        monkeypatch.undo()
+        await files.write("ctl", "spawn --count 4 --type spread")
+        assert {name: host.spec.first for name, host in processes(running).items()} == {
+            "host-0000": 0, "host-0003": 3
+        }  # fmt: skip
+
+
+@story
+async def test_a_host_that_dies_comes_back_with_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.3)
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 4 --type one")
+        await files.write("ctl", "unmount worker-0001")
+        before = processes(running)["host-0000"]
+        workers = running.orchestrator._members.workers
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            os.kill(processes(running)["host-0000"].pid, number)
+            await until(lambda: all(worker.state == "lost" for worker in workers.values()))
+            await files.write("ctl", "spawn --count 2 --type spread")  # other names, then
+            await until(lambda: not any(worker.state == "lost" for worker in workers.values()))
+            await files.write("ctl", "unmount worker-0004")
+            await files.write("ctl", "unmount worker-0005")
+        after = processes(running)["host-0000"]
+        assert after.spec.epoch > before.spec.epoch
+        assert sorted(workers) == ["worker-0000", "worker-0002", "worker-0003"]
+        for name in workers:
+            assert await files.ask("hello", name) == "simulated: hello"
+        assert (await files.attrs("status"))["hosts"] == "1"
+
+
+@story
+async def test_names_of_a_lost_host_that_others_started_are_free() -> None:
+    async with cluster(config()) as running, simulated_host() as host:
+        await running.files.write("ctl", f"mount {host.address}")
+        host.kill()
+        workers = running.orchestrator._members.workers
+        await until(lambda: workers["worker-0000"].state == "lost")
+        await running.files.write("ctl", "spawn --count 1 --type one")
+        assert await running.files.ls("nodes") == ["worker-0000"]
+
+
+@story
+async def test_what_was_unmounted_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.2)
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 1 --type spread")
+        await files.write("ctl", "unmount worker-0000")
+        await files.write("ctl", "spawn --count 2 --type spread")
+        (host,) = processes(running).values()
+        os.kill(host.pid, signal.SIGKILL)
+        await host.ended
+        workers = running.orchestrator._members.workers
+        await until(lambda: workers["worker-0001"].state == "lost")
+        for name in ("worker-0000", "worker-0001"):  # while it is to be started again
+            await files.write("ctl", f"unmount {name}")
+        keepers = running.orchestrator._fleet._keepers
+        await until(lambda: not keepers)
+        assert not processes(running) and not await files.ls("nodes")
+
+
+@story
+async def test_a_host_that_cannot_be_started_again_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    async with cluster(config()) as running:
+        await running.files.write("ctl", "spawn --count 1 --type one")
+        launcher = running.orchestrator._fleet._launchers["local"]
+        directory: Path = launcher._directory  # type: ignore[attr-defined]
+        directory.chmod(0o755)
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count("cannot be started again") >= 2)
+        assert "host-0000 ended: SIGKILL; its log is " in caplog.text
+        directory.chmod(0o700)
+        await until(lambda: "host-0000 was started again" in caplog.text)
+        assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+@story
+async def test_nothing_is_started_again_when_the_cluster_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.1)
+    async with cluster(config()) as running:
+        await running.files.write("ctl", "spawn --count 1 --type one")
+        host = processes(running)["host-0000"]
+        os.kill(host.pid, signal.SIGKILL)
+        await host.ended
+    assert not running.orchestrator._fleet._keepers
+    await asyncio.sleep(0.3)
+    assert not processes(running)
