@@ -109,7 +109,9 @@ class LoadBalancer(_Section):
     strategy: Literal["round-robin", "least-loaded"] = "least-loaded"
     health_check_interval: Milliseconds = 1000
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """how often a request is sent again when its worker is lost before the first token"""
+    """how often in a row, without a new token, a request is sent again when its worker fails"""
+    timeout: Milliseconds = 30_000
+    """without progress of a request, until it is sent to another worker"""
 
 
 class Orchestrator(_Section):
@@ -162,6 +164,8 @@ class Limits(_Section):
 
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """requests waiting in one host's engine, and in the orchestrator"""
+    queue_per_host: Annotated[int, Field(ge=0, le=1_000_000)] = 16
+    """requests that the orchestrator sends to a host beyond its slots; the others wait in it"""
     queue_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     """requests of a user other than the owner, waiting or running"""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000

@@ -63,7 +63,12 @@ class Orchestrator:
             self._tree, self._balancer, lb.health_check_interval / 1000, tls
         )
         self._engine = ClusterEngine(
-            self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
+            self._members,
+            self._balancer,
+            max_retries=lb.max_retries,
+            timeout=lb.timeout / 1000,
+            queue=config.limits.queue,
+            queue_per_host=config.limits.queue_per_host,
         )
         self._models = Models(models)
         self._loading: dict[str, int] = {}
