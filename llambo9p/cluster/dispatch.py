@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from .members import Host, Members, Worker
 from .remote_conversation import RemoteConversation
 from .splice import Splice
 from .waiting import WaitingQueue
+
+log = logging.getLogger(__name__)
 
 _BYTES_PER_TOKEN = 4
 """rough, and only to compare loads"""
@@ -257,6 +260,8 @@ class ClusterEngine:
 
     def _ended(self, asked: _Asked, worker: Worker, error: Error | None = None) -> None:
         """Well, or with the worker's failure."""
+        if error is not None:
+            log.info("%s failed a request: %s", worker.name, error)
         asked.worker = None
         self._balancer.finished(worker.name, asked.cost)
         self._at[worker.host] -= 1
