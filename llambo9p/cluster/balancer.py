@@ -42,9 +42,13 @@ _NO_LIMIT = 2**62
 
 
 class Balancer:
-    """See the module.  A strategy's choices are made with `rng`."""
+    """See the module.  A host gets at most its slots and `queue` requests; None for no limit.
+    A strategy's choices are made with `rng`."""
 
-    def __init__(self, strategy: str, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, strategy: str, rng: random.Random | None = None, queue: int | None = None
+    ) -> None:
+        self._queue = queue
         self.decisions: Counter[str] = Counter()
         """by strategy"""
         self.avoided = 0
@@ -107,7 +111,8 @@ class Balancer:
         host = self._hosts.get(address)
         if host is None:
             of_type = self._rates.setdefault(node_type, Rates())
-            host = HostLoad(address, slots, of_type, self._rates[_ANY])
+            most = None if self._queue is None else max(1, slots) + self._queue
+            host = HostLoad(address, slots, of_type, self._rates[_ANY], model, most)
             self._hosts[address] = host
         host.workers += 1
         worker = self.workers[name] = Candidate(name, host, node_type, model, context)
@@ -167,23 +172,46 @@ class Balancer:
     # -- requests -----------------------------------------------------------------
 
     def check(self, request: Request) -> None:
-        """Raises WorkerLost when there is nobody to choose."""
+        """Raises WorkerLost when there is nobody to choose, even with room."""
         self._eligible(self._needs(request))
 
-    def choose(self, request: Request, avoid: frozenset[str] = frozenset()) -> Work:
+    def models(self, request: Request) -> set[str]:
+        """Of the workers that may be chosen for it, those without room included."""
+        try:
+            return self._eligible(self._needs(request)).models
+        except WorkerLost:
+            return set()
+
+    @property
+    def has_room(self) -> bool:
+        return any(not host.full for host in self._hosts.values())
+
+    def is_full(self, name: str) -> bool:
+        """Whether the worker's host has no room."""
+        worker = self.workers.get(name)
+        return worker is not None and worker.host.full
+
+    def choose(
+        self, request: Request, avoid: frozenset[str] = frozenset(), model: str = ""
+    ) -> Work | None:
         """The worker for a request; none of `avoid`, nor of their hosts, if that can be
-        helped.  Raises WorkerLost when there is nobody, or Error when the strategy fails."""
+        helped, and with a `model` only one that has it.  None when none has room.  Raises
+        WorkerLost when there is nobody, or Error when the strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
+        if not len(eligible.hosts):
+            return None
         try:
-            worker = self._strategy.choose(needs, eligible)
+            chosen = self._strategy.choose(needs, eligible)
         except Exception as e:
             raise Error(f"strategy {self.strategy}: {e!r}") from e
-        if worker not in eligible.workers:
-            raise Error(f"strategy {self.strategy} chose {worker!r}, which is not eligible")
-        if avoid:
-            worker = self._other(worker, needs, eligible, avoid)
+        if chosen not in eligible.workers:
+            raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
+        worker = self._allowed(chosen, needs, eligible, avoid, model)
+        if worker is None:
+            return None
         self.decisions[self.strategy] += 1
+        self.avoided += worker is not chosen
         return self._started(worker, needs)
 
     def started(self, name: str, request: Request) -> Work:
@@ -201,7 +229,14 @@ class Balancer:
     def _started(self, worker: Candidate, needs: Needs) -> Work:
         worker.dispatched += 1
         self._strategy.started(needs, worker)
-        return Work(worker.name, worker.host, needs)
+        work = Work(worker.name, worker.host, needs)
+        self._note_room(worker.host)
+        return work
+
+    def _note_room(self, host: HostLoad) -> None:
+        if self._queue is not None:
+            for pool in self._pools.values():
+                pool.note_room(host)
 
     def finished(self, work: Work, usage: Usage | None = None) -> None:
         """The end of what `choose` or `started` began, with what the worker said of it if
@@ -209,6 +244,7 @@ class Balancer:
         if work.over:
             return
         work.finish(usage)
+        self._note_room(work.host)
         if usage is not None and usage.finish_reason != "cancelled":
             share = (usage.completion_tokens - usage.given_tokens) / work.max_tokens
             self._answered_share += WEIGHT * (min(1.0, share) - self._answered_share)
@@ -216,26 +252,42 @@ class Balancer:
     def _needs(self, request: Request) -> Needs:
         return Needs(request, self._answered_share)
 
-    def _other(
-        self, worker: Candidate, needs: Needs, eligible: Eligible, avoid: frozenset[str]
-    ) -> Candidate:
-        """The worker, unless it or its host is to be avoided: then one of the less loaded
-        of two other hosts, or else another worker, or else it after all."""
+    def _allowed(
+        self,
+        worker: Candidate,
+        needs: Needs,
+        eligible: Eligible,
+        avoid: frozenset[str],
+        model: str,
+    ) -> Candidate | None:
+        """The worker, unless it or its host is to be avoided, or has no room or another model:
+        then one of the less loaded of two other hosts, or else another worker of one that is to
+        be avoided, or else any; None when no host with room has the model."""
         known = frozenset(self.workers[name] for name in avoid if name in self.workers)
         avoided = frozenset(each.host for each in known)
-        if worker.host not in avoided:
+        suits = worker.host in eligible.hosts and model in ("", worker.host.model)
+        if suits and worker.host not in avoided:
             return worker
-        self.avoided += 1
         needs.cached_tokens = 0
-        hosts = others(eligible.hosts, avoided, self._rng.randrange(len(eligible.hosts)))
-        a = next(hosts, None)
-        if a is not None:
-            b = next(hosts, a)
-            return eligible.of_host(min(a, b, key=lambda host: host.seconds(needs)))
-        if worker not in known:
+        good: list[HostLoad] = []
+        bad: list[HostLoad] = []
+        start = self._rng.randrange(len(eligible.hosts))
+        for host in others(eligible.hosts, frozenset(), start):
+            if model in ("", host.model):
+                (bad if host in avoided else good).append(host)
+            if len(good) == 2:
+                break
+        if good:
+            return eligible.of_host(min(good, key=lambda host: host.seconds(needs)))
+        if suits and worker not in known:
             return worker
-        start = self._rng.randrange(len(eligible))
-        return next(others(eligible.workers, known, start), worker)
+        for host in bad:
+            workers = eligible.all_of_host(host)
+            for each in others(workers, known, self._rng.randrange(len(workers))):
+                return each
+        if suits:
+            return worker
+        return eligible.of_host(bad[0]) if bad else None
 
     def _eligible(self, needs: Needs) -> Eligible:
         """Raises WorkerLost when there is none."""

@@ -107,6 +107,8 @@ class HostLoad:
         "address",
         "decode",
         "dispatched",
+        "model",
+        "most",
         "prefill",
         "prefilling",
         "requests",
@@ -116,13 +118,24 @@ class HostLoad:
         "workers",
     )
 
-    def __init__(self, address: str, slots: int, of_type: Rates, of_all: Rates) -> None:
+    def __init__(
+        self,
+        address: str,
+        slots: int,
+        of_type: Rates,
+        of_all: Rates,
+        model: str = "",
+        most: int | None = None,
+    ) -> None:
         self._measured = Rates()
         self._levels = (Rates(), of_type, of_all)
         """its own as they are believed to be, and others'"""
         self.address = address
         self.slots = max(1, slots)
         """requests that it decodes at once"""
+        self.model = model
+        self.most = most
+        """requests of ours that it may have; None for no limit"""
         self.workers = 0
         """of it in the balancer's table"""
         self.dispatched = 0
@@ -139,6 +152,10 @@ class HostLoad:
         """requests that it said that it has, and that are not ours"""
         self.turn = 0
         """counts `Eligible.of_host`"""
+
+    @property
+    def full(self) -> bool:
+        return self.most is not None and self.requests >= self.most
 
     @property
     def rates(self) -> Rates:
@@ -202,8 +219,8 @@ class Candidate:
 
 
 class Eligible:
-    """The workers among which a request's is chosen, and their hosts.  Falsy when there is
-    none."""
+    """The workers among which a request's is chosen, and those of their hosts that have room;
+    a worker of another is not to be chosen.  Falsy when there is no worker."""
 
     def __init__(self, narrow: Callable[[str], Eligible]) -> None:
         self.workers: Pool[Candidate] = Pool()
@@ -230,7 +247,8 @@ class Eligible:
     def add(self, worker: Candidate) -> None:
         """For the balancer, as `discard` is."""
         self.workers.add(worker)
-        self.hosts.add(worker.host)
+        if not worker.host.full:
+            self.hosts.add(worker.host)
         if worker.host not in self._of:
             self._of[worker.host] = Pool()
         self._of[worker.host].add(worker)
@@ -243,6 +261,18 @@ class Eligible:
         if not len(self._of[worker.host]):
             del self._of[worker.host]
             self.hosts.discard(worker.host)
+
+    def note_room(self, host: HostLoad) -> None:
+        """The host is full, or is not any more."""
+        if host.full:
+            self.hosts.discard(host)
+        elif host in self._of:
+            self.hosts.add(host)
+
+    @property
+    def models(self) -> set[str]:
+        """Of hosts with room and without."""
+        return {host.model for host in self._of}
 
 
 class Needs:
@@ -297,14 +327,14 @@ class Work:
     """A request at a worker, from the moment that it was chosen.  It is told of the answer's
     progress by `decoded`, and ended by `Balancer.finished`."""
 
-    __slots__ = ("_decode", "_host", "_prefill", "_side_by_side", "max_tokens", "name", "over")
+    __slots__ = ("_decode", "_prefill", "_side_by_side", "host", "max_tokens", "name", "over")
 
     def __init__(self, name: str, host: HostLoad, needs: Needs) -> None:
         self.name = name
         """of the worker"""
         self.max_tokens = needs.max_tokens
         self.over = False
-        self._host = host
+        self.host = host
         self._prefill: float = max(1, needs.prompt_tokens - needs.cached_tokens)
         self._decode = needs.answer_tokens
         host.dispatched += 1
@@ -317,7 +347,7 @@ class Work:
 
     def _prefilled(self) -> None:
         """Once: its first token came, or none ever will."""
-        host = self._host
+        host = self.host
         if self._prefill:
             self._side_by_side[0] += host.prefilling
             host.prefilling -= 1
@@ -329,12 +359,12 @@ class Work:
         """About as many more tokens of the answer came."""
         self._prefilled()
         tokens = min(tokens, self._decode)
-        self._host.decode = max(0.0, self._host.decode - tokens)
+        self.host.decode = max(0.0, self.host.decode - tokens)
         self._decode -= tokens
 
     @property
     def _decoding(self) -> int:
-        return min(self._host.slots, max(1, self._host.requests - self._host.prefilling))
+        return min(self.host.slots, max(1, self.host.requests - self.host.prefilling))
 
     def finish(self, usage: Usage | None) -> None:
         """It is over, with what the worker said of it if it was answered: for `Balancer`."""
@@ -342,14 +372,14 @@ class Work:
         self.decoded(self._decode)
         if usage is not None:
             self._learn(usage)
-        self._host.requests -= 1
-        if not self._host.requests:  # sums of floats drift
-            self._host.prefill = self._host.decode = 0.0
+        self.host.requests -= 1
+        if not self.host.requests:  # sums of floats drift
+            self.host.prefill = self.host.decode = 0.0
 
     def _learn(self, usage: Usage) -> None:
         """The rates of the host's requests together: this one's, times how many shared the
         host with it, the mean of that at the beginning and at the end."""
-        host = self._host
+        host = self.host
         prefilling, decoding = self._side_by_side
         seconds = (usage.ttft_ms - usage.queue_ms) / 1000
         tokens = usage.prompt_tokens - usage.cached_tokens

@@ -100,9 +100,10 @@ class LoadBalancer(_Section):
     unhealthy_threshold: Annotated[int, Field(ge=1, le=1000)] = 3
     """heartbeats in a row that are not answered before it is not"""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """how often a request goes on with another worker when its own fails"""
+    """how often in a row, without a new token, a request is sent again when its worker fails"""
     timeout: Milliseconds = 30_000
-    """without any progress of a request; being queued and read is progress"""
+    """without progress of a request, until it is sent to another worker; being queued and being
+    read is progress"""
 
 
 class Orchestrator(_Section):
@@ -215,8 +216,8 @@ class Limits(_Section):
 
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """requests waiting in one host's engine, and in the orchestrator"""
-    queue_per_worker: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """of those in the orchestrator, what waits for one worker"""
+    queue_per_host: Annotated[int, Field(ge=0, le=1_000_000)] = 16
+    """requests that the orchestrator sends to a host beyond its slots; the others wait in it"""
     queue_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     """requests of a user other than the owner, waiting or running"""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000

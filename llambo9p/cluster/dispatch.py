@@ -3,12 +3,18 @@
 For each conversation of the orchestrator that keeps history there is one
 conversation on a worker, made by opening that worker's `clone`: the next turn goes
 to the worker that holds its KV cache.  A one-shot gets a conversation of its own,
-which ends with it.  Nothing is buffered: each Rread of the worker's `out` is passed
-to the listener as it comes; what `tokens` and `logprobs` say of it comes a moment later,
-many tokens at once.
+which ends with it.
 
-A request whose worker is lost before its first token is sent to another, at most
-`max_retries` times; after the first token it fails, saying so.
+Rules it keeps:
+- A host has at most as many of our requests as the balancer allows; the others wait here, tied
+  to no worker unless their conversation is, and `queue` of them at most.
+- A request whose worker fails goes on elsewhere (`failures` says when), with the tokens that
+  were passed on; what this costs, an answer that nothing happens to pays: one more Tread
+  a step, for `tokens` (`splice` says why).
+- `timeout` is the longest time without progress, never a limit on an answer: new text or
+  tokens are progress, and so is a worker that says it is queued or prefilled.  While
+  there are only workers that are lost or draining, requests wait as long for one to come back.
+- A user's cancel, and an error that is the request's own fault, end it at once.
 """
 
 from __future__ import annotations
@@ -16,115 +22,124 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass, replace
 
-from ..conversation import settings, texts
-from ..conversation.settings import Settings
-from ..engine.base import (
-    Listener,
-    Load,
-    Message,
-    Request,
-    SamplingParams,
-    State,
-    Token,
-    Usage,
-)
-from ..errors import Busy, Error, NoSpace, NotSupported, WorkerLost
-from ..net.client import RemoteOpen
-from ..p9 import constants as c
+from ..engine.base import Listener, Load, Message, Request, State, Usage
+from ..errors import Busy, Error, NotSupported, TimedOut, WorkerLost
+from ..net.client import ignore
 from .balancer import Balancer
-from .candidates import BYTES_PER_TOKEN, Work
+from .candidates import Work
+from .failures import Failures
+from .following import Following
 from .members import Members, Worker
-from .remote import Mount
+from .remote_conversation import RemoteConversation
+from .splice import Splice
+from .waiting import WaitingQueue
 
 log = logging.getLogger(__name__)
 
-_FOLLOW_S = 0.25
-"""between reads of `tokens`: they need not come as fast as the text"""
+_LOOK_S = 0.1
+"""between looks for workers that came back, while requests wait"""
 
 
-@dataclass(slots=True)
-class Remote:
-    """A conversation on a worker.  It ends when its `ctl`, the clone fid, is clunked."""
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A request that is not over."""
 
-    worker: Worker
-    mount: Mount
-    """as the conversation's user sees the worker"""
-    ctl: RemoteOpen
-    number: str
-    said: tuple[Message, ...] = ()
-    """system prompt and history as the worker has them"""
-    grammar: str = ""
-    schema: str = ""
-    """likewise"""
+    request: Request
+    listener: Listener
+    since: float
+    splice: Splice
+    failures: Failures
+    hope: float
+    """when there was last a healthy worker for it"""
+    placed: asyncio.Event
+    """set when it has a worker, or a"""
+    refusal: Error | None = None
+    """why it gets none"""
+    worker: Worker | None = None
+    """that it was sent to"""
+    work: Work | None = None
+    """the balancer's record of that"""
+    model: str = ""
+    """whose tokens it has"""
+    sent: float = 0.0
+    """to the worker that said the first token, or else to the last one"""
+    first_token: float | None = None
 
-    def path(self, file: str) -> str:
-        return f"{self.number}/{file}"
+    def pass_on(self) -> None:
+        """What the splice has got."""
+        text, tokens = self.splice.take()
+        if tokens:
+            self._note_first()
+            if self.work is not None:
+                self.work.decoded(len(tokens))
+            self.listener.tokens(text, tokens)
 
-    def close(self) -> None:
-        self.ctl.forget()
-        self.mount.unuse()
+    def pass_on_rest(self) -> None:
+        if text := self.splice.rest():
+            self._note_first()
+            self.listener.tokens(text, ())
 
-    async def open(self, file: str, mode: int) -> RemoteOpen:
-        return await self.mount.client.open(self.mount.fid, self.path(file), mode)
-
-    async def put(self, file: str, data: bytes) -> None:
-        """Write one of its files whole and submit it by Tclunk."""
-        opened = await self.open(file, c.OWRITE | c.OTRUNC)
-        try:
-            await opened.write(data)
-        except BaseException:
-            opened.forget()
-            raise
-        await opened.clunk()
+    def _note_first(self) -> None:
+        if self.first_token is None:
+            self.first_token = asyncio.get_running_loop().time()
+            assert self.worker is not None
+            self.model = self.worker.host.model
+            self.listener.progress(State.DECODE, 0)
 
 
 class ClusterEngine:
-    """An `Engine` over the healthy workers of `members`."""
+    """An `Engine` over the healthy workers of `members`.  Times are in seconds."""
 
     def __init__(
-        self, members: Members, balancer: Balancer, *, max_retries: int, queue: int
+        self,
+        members: Members,
+        balancer: Balancer,
+        *,
+        max_retries: int,
+        timeout: float,
+        queue: int,
     ) -> None:
         self._members = members
         self._balancer = balancer
         self._max_retries = max_retries
-        self._queue = queue
-        self._tasks: dict[Request, asyncio.Task[Usage]] = {}
-        self._remotes: dict[Hashable, Remote] = {}
+        self._timeout = timeout
+        self._waiting: WaitingQueue[_Asked] = WaitingQueue(queue)
+        self._tasks: dict[Request, tuple[_Asked, asyncio.Task[Usage]]] = {}
+        self._remotes: dict[Hashable, RemoteConversation] = {}
+        self._looking: asyncio.TimerHandle | None = None
 
     # -- Engine -------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> None:
         if request.embed:
             raise NotSupported("a cluster cannot embed: workers do, whose models differ")
-        self._balancer.check(request)
-        if len(self._tasks) >= self._queue:
-            raise Busy
+        if not self._may_come(request):
+            self._balancer.check(request)
+        if self._waiting.is_full:
+            raise Busy(f"{Busy.ename}: {self._waiting.limit} requests wait for a worker")
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        task = loop.create_task(self._answer(request, _Passed(listener)))
-        self._tasks[request] = task
-
-        def over(task: asyncio.Task[Usage]) -> None:
-            del self._tasks[request]
-            if task.cancelled():
-                self.forget(request.conversation)
-                total = (loop.time() - started) * 1000
-                listener.done(Usage(total_ms=total, finish_reason="cancelled"))
-            elif (error := task.exception()) is not None:
-                self.forget(request.conversation)
-                listener.failed(error if isinstance(error, Exception) else Error(repr(error)))
-            else:
-                listener.done(task.result())
-
-        task.add_done_callback(over)
+        now = loop.time()
+        asked = _Asked(
+            request,
+            listener,
+            since=now,
+            splice=Splice(request.answer, request.params.logprobs > 0),
+            failures=Failures(self._max_retries),
+            hope=now,
+            placed=asyncio.Event(),
+        )
+        self._wait(asked)
+        task = loop.create_task(self._answer(asked))
+        self._tasks[request] = asked, task
+        task.add_done_callback(lambda task: self._over(asked, task))
 
     def cancel(self, request: Request) -> None:
-        task = self._tasks.get(request)
-        if task is not None:
+        if request in self._tasks:
+            asked, task = self._tasks[request]
+            self._waiting.remove(asked)
             task.cancel()
 
     def forget(self, conversation: Hashable) -> None:
@@ -137,309 +152,242 @@ class ClusterEngine:
         workers = self._members.workers.values()
         return Load(
             slots=sum(w.capacity for w in workers),
-            active=len(self._tasks),
-            queued=0,
+            active=len(self._tasks) - len(self._waiting),
+            queued=len(self._waiting),
             pending_prefill=sum(round(host.prefill) for host in self._balancer.hosts),
             pending_decode=sum(round(host.decode) for host in self._balancer.hosts),
         )
 
-    # -- a request ----------------------------------------------------------------
+    def _over(self, asked: _Asked, task: asyncio.Task[Usage]) -> None:
+        del self._tasks[asked.request]
+        self._waiting.remove(asked)
+        if asked.worker is not None:
+            self._ended(asked, asked.worker)
+        listener = asked.listener
+        if task.cancelled():
+            self.forget(asked.request.conversation)
+            total = (task.get_loop().time() - asked.since) * 1000
+            listener.done(Usage(total_ms=total, finish_reason="cancelled"))
+        elif (error := task.exception()) is not None:
+            self.forget(asked.request.conversation)
+            listener.failed(error if isinstance(error, Exception) else Error(repr(error)))
+        else:
+            listener.done(task.result())
 
-    async def _answer(self, request: Request, passed: _Passed) -> Usage:
-        tried: list[str] = []
-        while True:
-            remote, work = await self._remote_for(request, tried)
-            name = remote.worker.name
+    # -- places -------------------------------------------------------------------
+
+    def _wait(self, asked: _Asked) -> None:
+        """Wait for a worker, which may be there at once."""
+        loop = asyncio.get_running_loop()
+        asked.hope = loop.time()
+        asked.placed.clear()
+        self._waiting.add(asked, asked.since, asked.request.priority)
+        self._dispatch()
+        if self._waiting and self._looking is None:
+            self._looking = loop.call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Workers come back, and drain, without a word."""
+        loop = asyncio.get_running_loop()
+        self._dispatch()
+        self._give_up(loop.time())
+        for asked, position in self._waiting.moved():
+            asked.listener.progress(State.QUEUED, position)
+        self._looking = loop.call_later(_LOOK_S, self._look) if self._waiting else None
+
+    def _give_up(self, now: float) -> None:
+        """Fail those for whom there has been no healthy worker for too long, or is none at all
+        that could become one."""
+        for asked in self._waiting:
+            models = self._balancer.models(asked.request)
+            if asked.model in models if asked.splice.tokens else models:
+                asked.hope = now
+            elif not self._may_come(asked.request) or now - asked.hope >= self._timeout:
+                self._refuse(asked, asked.failures.last or self._reason(asked.request))
+
+    def _may_come(self, request: Request) -> bool:
+        """Whether a worker for it is there, though perhaps lost or draining."""
+        return any(
+            request.node_type in ("", host.type)
+            and any(worker.capacity for worker in host.workers.values())
+            for host in self._members.hosts
+        )
+
+    def _reason(self, request: Request) -> Error:
+        """Why there is no worker for it."""
+        try:
+            self._balancer.check(request)
+        except Error as error:
+            return error
+        return WorkerLost("no healthy worker has the model that the answer was begun with")
+
+    def _refuse(self, asked: _Asked, error: Error) -> None:
+        self._waiting.remove(asked)
+        asked.refusal = error
+        asked.placed.set()
+
+    def _dispatch(self) -> None:
+        for asked in self._waiting:
+            if not self._balancer.has_room:
+                break
             try:
-                passed.begin(work)
-                usage = await self._ask(remote, request, passed)
-                self._balancer.finished(work, usage)
-                return usage
-            except (WorkerLost, Busy) as e:
-                self.forget(request.conversation)
-                tried.append(name)
-                if passed.any:
-                    raise WorkerLost(f"{name} was lost in the middle of the answer: {e}") from e
-                if len(tried) > self._max_retries:
-                    raise
-            finally:
-                self._balancer.finished(work)
-                if request.conversation is None:
-                    remote.close()
+                work = self._work_for(asked)
+            except WorkerLost:
+                continue  # it waits for one to come back
+            except Error as error:
+                self._refuse(asked, error)
+                continue
+            if work is not None:
+                self._waiting.remove(asked)
+                asked.worker, asked.work = self._members.workers[work.name], work
+                asked.placed.set()
 
-    async def _remote_for(self, request: Request, tried: list[str]) -> tuple[Remote, Work]:
-        """The conversation's own remote if its worker is healthy, else a new one on
-        the worker that the balancer chooses.  Failures are added to `tried`."""
+    def _work_for(self, asked: _Asked) -> Work | None:
+        """At the conversation's own worker if it is healthy, else at one that the balancer
+        chooses; None if there is none with room.  Raises Error as `Balancer.choose` does."""
+        request = asked.request
         remote = self._remotes.get(request.conversation)
         if remote is not None:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
             suits = request.node_type in ("", worker.host.type)
-            if mounted and suits and worker.state not in ("lost", "draining"):
-                return remote, self._balancer.started(worker.name, request)
+            if mounted and suits and _is_healthy(worker):
+                if self._balancer.is_full(worker.name):
+                    return None
+                return self._balancer.started(worker.name, request)
             self.forget(request.conversation)
+        model = asked.model if asked.splice.tokens else ""
+        return self._balancer.choose(request, asked.failures.avoided, model)
+
+    def _ended(self, asked: _Asked, worker: Worker, error: Error | None = None) -> None:
+        """Badly, with the worker's failure, or at the request's end."""
+        if error is not None:
+            log.info("%s failed a request: %s", worker.name, error)
+        assert asked.work is not None
+        self._balancer.finished(asked.work)
+        asked.worker = asked.work = None
+        self._dispatch()
+
+    # -- a request ----------------------------------------------------------------
+
+    async def _answer(self, asked: _Asked) -> Usage:
         while True:
-            work = self._balancer.choose(request, frozenset(tried))
+            await asked.placed.wait()
+            if asked.refusal is not None:
+                raise asked.refusal
+            worker = asked.worker
+            assert worker is not None
             try:
-                remote = await _clone(self._members.workers[work.name], request.user)
-            except BaseException as e:
-                self._balancer.finished(work)
-                tried.append(work.name)
-                if not isinstance(e, WorkerLost | Busy) or len(tried) > self._max_retries:
-                    raise
-                continue
-            if request.conversation is not None:
-                self._remotes[request.conversation] = remote
-            return remote, work
+                usage = await self._ask(asked, worker)
+            except Error as error:
+                self.forget(asked.request.conversation)
+                self._ended(asked, worker, error)
+                together = isinstance(error, TimedOut) or worker.host.client.lost.done()
+                avoid = list(worker.host.workers) if together else [worker.name]
+                asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
+                self._wait(asked)
+            else:
+                return usage
 
-    async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
-        await remote.ctl.write(_ctl_text(request).encode())
-        await self._constrain(remote, request.params)
-        if request.answer:
-            lines = "".join(f"{token}\n" for token in request.answer)
-            await remote.put("tokens", lines.encode())
-        if isinstance(request.prompt, str):
-            prompt = request.prompt.encode()
-        else:
-            *before, last = request.prompt
-            await self._bring_up_to(remote, tuple(before))
-            prompt = _kept(last.content)
-        await remote.put("prompt", prompt)
-        answer = bytearray()
-        following: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
-        if request.conversation is not None:  # of others nobody can read them
-            following = _Following(remote, request, passed)
-        async with await remote.open("out", c.OREAD) as out, following:
-            async for data in out.chunks():
-                answer += data
-                passed.bytes(data)
-        passed.end()
-        async with await remote.open("usage", c.OREAD) as file:
-            usage = texts.parse_usage((await file.read_all()).decode())
-        if usage.finish_reason == "cancelled":  # not by us: this task would have ended
-            raise WorkerLost(f"{WorkerLost.ename}: {remote.worker.name} stopped answering")
-        if not isinstance(request.prompt, str) and answer:
-            remote.said = (*request.prompt, Message("assistant", answer.decode()))
-        return usage
+    async def _ask(self, asked: _Asked, worker: Worker) -> Usage:
+        request = asked.request
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+        if asked.first_token is None:
+            asked.sent = sent
+        remote = self._remotes.get(request.conversation)
+        try:
+            async with self._in_time(worker):
+                if remote is None:
+                    remote = await RemoteConversation.make(worker, request.user)
+                    if request.conversation is not None:
+                        self._remotes[request.conversation] = remote
+                await remote.ask(request, asked.splice.known)
+                asked.splice.begin()
+                files = await remote.open_answer(request.params.logprobs > 0)
+            following = Following(asked.splice, asked.pass_on, *files)
+            try:
+                await self._watch(asked, worker, remote, following)
+            finally:
+                following.stop()
+            async with self._in_time(worker):
+                usage = await remote.usage()
+            if usage.finish_reason == "cancelled":  # not by us: this task would have ended
+                raise WorkerLost(f"{WorkerLost.ename}: {worker.name} stopped answering")
+            asked.pass_on_rest()
+            if asked.work is not None:
+                self._balancer.finished(asked.work, usage)
+            answer = asked.splice.text
+            if not isinstance(request.prompt, str) and answer:
+                remote.said = (*request.prompt, Message("assistant", answer.decode()))
+            return _usage(asked, usage, sent, loop.time())
+        finally:
+            if request.conversation is None and remote is not None:
+                remote.close()
 
-    async def _constrain(self, remote: Remote, params: SamplingParams) -> None:
-        """Give the worker's conversation the grammar or schema that answers must follow;
-        there, too, one of them replaces the other, and what is blank is none."""
-        if (remote.grammar, remote.schema) == (params.grammar, params.schema):
-            return
-        if params.grammar:
-            await remote.put("grammar", params.grammar.encode())
-        elif params.schema:
-            await remote.put("schema", params.schema.encode())
-        else:
-            await remote.put("grammar" if remote.grammar else "schema", b"\n")
-        remote.grammar, remote.schema = params.grammar, params.schema
+    async def _watch(
+        self, asked: _Asked, worker: Worker, remote: RemoteConversation, following: Following
+    ) -> None:
+        """Until the answer has ended.  Raises TimedOut when nothing goes on for `timeout`; for
+        that the worker is asked what it does, whenever it has said nothing for a while."""
+        loop = asyncio.get_running_loop()
+        a_while = self._timeout / 4
+        progress = loop.time()
+        reads = 0
+        asking: asyncio.Task[tuple[State, int]] | None = None
+        try:
+            while True:
+                await asyncio.wait([following.ended], timeout=a_while)
+                if following.ended.done():
+                    return following.ended.result()
+                if asking is not None and asking.done():
+                    state, position = asking.result()
+                    asking = None
+                    if state in (State.QUEUED, State.PREFILL):
+                        progress = loop.time()
+                        asked.listener.progress(state, position)
+                if following.reads > reads:
+                    reads = following.reads
+                    progress = loop.time()
+                elif loop.time() - progress >= self._timeout:
+                    raise _timed_out(worker, self._timeout)
+                elif asking is None:
+                    asking = loop.create_task(remote.state())
+        finally:
+            if asking is not None:
+                asking.cancel()
+                asking.add_done_callback(ignore)
 
-    async def _bring_up_to(self, remote: Remote, before: tuple[Message, ...]) -> None:
-        """Make the worker's conversation know exactly `before`."""
-        if remote.said == before:
-            return
-        system, history = _split(before)
-        if remote.said:
-            await remote.ctl.write(b"reset\n")
-        known_system, _ = _split(remote.said)
-        if system != known_system:
-            await remote.put("system", _kept(system))
-        if history:
-            await remote.put("history", texts.show_history(history).encode())
-        remote.said = before
-
-
-async def _clone(worker: Worker, user: str) -> Remote:
-    """A new conversation of the user's on the worker; of the owner's on a host that does
-    not know users."""
-    mount = worker.mounts.get(user, worker.mount)
-    if mount.refusal is not None:
-        mount = worker.mount
-    await mount.attach()
-    mount.use()
-    ctl: RemoteOpen | None = None
-    try:
-        ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
-        return Remote(worker, mount, ctl, (await ctl.read(0)).decode().strip())
-    except BaseException:
-        if ctl is not None:
-            ctl.forget()
-        mount.unuse()
-        raise
-
-
-class _Following(contextlib.AbstractAsyncContextManager[None]):
-    """While an answer is read: its tokens, passed on every `_FOLLOW_S` seconds and at the end
-    of the answer."""
-
-    def __init__(self, remote: Remote, request: Request, passed: _Passed) -> None:
-        self._remote = remote
-        self._request = request
-        self._passed = passed
-        self._ended = asyncio.Event()
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._follow())
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            # not told that it ended as well: Python 3.11's wait_for may take that for the end
-            # of its own wait, and forget that it was cancelled
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                self._task.exception()  # that of `out` is told
-            return
-        self._ended.set()
-        await self._task
-
-    async def _follow(self) -> None:
-        async with contextlib.AsyncExitStack() as files:
-            token_lines = await self._lines(files, "tokens")
-            logprob_lines = None
-            if self._request.params.logprobs:
-                logprob_lines = await self._lines(files, "logprobs")
-            left = len(self._request.answer)
-            """tokens that we gave: they have no logprobs"""
-            while lines := await token_lines.more():
-                tokens = []
-                for line in lines:
-                    token = _token(line)
-                    if logprob_lines is not None and left <= 0:
-                        try:
-                            token = _with_logprobs(token, await logprob_lines.one())
-                        except NoSpace as e:
-                            log.warning("%s: logprobs: %s", self._remote.worker.name, e)
-                            logprob_lines = None
-                    left -= 1
-                    tokens.append(token)
-                self._passed.tokens(tokens)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), _FOLLOW_S)
-
-    async def _lines(self, files: contextlib.AsyncExitStack, name: str) -> _Lines:
-        return _Lines(await files.enter_async_context(await self._remote.open(name, c.OREAD)))
+    @contextlib.asynccontextmanager
+    async def _in_time(self, worker: Worker) -> AsyncIterator[None]:
+        """Raises TimedOut when what is inside takes too long."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError:
+            raise _timed_out(worker, self._timeout) from None
 
 
-class _Lines:
-    """The lines of a file that blocks at its end."""
-
-    def __init__(self, file: RemoteOpen) -> None:
-        self._chunks = file.chunks()
-        self._rest = b""
-        self._read: deque[str] = deque()
-
-    async def more(self) -> list[str]:
-        """What there is after the last ones, at least one; none at the end."""
-        while not self._read:
-            data = await anext(self._chunks, b"")
-            if not data:
-                return []
-            *whole, self._rest = (self._rest + data).split(b"\n")
-            self._read += (line.decode() for line in whole)
-        lines = list(self._read)
-        self._read.clear()
-        return lines
-
-    async def one(self) -> str:
-        """The next one; empty at the end."""
-        if not self._read:
-            self._read += await self.more()
-        return self._read.popleft() if self._read else ""
+def _is_healthy(worker: Worker) -> bool:
+    return worker.capacity > 0 and worker.state not in ("lost", "draining")
 
 
-def _token(line: str) -> Token:
-    try:
-        token, end = map(int, line.split())
-    except ValueError:
-        raise Error(f"the worker's tokens file is not understood: {line[:40]!r}") from None
-    return Token(token, end)
+def _timed_out(worker: Worker, seconds: float) -> TimedOut:
+    return TimedOut(f"{TimedOut.ename}: {worker.name} made no progress for {seconds:g} s")
 
 
-def _with_logprobs(token: Token, line: str) -> Token:
-    logprobs = texts.parse_logprobs(line)
-    if logprobs.chosen.id != token.id:
-        raise Error(f"the worker's logprobs are of {logprobs.chosen.id}, its token is {token.id}")
-    return token._replace(logprobs=logprobs)
-
-
-class _Passed:
-    """Passes bytes on as whole characters; an Rread may end inside one.  Tokens wait for the
-    first of them: until then another worker may be asked, which has tokens of its own."""
-
-    __slots__ = ("_half", "_listener", "_waiting", "_work", "any")
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._work: Work | None = None
-        self._half = b""
-        self._waiting: list[Token] = []
-        self.any = False
-
-    def begin(self, work: Work) -> None:
-        """A worker is asked, perhaps after another."""
-        assert not self.any
-        self._waiting.clear()
-        self._work = work
-
-    def bytes(self, data: bytes) -> None:
-        if not self.any:
-            self.any = True
-            self._listener.progress(State.DECODE, 0)
-        assert self._work is not None
-        self._work.decoded(len(data) / BYTES_PER_TOKEN)
-        data = self._half + data
-        whole = len(data) - _incomplete(data)
-        self._half = data[whole:]
-        waiting, self._waiting = self._waiting, []
-        self._listener.tokens(data[:whole], waiting)
-
-    def tokens(self, tokens: Sequence[Token]) -> None:
-        if self.any:
-            self._listener.tokens(b"", tokens)
-        else:
-            self._waiting += tokens
-
-    def end(self) -> None:
-        if self._half:
-            raise Error("the worker's answer ends inside a UTF-8 character")
-        if self._waiting:
-            self._listener.tokens(b"", self._waiting)
-
-
-def _incomplete(data: bytes) -> int:
-    """How many bytes at the end begin a character that is not complete."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        length = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4
-        return back if byte >= 0xC0 and length > back else 0
-    return 0
-
-
-def _ctl_text(request: Request) -> str:
-    """The request's settings as `ctl` takes them."""
-    return settings.show(
-        Settings(
-            request.params,
-            mode="complete" if isinstance(request.prompt, str) else "chat",
-            overflow=request.overflow,
-            priority=request.priority,
-            type=request.node_type,
-        )
+def _usage(asked: _Asked, usage: Usage, sent: float, now: float) -> Usage:
+    """The whole request's: the worker that ended it counts the tokens, of the prompt as it
+    found them; times are since our `submit`."""
+    waited = (asked.sent - asked.since) * 1000
+    if asked.first_token is not None:
+        ttft = (asked.first_token - asked.since) * 1000
+    else:
+        ttft = waited + usage.ttft_ms if usage.ttft_ms else 0.0
+    return replace(
+        usage,
+        given_tokens=min(usage.given_tokens, len(asked.request.answer)),
+        queue_ms=waited + usage.queue_ms if asked.sent == sent else waited,
+        ttft_ms=ttft,
+        total_ms=(now - asked.since) * 1000,
     )
-
-
-def _kept(text: str) -> bytes:
-    """The text as it is written to a file that drops one newline at its end, and takes
-    nothing written for nothing meant."""
-    return (text + "\n" if not text or text.endswith("\n") else text).encode()
-
-
-def _split(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:
-    """The system prompt ("" for none) and the turns after it."""
-    if messages and messages[0].role == "system":
-        return messages[0].content, messages[1:]
-    return "", messages

@@ -56,12 +56,16 @@ class Orchestrator:
         self._tree = Tree(first=first_path)
         self._limits = limits or Limits()
         lb = config.load_balancer
-        self._balancer = Balancer(lb.strategy)
+        self._balancer = Balancer(lb.strategy, queue=config.limits.queue_per_host)
         self._members = Members(
             self._tree, self._balancer, lb.health_check_interval / 1000, tls
         )
         self._engine = ClusterEngine(
-            self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
+            self._members,
+            self._balancer,
+            max_retries=lb.max_retries,
+            timeout=lb.timeout / 1000,
+            queue=config.limits.queue,
         )
         self._models = Models(config.models.path)
         self._fleet = Fleet(config, self._members, self._models, self._launcher)

@@ -317,8 +317,8 @@ MUTATIONS = [
     ),
     Mutation(
         23, "the orchestrator gives an answer a minute", DISPATCH,
-        "usage = await self._ask(remote, request, passed)",
-        "usage = await asyncio.wait_for(self._ask(remote, request, passed), 60)",
+        "usage = await self._ask(asked, worker)",
+        "usage = await asyncio.wait_for(self._ask(asked, worker), 60)",
         "tests/cluster/test_trouble.py::test_23_a_prefill_that_takes_minutes_is_no_lost_worker",
     ),
     Mutation(

@@ -52,6 +52,21 @@ def chosen(b: Balancer, count: int, **options: Any) -> Counter[str]:
     return names
 
 
+def test_a_host_that_has_as_many_as_it_may_have_gets_no_more() -> None:
+    b = Balancer("round-robin", random.Random(9), queue=1)
+    b.add("a", "one", slots=2)
+    b.add("b", "one", slots=2)
+    works = [b.choose(request()) for _ in range(3)]
+    assert b.choose(request()) is None and not b.has_room
+    assert b.is_full("a") and b.is_full("b")
+    b.add("c", "two", model="other")
+    assert b.choose(request(), model="-") is None
+    assert b.models(request()) == {"-", "other"}
+    assert b.choose(request()).name == "c"
+    b.finished(works[0])
+    assert b.choose(request(), model="-").name in "ab"
+
+
 # -- who is eligible --------------------------------------------------------------
 
 
@@ -465,7 +480,7 @@ class Table(RuleBasedStateMachine):
 
     @initialize(strategy=st.sampled_from(STRATEGIES))
     def start(self, strategy: str) -> None:
-        self.b = Balancer(strategy, random.Random(0))
+        self.b = Balancer(strategy, random.Random(0), queue=1)
         self.types: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.works: list[tuple[Work, str]] = []
@@ -476,7 +491,8 @@ class Table(RuleBasedStateMachine):
     @rule(name=names, node_type=types, context=st.sampled_from([64, 512, None]))
     def add(self, name: str, node_type: str, context: int | None) -> None:
         address = f"{node_type} {int(name[1]) // 3}"
-        self.b.add(name, address, node_type=node_type, context=context)
+        model = f"model of {address}"
+        self.b.add(name, address, node_type=node_type, context=context, model=model)
         self.types[name], self.states[name] = node_type, "healthy"
 
     @rule(name=names)
@@ -501,8 +517,9 @@ class Table(RuleBasedStateMachine):
         size=st.integers(0, 5000),
         node_type=st.sampled_from(["", "tiny", "large"]),
         avoid=st.frozensets(names, max_size=3),
+        model=st.sampled_from(["", "", "model of tiny 0", "model of large 2"]),
     )
-    def choose(self, size: int, node_type: str, avoid: frozenset[str]) -> None:
+    def choose(self, size: int, node_type: str, avoid: frozenset[str], model: str) -> None:
         asked = request("x" * size, node_type=node_type)
         suitable = {
             name
@@ -511,10 +528,18 @@ class Table(RuleBasedStateMachine):
         }
         if not suitable:
             with pytest.raises(WorkerLost):
-                self.b.choose(asked, avoid)
+                self.b.choose(asked, avoid, model)
             return
-        work = self.b.choose(asked, avoid)
-        assert work.name in suitable
+        hosts = {name: self.b.workers[name].host for name in suitable}
+        room = [host for host in hosts.values() if host.requests < 2]
+        can = {name for name in suitable if hosts[name] in room and model in ("", hosts[name].model)}
+        work = self.b.choose(asked, avoid, model)
+        if work is None:
+            # those with too little context for it, or degraded ones, may have been passed over
+            fits = [n for n in can if self.states[n] == "healthy"]
+            assert not [n for n in fits if self.b.workers[n].context > 5000]
+            return
+        assert work.name in can
         self.works.append((work, work.name))
 
     @precondition(lambda self: self.works)

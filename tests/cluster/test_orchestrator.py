@@ -102,11 +102,14 @@ def test_request_of_a_worker_lost_before_its_first_token_goes_to_another() -> No
     asyncio.run(run())
 
 
-def test_17_worker_lost_in_the_middle_fails_the_answer_and_says_so() -> None:
+def test_17_an_answer_whose_last_worker_is_lost_fails_and_says_so() -> None:
+    """When none came back in time."""
+    config = Cluster.model_validate({"load_balancer": {"timeout": 200}})
+
     async def run() -> None:
         gate = Gate()
         async with (
-            cluster() as running,
+            cluster(config) as running,
             simulated_host(1, gate=gate, answer=lambda prompt: b"0123456789" * 9) as host,
         ):
             files = running.files

@@ -1,0 +1,171 @@
+"""A conversation on a worker, as the orchestrator uses it: by writing and reading its files.
+
+It knows what the worker's conversation has been told, and tells it only what is new:
+the next turn finds system prompt, history and KV cache there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ..conversation import settings, texts
+from ..conversation.settings import Settings
+from ..engine.base import Message, Request, SamplingParams, State, Usage
+from ..errors import Error
+from ..net.client import RemoteOpen
+from ..p9 import constants as c
+from .members import Worker
+from .remote import Mount
+
+
+@dataclass(slots=True)
+class RemoteConversation:
+    """It ends when its `ctl`, the clone fid, is clunked.  Every method raises Error."""
+
+    worker: Worker
+    mount: Mount
+    """as the conversation's user sees the worker"""
+    ctl: RemoteOpen
+    number: str
+    said: tuple[Message, ...] = ()
+    """system prompt and history as the worker has them"""
+    grammar: str = ""
+    schema: str = ""
+    """likewise"""
+
+    @classmethod
+    async def make(cls, worker: Worker, user: str) -> RemoteConversation:
+        """A new one of the user's; of the owner's on a host that does not know users."""
+        mount = worker.mounts.get(user, worker.mount)
+        if mount.refusal is not None:
+            mount = worker.mount
+        await mount.attach()
+        mount.use()
+        ctl: RemoteOpen | None = None
+        try:
+            ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
+            return cls(worker, mount, ctl, (await ctl.read(0)).decode().strip())
+        except BaseException:
+            if ctl is not None:
+                ctl.forget()
+            mount.unuse()
+            raise
+
+    def close(self) -> None:
+        self.ctl.forget()
+        self.mount.unuse()
+
+    async def ask(self, request: Request, answer: tuple[int, ...]) -> None:
+        """Let the worker answer, beginning with the tokens `answer`."""
+        await self.ctl.write(_ctl_text(request).encode())
+        await self._constrain(request.params)
+        if answer:
+            await self._put("tokens", "".join(f"{token}\n" for token in answer).encode())
+        if isinstance(request.prompt, str):
+            prompt = request.prompt.encode()
+        else:
+            *before, last = request.prompt
+            await self._bring_up_to(tuple(before))
+            prompt = _kept(last.content)
+        await self._put("prompt", prompt)
+
+    async def open_answer(self, logprobs: bool) -> list[RemoteOpen]:
+        """`out`, `tokens`, and `logprobs` if wanted, open for reading."""
+        names = ("out", "tokens", "logprobs") if logprobs else ("out", "tokens")
+        loop = asyncio.get_running_loop()
+        opening = [loop.create_task(self._open(name)) for name in names]
+        try:
+            return await asyncio.gather(*opening)
+        except BaseException:
+            for each in opening:
+                each.cancel()
+                each.add_done_callback(_forget)
+            raise
+
+    async def usage(self) -> Usage:
+        """Of the answer that has ended."""
+        return texts.parse_usage(await self._read("usage"))
+
+    async def state(self) -> tuple[State, int]:
+        """What `status` tells of the answer, and its position in the worker's queue."""
+        lines = (await self._read("status")).splitlines()
+        said = dict(line.split(" ", 1) for line in lines if " " in line)
+        try:
+            return State(said["state"]), int(said["position"])
+        except (KeyError, ValueError) as e:
+            raise Error(f"the worker's status file is not understood: {e}") from e
+
+    async def _open(self, file: str, mode: int = c.OREAD) -> RemoteOpen:
+        return await self.mount.client.open(self.mount.fid, f"{self.number}/{file}", mode)
+
+    async def _read(self, file: str) -> str:
+        async with await self._open(file) as opened:
+            return (await opened.read_all()).decode()
+
+    async def _put(self, file: str, data: bytes) -> None:
+        """Write a file whole and submit it by Tclunk."""
+        opened = await self._open(file, c.OWRITE | c.OTRUNC)
+        try:
+            await opened.write(data)
+        except BaseException:
+            opened.forget()
+            raise
+        await opened.clunk()
+
+    async def _constrain(self, params: SamplingParams) -> None:
+        """Let answers follow the grammar or schema; one of them replaces the other on the
+        worker, too, and what is blank is none."""
+        if (self.grammar, self.schema) == (params.grammar, params.schema):
+            return
+        if params.grammar:
+            await self._put("grammar", params.grammar.encode())
+        elif params.schema:
+            await self._put("schema", params.schema.encode())
+        else:
+            await self._put("grammar" if self.grammar else "schema", b"\n")
+        self.grammar, self.schema = params.grammar, params.schema
+
+    async def _bring_up_to(self, before: tuple[Message, ...]) -> None:
+        """Make the worker's conversation know exactly `before`."""
+        if self.said == before:
+            return
+        system, history = _split(before)
+        if self.said:
+            await self.ctl.write(b"reset\n")
+        known_system, _ = _split(self.said)
+        if system != known_system:
+            await self._put("system", _kept(system))
+        if history:
+            await self._put("history", texts.show_history(history).encode())
+        self.said = before
+
+
+def _forget(opening: asyncio.Task[RemoteOpen]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().forget()
+
+
+def _ctl_text(request: Request) -> str:
+    """The request's settings as `ctl` takes them."""
+    return settings.show(
+        Settings(
+            request.params,
+            mode="complete" if isinstance(request.prompt, str) else "chat",
+            overflow=request.overflow,
+            priority=request.priority,
+        )
+    )
+
+
+def _kept(text: str) -> bytes:
+    """The text as it is written to a file that drops one newline at its end, and takes
+    nothing written for nothing meant."""
+    return (text + "\n" if not text or text.endswith("\n") else text).encode()
+
+
+def _split(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:
+    """The system prompt ("" for none) and the turns after it."""
+    if messages and messages[0].role == "system":
+        return messages[0].content, messages[1:]
+    return "", messages

@@ -1,0 +1,372 @@
+"""Answers whose worker fails in the middle go on elsewhere, and requests wait for room.
+
+Simulated hosts in this process, so that each failure comes at a chosen token; the same with
+real processes and the real model is in `test_failover_real.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.engine.base import Listener, Request
+from llambo9p.engine.simulated import Gate
+from llambo9p.errors import Busy, Error
+from llambo9p.p9 import constants as c
+from llambo9p.worker.worker import Worker
+from tests.files import Files, reading, story, turns_of_the_loop, until
+
+from .harness import RunningCluster, SimulatedHost, cluster, simulated_host
+
+ANSWER = "0123456789 €uro, abcdefghijklmnopqrstuvwxyz"
+
+
+def answer(prompt: str) -> bytes:
+    return ANSWER.encode()
+
+
+def config(**load_balancer: object) -> Cluster:
+    return Cluster.model_validate({"load_balancer": load_balancer})
+
+
+async def begin(running: RunningCluster, host: SimulatedHost, gate: Gate, tokens: int) -> None:
+    """Ask `host`, the only one, and let it say so many tokens that are passed on."""
+    await running.files.write("ctl", f"mount {host.address}\nlogprobs 1")
+    await running.files.write("prompt", "go")
+    out = await running.files.open("tokens")
+    seen = b""
+    while seen.count(b"\n") < tokens:
+        more = reading(out, len(seen))
+        # one step at a time, or it would run ahead
+        await until(lambda more=more: more.done() or (gate.entered(0) and gate.allow()))
+        seen += (await more).data
+    await out.clunk()
+
+
+async def check_whole(files: Files) -> None:
+    """The answer, its tokens and logprobs are as if nothing had happened."""
+    assert await files.read("out") == ANSWER
+    tokens = [tuple(map(int, line.split())) for line in (await files.read("tokens")).splitlines()]
+    assert bytes(token for token, _ in tokens) == ANSWER.encode()
+    assert [end for _, end in tokens] == sorted(end for _, end in tokens)
+    logprobs = [json.loads(line)["id"] for line in (await files.read("logprobs")).splitlines()]
+    assert bytes(logprobs) == ANSWER.encode()
+    usage = await files.attrs("usage")
+    assert int(usage["completion_tokens"]) == len(ANSWER.encode())
+    assert usage["given_tokens"] == "0"
+    assert usage["finish_reason"] == "stop"
+
+
+async def kill(running: RunningCluster, host: SimulatedHost) -> None:
+    host.kill()
+
+
+async def cancel(running: RunningCluster, host: SimulatedHost) -> None:
+    await running.files.write("worker-0000/0/ctl", "cancel")
+
+
+async def reset(running: RunningCluster, host: SimulatedHost) -> None:
+    await running.files.write("worker-0000/0/ctl", "reset")
+
+
+async def shutdown(running: RunningCluster, host: SimulatedHost) -> None:
+    await running.files.write("worker-0000/ctl", "shutdown")
+
+
+Trouble = Callable[[RunningCluster, SimulatedHost], Awaitable[None]]
+
+
+@pytest.mark.parametrize("tokens", [1, 11, 13, 30])
+@pytest.mark.parametrize("trouble", [kill, cancel, reset, shutdown])
+@story
+async def test_an_answer_goes_on_where_it_was(trouble: Trouble, tokens: int) -> None:
+    """Also between the bytes of a character."""
+    gate = Gate()
+    async with (
+        cluster() as running,
+        simulated_host(1, gate=gate, answer=answer) as fails,
+        simulated_host(1, 1, answer=answer) as goes_on,
+    ):
+        await begin(running, fails, gate, tokens)
+        await running.files.write("ctl", f"mount {goes_on.address}")
+        await trouble(running, fails)
+        gate.open()
+        await check_whole(running.files)
+        assert fails.host.workers.get("worker-0000", None) is None or fails.engine.load.active == 0
+        usage = await running.files.attrs("worker-0001/0/usage")
+        assert int(usage["given_tokens"]) >= tokens, "it was continued, not answered again"
+        assert goes_on.host.workers["worker-0001"].requests == 1
+        assert await running.files.ask("and the next turn") == ANSWER
+        assert goes_on.host.workers["worker-0001"].requests == 2
+
+
+@story
+async def test_a_step_that_cannot_be_decoded_is_another_workers() -> None:
+    gate = Gate()
+    async with (
+        cluster() as running,
+        simulated_host(1, gate=gate, answer=answer, poison=b"abc") as fails,
+        simulated_host(1, 1, answer=answer) as goes_on,
+    ):
+        await begin(running, fails, gate, 5)
+        await running.files.write("ctl", f"mount {goes_on.address}")
+        gate.open()
+        await check_whole(running.files)
+        assert fails.host.workers["worker-0000"].errors == 1
+
+
+@story
+async def test_one_shots_go_on_too_and_leave_nothing() -> None:
+    gate = Gate()
+    async with (
+        cluster() as running,
+        simulated_host(1, gate=gate, answer=answer) as fails,
+        simulated_host(1, 1, answer=answer) as goes_on,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {fails.address}")
+        data = await files.open("data", c.ORDWR)
+        await data.write(b"go")
+        first = reading(data)
+        await until(lambda: gate.allow() or first.done())
+        await files.write("ctl", f"mount {goes_on.address}")
+        fails.kill()
+        said = (await first).data
+        while more := (await reading(data)).data:
+            said += more
+        assert said.decode() == ANSWER
+        await files.read("worker-0001/status")  # behind the Tclunk of the clone
+        assert "0" not in await files.ls("worker-0001")
+        engine = running.orchestrator._engine
+        assert not engine._tasks and not engine._remotes and not engine._at
+
+
+@story
+async def test_the_requests_own_fault_is_not_asked_twice() -> None:
+    async with cluster() as running, simulated_host(2, answer=answer) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        await files.write("tokens", "3000")
+        with pytest.raises(Error, match="no such token: 3000"):
+            await files.ask("go")
+        assert sum(worker.requests for worker in host.host.workers.values()) == 1
+
+
+@story
+async def test_a_cancel_is_not_a_failure() -> None:
+    gate = Gate()
+    async with cluster() as running, simulated_host(2, gate=gate, answer=answer) as host:
+        await begin(running, host, gate, 3)
+        await running.files.write("ctl", "cancel")
+        assert ANSWER.startswith(await running.files.read("out"))
+        await running.files.read("status")
+        gate.open()
+        await until(lambda: not host.engine.load.active)
+        assert sum(worker.requests for worker in host.host.workers.values()) == 1
+
+
+@story
+async def test_another_model_does_not_go_on_with_an_answer() -> None:
+    gate = Gate()
+    async with (
+        cluster(config(timeout=200)) as running,
+        simulated_host(1, gate=gate, answer=answer) as fails,
+        simulated_host(1, 1, answer=answer) as other,
+    ):
+        await begin(running, fails, gate, 3)
+        await running.files.write("ctl", f"mount {other.address}")
+        [mounted] = [h for h in running.orchestrator._members.hosts if h.address == other.address]
+        mounted.model = "another"
+        fails.kill()
+        with pytest.raises(Error, match="worker-0000 was lost in the middle of the answer"):
+            await running.files.read("out")
+        assert other.host.workers["worker-0001"].requests == 0
+
+
+@story
+async def test_retries_end_and_leave_nothing() -> None:
+    """Every worker fails each request after a token or before."""
+    gate = Gate()
+    gate.open()
+    async with (
+        cluster(config(max_retries=2)) as running,
+        simulated_host(5, gate=gate, answer=answer, poison=b"go") as host,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        with pytest.raises(Error, match="the step is poisoned"):
+            await files.ask("go")
+        asked = [worker.requests for worker in host.host.workers.values()]
+        assert sorted(asked) == [0, 0, 1, 1, 1], "and no worker twice"
+        assert "the step is poisoned" in (await files.attrs("status"))["error"]
+        engine = running.orchestrator._engine
+        assert not engine._tasks and not engine._remotes and not engine._at
+        for worker in host.host.workers:
+            assert "0" not in await files.ls(worker)
+
+
+@story
+async def test_a_worker_that_says_nothing_is_given_up_for_another() -> None:
+    """Its engine hangs in the middle of a step; its files answer."""
+    gate = Gate()
+    async with (
+        cluster(config(timeout=400)) as running,
+        simulated_host(1, gate=gate, answer=answer) as hangs,
+        simulated_host(1, 1, answer=answer) as goes_on,
+    ):
+        await begin(running, hangs, gate, 4)
+        await running.files.write("ctl", f"mount {goes_on.address}")
+        await check_whole(running.files)
+        assert not any(host.lost for host in running.orchestrator._members.hosts)
+
+
+@story
+async def test_being_queued_and_prefilled_is_progress() -> None:
+    gate = Gate()
+    async with (
+        cluster(config(timeout=50)) as running,
+        simulated_host(1, gate=gate, answer=answer) as slow,
+        simulated_host(1, 1, answer=answer) as other,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {slow.address}")
+        await files.write("prompt", "go")
+        await until(lambda: slow.engine.load.active)
+        await files.write("ctl", f"mount {other.address}")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await until(lambda: loop.time() - began > 0.5)
+        assert (await files.attrs("status"))["state"] == "prefill"
+        gate.open()
+        assert await files.read("out") == ANSWER
+        assert other.host.workers["worker-0001"].requests == 0
+
+
+@story
+async def test_requests_wait_for_a_worker_that_comes_back() -> None:
+    async with cluster() as running, simulated_host(1, answer=answer) as first:
+        files = running.files
+        await files.write("ctl", f"mount {first.address}")
+        first.kill()
+        await until(lambda: "lost 1\n" in running.orchestrator.status_text())
+        await files.write("prompt", "go")
+        await until(lambda: running.orchestrator._engine.load.queued)
+        async with simulated_host(1, answer=answer) as again:
+            await files.write("ctl", f"mount {again.address}")
+            assert await files.read("out") == ANSWER
+
+
+SMALL = {"queue": 3, "queue_per_host": 2}
+
+
+def held(host: SimulatedHost) -> int:
+    """Requests that a host has."""
+    return host.engine.load.active + host.engine.load.queued
+
+
+@story
+async def test_requests_beyond_a_hosts_room_wait_in_order_and_then_are_refused() -> None:
+    gate = Gate()
+    asked: list[str] = []
+
+    def noted(prompt: str) -> bytes:
+        asked.append(prompt)
+        return b"yes"
+
+    limits = Cluster.model_validate({"limits": SMALL})
+    async with cluster(limits) as running, simulated_host(2, gate=gate, answer=noted) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        reads = []
+
+        async def ask(text: str, priority: int = 0) -> None:
+            await files.write("ctl", f"priority {priority}")
+            data = await files.open("data", c.ORDWR)
+            await data.write(text.encode())
+            reads.append(reading(data))
+            await turns_of_the_loop()
+
+        engine = running.orchestrator._engine
+        room = host.engine.slots + SMALL["queue_per_host"]
+        for i in range(room):
+            await ask(f"at the host {i}")
+        await until(lambda: held(host) == room)
+        await ask("patient", -1)
+        await ask("next")
+        clone = await files.open("clone", c.ORDWR)
+        await files.write("0/prompt", "last")
+        status: dict[str, str] = {}
+        while status.get("position") != "2":
+            status = await files.attrs("0/status")
+        assert status["state"] == "queued"
+        assert (engine.load.queued, held(host)) == (3, room)
+        await ask("too many")
+        with pytest.raises(Busy, match="3 requests wait for a worker"):
+            await reads.pop()
+        gate.open()
+        await asyncio.gather(*reads)
+        assert await files.read("0/out") == "yes"
+        assert asked[-3:] == ["next", "last", "patient"]
+        await clone.clunk()
+
+
+@story
+async def test_what_waits_at_a_lost_host_or_here_is_answered_by_another() -> None:
+    gate = Gate()
+    limits = Cluster.model_validate({"limits": {"queue_per_host": 2}})
+    async with (
+        cluster(limits) as running,
+        simulated_host(1, gate=gate, answer=answer) as dies,
+        simulated_host(1, 1, answer=answer) as lives,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {dies.address}")
+        opened = []
+        for i in range(dies.engine.slots + 6):
+            data = await files.open("data", c.ORDWR)
+            await data.write(f"question {i}".encode())
+            opened.append((data, reading(data)))
+        engine = running.orchestrator._engine
+        await until(lambda: engine.load.queued == 4 and held(dies) == dies.engine.slots + 2)
+        await files.write("ctl", f"mount {lives.address}")
+        dies.kill()
+        for data, first in opened:
+            said = (await first).data
+            while more := (await reading(data)).data:
+                said += more
+            assert said.decode() == ANSWER
+
+
+@story
+async def test_settings_and_constraints_go_on_with_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    asked: list[Request] = []
+    submit = Worker.submit
+
+    def watched(self: Worker, request: Request, listener: Listener) -> None:
+        asked.append(request)
+        submit(self, request, listener)
+
+    monkeypatch.setattr(Worker, "submit", watched)
+    async with (
+        cluster() as running,
+        simulated_host(1, gate=gate, answer=answer) as fails,
+        simulated_host(1, 1, answer=answer) as goes_on,
+    ):
+        await running.files.write("ctl", "stop 'jk' nothing\nmax_tokens 99\nseed 5")
+        await running.files.write("schema", '{"type": "string"}')
+        await running.files.write("system", "Be short.")
+        await begin(running, fails, gate, 20)
+        await running.files.write("ctl", f"mount {goes_on.address}")
+        fails.kill()
+        assert await running.files.read("out") == ANSWER.partition("jk")[0]
+        first, second = asked
+        assert first.params == second.params and first.prompt == second.prompt
+        assert bytes(second.answer) == ANSWER.encode()[: len(second.answer)]
+        assert len(second.answer) >= 20

@@ -1,0 +1,213 @@
+"""Hosts that die, stop or are cut off while the real model's answers stream: processes of
+their own, whose every token is compared with an undisturbed answer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.errors import Error
+from llambo9p.net.address import Address, parse
+from llambo9p.net.client import RemoteOpen
+from llambo9p.p9 import constants as c
+from tests.files import ANYWHERE, Files, reading, story, until
+
+from .harness import RunningCluster, cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+Answered = tuple[str, str, dict[str, str]]
+MAX_TOKENS = 60
+PROMPTS = [
+    f"{what}, one after the other: 1. {first}, 2."
+    for what, first in [
+        ("The planets", "Mercury"),
+        ("The months", "January"),
+        ("Some colours", "red"),
+        ("Rivers of the world", "the Nile"),
+        ("Animals of the forest", "the deer"),
+    ]
+]
+
+
+@dataclass
+class HostProcess:
+    process: asyncio.subprocess.Process
+    address: Address
+    relay: Relay
+
+
+@dataclass
+class Relay:
+    """A TCP server that passes everything on to a host, until it is cut."""
+
+    to: Address
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host_reader, host_writer = await asyncio.open_connection(self.to.host, self.to.port)
+        self.writers += [writer, host_writer]
+        for source, sink in ((reader, host_writer), (host_reader, writer)):
+            task = asyncio.get_running_loop().create_task(_pass_on(source, sink))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(2**16):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+@contextlib.asynccontextmanager
+async def host_process(number: int) -> AsyncIterator[HostProcess]:
+    """A host with one worker of that number, behind a relay."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "llambo9p_nodes.worker", "--exit-with-stdin"),
+        *("--listen", str(ANYWHERE), "--count", "1", "--first", str(number), "--threads", "1"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    while not (line := await process.stdout.readline()).startswith(b"listening "):
+        assert line.startswith(b"loading ")
+    relay = Relay(parse(line.decode().split()[1]))
+    server = await asyncio.start_server(relay.accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield HostProcess(process, Address("tcp", "127.0.0.1", port), relay)
+    finally:
+        server.close()
+        relay.cut()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+class Asker:
+    """A conversation of its own, while `clone` is open."""
+
+    def __init__(self, files: Files, clone: RemoteOpen, number: str) -> None:
+        self.files = files
+        self.clone = clone
+        self.number = number
+
+    @classmethod
+    async def make(cls, files: Files, sampling: str) -> Asker:
+        clone = await files.open("clone", c.ORDWR)
+        await clone.write(f"mode complete\nmax_tokens {MAX_TOKENS}\n{sampling}".encode())
+        return cls(files, clone, (await clone.read(0)).decode().strip())
+
+    async def ask(self, prompt: str) -> Answered:
+        """The text, the lines of `tokens`, and `usage`."""
+        await self.files.write(f"{self.number}/prompt", prompt)
+        text = await self.files.read(f"{self.number}/out")
+        tokens = await self.files.read(f"{self.number}/tokens")
+        return text, tokens, await self.files.attrs(f"{self.number}/usage")
+
+
+async def ask_all(
+    files: Files, sampling: str, count: int
+) -> tuple[list[Asker], Awaitable[list[Answered]]]:
+    askers = [await Asker.make(files, sampling) for _ in range(count)]
+    asking = (asker.ask(PROMPTS[i % len(PROMPTS)]) for i, asker in enumerate(askers))
+    return askers, asyncio.gather(*asking)
+
+
+Trouble = Callable[[RunningCluster, HostProcess], Awaitable[None]]
+
+
+async def kill(running: RunningCluster, host: HostProcess) -> None:
+    """As well as the answers of the orchestrator, a read that is passed through."""
+    files = running.files
+    await files.write("worker-0000/ctl", "mode complete\nmax_tokens 400\ntemperature 0")
+    await files.write("worker-0000/prompt", PROMPTS[0])
+    out = await files.open("worker-0000/out")
+    blocked = reading(out, 10**6)
+    host.process.kill()
+    with pytest.raises(Error, match="worker is lost|connection"):
+        await asyncio.wait_for(blocked, 5)
+
+
+async def stop(running: RunningCluster, host: HostProcess) -> None:
+    host.process.send_signal(signal.SIGSTOP)
+
+
+async def cut(running: RunningCluster, host: HostProcess) -> None:
+    host.relay.cut()
+
+
+async def cancel(running: RunningCluster, host: HostProcess) -> None:
+    for name in await running.files.ls("worker-0000"):
+        if name.isdecimal():
+            await running.files.write(f"worker-0000/{name}/ctl", "cancel")
+
+
+GREEDY = "temperature 0"
+SEEDED = "temperature 0.9\nseed 7"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "askers", "sampling"),
+    [(kill, 50, GREEDY), (stop, 8, GREEDY), (cut, 8, SEEDED), (cancel, 8, GREEDY)],
+)
+@story
+async def test_every_reader_gets_the_whole_answer(
+    trouble: Trouble, askers: int, sampling: str
+) -> None:
+    config = Cluster.model_validate({"load_balancer": {"timeout": 5000}})
+    async with cluster(config) as running, host_process(0) as fails, host_process(1) as goes_on:
+        files = running.files
+        await files.write("ctl", f"mount {goes_on.address}")
+        asked, answers = await ask_all(files, sampling, len(PROMPTS))
+        undisturbed = await answers
+        assert {len(tokens.splitlines()) for _, tokens, _ in undisturbed} == {MAX_TOKENS}
+        for asker in asked:
+            await asker.clone.clunk()
+        await files.write("ctl", f"mount {fails.address}")
+        asked, answers = await ask_all(files, sampling, askers)
+        engine = running.orchestrator._engine
+
+        def streaming() -> list[int]:
+            """Tokens of the answers that the first host is giving."""
+            return [
+                len(asked.splice.tokens)
+                for asked, _ in engine._tasks.values()
+                if asked.worker is not None and asked.worker.name == "worker-0000"
+            ]
+
+        serving = max(1, askers // 8)
+        await until(lambda: sum(size >= 5 for size in streaming()) >= serving)
+        assert max(streaming()) < MAX_TOKENS
+        await trouble(running, fails)
+        for i, (text, tokens, usage) in enumerate(await answers):
+            expected, expected_tokens, _ = undisturbed[i % len(PROMPTS)]
+            assert text == expected
+            assert tokens == expected_tokens
+            assert usage["completion_tokens"] == str(MAX_TOKENS)
+            assert usage["given_tokens"] == "0"
+        numbers = [name for name in await files.ls("worker-0001") if name.isdecimal()]
+        usages = [await files.attrs(f"worker-0001/{number}/usage") for number in numbers]
+        went_on = [usage for usage in usages if int(usage["given_tokens"]) >= 5]
+        assert len(went_on) >= serving, "the other host decoded the rest"
+        assert any(int(usage["given_tokens"]) < MAX_TOKENS - 5 for usage in went_on)
+        for asker in asked:
+            await asker.clone.clunk()
+        assert not engine._tasks and not engine._remotes and not engine._at
+        await files.read("worker-0001/status")  # behind the Tclunks of its clones
+        assert not set(numbers) & set(await files.ls("worker-0001"))

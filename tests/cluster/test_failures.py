@@ -1,0 +1,55 @@
+"""When a request is asked again, as a policy."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from llambo9p.cluster.failures import Failures
+from llambo9p.errors import (
+    Busy,
+    ContextOverflow,
+    Error,
+    InvalidArgument,
+    RemoteError,
+    TimedOut,
+    WorkerLost,
+)
+
+
+@pytest.mark.parametrize(
+    "error", [WorkerLost(), Busy(), TimedOut(), RemoteError("the step cannot be decoded")]
+)
+def test_a_failure_of_the_worker_is_tried_again_elsewhere(error: Error) -> None:
+    failures = Failures(1)
+    failures.add(error, "a", ["a", "b"], 0)
+    assert failures.avoided == {"a", "b"}
+    assert failures.last is error
+    with pytest.raises(type(error)) as told:
+        failures.add(error, "c", ["c"], 0)
+    assert told.value is error
+
+
+def test_the_requests_own_fault_is_told_at_once() -> None:
+    remote = RemoteError("no such token: 3000")
+    remote.errno = errno.EINVAL
+    for error in (InvalidArgument("grammar"), ContextOverflow(), remote):
+        with pytest.raises(type(error)) as told:
+            Failures(3).add(error, "a", ["a"], 5)
+        assert told.value is error
+
+
+def test_failures_count_in_a_row_without_a_new_token() -> None:
+    failures = Failures(2)
+    for tokens in range(10):
+        failures.add(WorkerLost(), "a", ["a"], tokens)
+        failures.add(WorkerLost(), "b", ["b"], tokens)
+        assert failures.avoided == {"a", "b"}
+    with pytest.raises(WorkerLost, match="c was lost in the middle of the answer: .* is lost"):
+        failures.add(WorkerLost(), "c", ["c"], 9)
+
+
+def test_without_retries_the_first_failure_is_told() -> None:
+    with pytest.raises(Busy):
+        Failures(0).add(Busy(), "a", ["a"], 0)
