@@ -435,6 +435,7 @@ def _ctl_text(request: Request) -> str:
             mode="complete" if isinstance(request.prompt, str) else "chat",
             overflow=request.overflow,
             priority=request.priority,
+            request_id=request.id,
         )
     )
 

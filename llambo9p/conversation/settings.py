@@ -8,6 +8,7 @@ be written back.  Adding a setting is adding a line there and a field below.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -27,6 +28,8 @@ class Settings:
     """chat: the prompt is a user's turn; complete: it is continued as it is"""
     overflow: Literal["trim", "error"] = "trim"
     priority: int = 0
+    request_id: str = ""
+    """under which logs tell of its requests; empty: each gets one of its own"""
 
 
 class Setting(NamedTuple):
@@ -102,6 +105,20 @@ def _read_stop(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+_REQUEST_ID = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
+
+
+def _read_request_id(words: Sequence[str]) -> str:
+    if words[0] == "random":
+        return ""
+    if _REQUEST_ID.fullmatch(words[0]):
+        return words[0]
+    raise InvalidArgument(
+        "request_id must be random or at most 64 letters, digits and any of ._:/@=+-, "
+        f"not {quote(words[0][:80])}"
+    )
+
+
 SETTINGS = (
     _word("mode", "chat", "complete"),
     _integer("max_tokens", *INTEGERS["max_tokens"]),
@@ -116,6 +133,7 @@ SETTINGS = (
     _word("overflow", "trim", "error"),
     # nobody can get ahead of others, only let them go first
     _integer("priority", -10, 0),
+    Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}
