@@ -26,7 +26,7 @@ from llambo9p.fs.user import User
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
 
-from . import process
+from . import logs, process
 
 REQUESTS, FIDS = 32_768, 1 << 20
 """the least that a connection may have: an orchestrator passes on what all its clients
@@ -65,7 +65,7 @@ do over one"""
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="Its sections `security` and `limits` are used.",
+    help="Its sections `security`, `limits` and `monitoring` are used.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
@@ -90,6 +90,8 @@ def main(
 
     async def serve(stop: asyncio.Event) -> None:
         config = configuration.load(config_path) if config_path else configuration.Cluster()
+        monitoring = config.monitoring
+        logs.start(launch.PROGRAM, monitoring.log_format, monitoring.log_level)
         address = process.listen_address(listen, config.security, insecure)
         if exit_with_stdin:
             _stop_at_eof(stop)

@@ -127,6 +127,14 @@ class Network(_Section):
     """one address or several"""
 
 
+class Monitoring(_Section):
+    export_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """for metrics over HTTP, 0 for a free one; default: none"""
+    export_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Security(_Section):
     """See `net.security`."""
 
@@ -203,6 +211,7 @@ class Cluster(_Section):
     load_balancer: LoadBalancer = LoadBalancer()
     orchestrator: Orchestrator = Orchestrator()
     network: Network = Network()
+    monitoring: Monitoring = Monitoring()
     security: Security = Security()
     state: State = State()
     limits: Limits = Limits()

@@ -38,6 +38,7 @@ from ..p9 import constants as c
 from .balancer import Balancer
 from .members import Members, Worker
 from .remote import Mount
+from .requests import Requests
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +88,17 @@ class ClusterEngine:
     """An `Engine` over the healthy workers of `members`."""
 
     def __init__(
-        self, members: Members, balancer: Balancer, *, max_retries: int, queue: int
+        self,
+        members: Members,
+        balancer: Balancer,
+        requests: Requests,
+        *,
+        max_retries: int,
+        queue: int,
     ) -> None:
         self._members = members
         self._balancer = balancer
+        self._requests = requests
         self._max_retries = max_retries
         self._queue = queue
         self._tasks: dict[Request, asyncio.Task[Usage]] = {}
@@ -153,6 +161,7 @@ class ClusterEngine:
         while True:
             remote = await self._remote_for(request, tried)
             name = remote.worker.name
+            self._requests.sent(request, name, remote.worker.host.model)
             self._balancer.started(name, cost)
             try:
                 return await self._ask(remote, request, passed)
@@ -163,6 +172,7 @@ class ClusterEngine:
                     raise WorkerLost(f"{name} was lost in the middle of the answer: {e}") from e
                 if len(tried) > self._max_retries:
                     raise
+                self._requests.retried(request, name, e)
             finally:
                 self._balancer.finished(name, cost)
                 if request.conversation is None:
@@ -185,10 +195,11 @@ class ClusterEngine:
             worker = self._members.workers[name]
             try:
                 remote = await _clone(worker, request.user)
-            except (WorkerLost, Busy):
+            except (WorkerLost, Busy) as e:
                 tried.append(name)
                 if len(tried) > self._max_retries:
                     raise
+                self._requests.retried(request, name, e)
                 continue
             if request.conversation is not None:
                 self._remotes[request.conversation] = remote

@@ -21,7 +21,7 @@ import yaml
 
 from ..errors import Error, ModelError
 from ..net.address import Address, parse
-from .config import Limits, NodeType
+from .config import Limits, Monitoring, NodeType
 
 PROGRAM = "llambo-worker"
 """what a host calls itself at the start of each line of its log"""
@@ -41,7 +41,7 @@ class LocalHost:
     @classmethod
     async def start(
         cls, directory: Path, type_name: str, node: NodeType, model: str, count: int, first: int,
-        limits: Limits, admins: list[str], progress: Callable[[int], None],
+        limits: Limits, admins: list[str], monitoring: Monitoring, progress: Callable[[int], None],
     ) -> tuple[LocalHost, Address]:
         """Start a host with `count` workers and wait until it listens.
 
@@ -52,7 +52,11 @@ class LocalHost:
         own words when it ends before.
         """
         config = directory / "host.yaml"
-        sections = {"limits": limits.model_dump(), "security": {"admins": admins}}
+        sections = {
+            "limits": limits.model_dump(),
+            "security": {"admins": admins},
+            "monitoring": monitoring.model_dump(include={"log_format", "log_level"}),
+        }
         config.write_text(yaml.safe_dump({"cluster": sections}))
         r = node.resources
         options = {

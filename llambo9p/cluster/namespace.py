@@ -30,9 +30,12 @@ from ..p9.node import Maybe, Node, Walk
 from .balancer import Balancer
 from .config import Cluster
 from .dispatch import ClusterEngine
+from .events import Events
 from .launch import LocalHost
 from .members import Host, Members
 from .models import Models, ModelsDirectory
+from .monitor import Monitor
+from .requests import Watched
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
@@ -59,12 +62,19 @@ class Orchestrator:
         self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy)
+        self._events = Events()
         self._members = Members(
-            self._tree, self._balancer, lb.health_check_interval / 1000, tls
+            self._tree, self._balancer, lb.health_check_interval / 1000, self._events, tls
         )
-        self._engine = ClusterEngine(
-            self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
+        self.monitor = Monitor(config, self._members, self._balancer, self._events)
+        engine = ClusterEngine(
+            self._members,
+            self._balancer,
+            self.monitor.requests,
+            max_retries=lb.max_retries,
+            queue=config.limits.queue,
         )
+        self._engine = Watched(engine, self.monitor.requests)
         self._models = Models(models)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""
@@ -119,6 +129,7 @@ class Orchestrator:
         root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
+        self.monitor.add_files(self._tree, root, user)
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -156,6 +167,7 @@ class Orchestrator:
             host = self._host_to_grow(type_name)
             if host is not None:
                 await self._grow(host, first, names)
+                self._events.emit("spawn", type=type_name, count=count, host=host.address)
                 return
             node = self.config.node_type(type_name)
             model = await self._models.path(node.resources.model)
@@ -171,11 +183,14 @@ class Orchestrator:
                     first,
                     self.config.limits,
                     self.config.security.admins,
+                    self.config.monitoring,
                     lambda percent: self._loading.__setitem__(names[0], percent),
                 )
             finally:
                 self._loading.pop(names[0], None)
             await self._members.add_host(at, process)
+            self._events.emit("host.started", type=type_name, host=at, pid=process.pid)
+            self._events.emit("spawn", type=type_name, count=count, host=at)
 
     async def _grow(self, host: Host, first: int, names: list[str]) -> None:
         """More workers on a host, or when that fails or is flushed none of them."""
