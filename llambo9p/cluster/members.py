@@ -421,7 +421,7 @@ class Members:
                 continue
             state, active, queued, requests, tokens, errors = said[worker.name]
             if (state == "draining") != (worker.state == "draining"):
-                kind = "worker.draining" if state == "draining" else "worker.resumed"
+                kind = "worker.draining" if state == "draining" else "worker.healthy"
                 self._events.emit(kind, worker=worker.name, host=host.address)
             worker.state = state
             worker.active, worker.queued, worker.requests = int(active), int(queued), int(requests)

@@ -48,11 +48,11 @@ class Now:
     slots: int = 0
     """that hosts decode in at once"""
     busy: int = 0
-    """requests that workers have, those that wait there included"""
+    """requests that are not over, of the orchestrator and in workers' own trees"""
     waiting: int = 0
-    """of them, those that wait for a slot"""
+    """of them, those that wait, in the orchestrator or for a slot"""
     requests: int = 0
-    """of the orchestrator, not over"""
+    """of them, those of the orchestrator"""
 
     @property
     def utilization(self) -> float:
@@ -111,17 +111,16 @@ class Recent:
         return (seconds / answers if answers else 0.0), tokens / _RECENT_S
 
 
-class Metrics(Collector):
-    """`now` is asked when somebody reads, `clock` gives seconds."""
+class Tally:
+    """What was counted of requests since the start.  `clock` gives seconds."""
 
-    def __init__(self, now: Callable[[], Now], clock: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._requests: Counter[str] = Counter()
-        self._retries: Counter[str] = Counter()
-        self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self.requests: Counter[str] = Counter()
+        """that are over, by outcome"""
+        self.retries: Counter[str] = Counter()
+        self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
         self._recent = Recent()
-        self._process = ProcessCollector(registry=None)
         self._histograms = CollectorRegistry()
 
         def histogram(
@@ -160,16 +159,14 @@ class Metrics(Collector):
             (*_GEN_AI, "gen_ai_token_type"),
         )
 
-    # -- counting -------------------------------------------------------------------
-
     def retried(self, kind: str) -> None:
         """A request was sent to another worker: `retry` before its first token, `failover`
         after it."""
-        self._retries[kind] += 1
+        self.retries[kind] += 1
 
     def over(self, answered: Answered) -> None:
         """A request ended."""
-        self._requests[answered.outcome] += 1
+        self.requests[answered.outcome] += 1
         if answered.outcome == "rejected":
             return
         labels = answered.operation, PROVIDER, answered.model
@@ -178,9 +175,9 @@ class Metrics(Collector):
         if usage is None:
             return
         decoded = usage.completion_tokens - usage.given_tokens
-        self._prompt_tokens += usage.prompt_tokens
-        self._cached_tokens += usage.cached_tokens
-        self._generated_tokens += decoded
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.generated_tokens += decoded
         if answered.outcome == "cancelled":
             return
         self._recent.add(self._clock(), answered.seconds, decoded)
@@ -194,16 +191,29 @@ class Metrics(Collector):
                 each = (answered.seconds - answered.first_token) / (decoded - 1)
                 self._gen_ai_per_token.labels(*labels).observe(each)
 
-    # -- telling --------------------------------------------------------------------
+    def recent(self) -> tuple[float, float]:
+        """The means of the last minute: seconds an answer, and tokens a second."""
+        return self._recent.means(self._clock())
 
-    def collect(self) -> Iterator[Metric]:
-        now = self._now()
-        yield from self._counters()
-        yield from self._gauges(now)
+    def histograms(self) -> Iterator[Metric]:
         for family in self._histograms.collect():
             # when a series began is nothing that anybody asked for
             family.samples = [s for s in family.samples if not s.name.endswith("_created")]
             yield family
+
+
+class Metrics(Collector):
+    """What there is to tell; `now` is asked when somebody reads."""
+
+    def __init__(self, tally: Tally, now: Callable[[], Now]) -> None:
+        self._tally = tally
+        self._now = now
+        self._process = ProcessCollector(registry=None)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counters()
+        yield from self._gauges(self._now())
+        yield from self._tally.histograms()
         yield from self._process.collect()
 
     def _counters(self) -> Iterator[Metric]:
@@ -211,18 +221,18 @@ class Metrics(Collector):
             "llambo_requests", "Requests that are over.", labels=["outcome"]
         )
         for outcome in OUTCOMES:
-            requests.add_metric([outcome], self._requests[outcome])
+            requests.add_metric([outcome], self._tally.requests[outcome])
         yield requests
         retries = CounterMetricFamily(
             "llambo_retries", "Requests that were sent to another worker.", labels=["kind"]
         )
         for kind in ("retry", "failover"):
-            retries.add_metric([kind], self._retries[kind])
+            retries.add_metric([kind], self._tally.retries[kind])
         yield retries
         for name, text, value in (
-            ("llambo_prompt_tokens", "Tokens of prompts.", self._prompt_tokens),
-            ("llambo_cached_tokens", "Of those, found in a KV cache.", self._cached_tokens),
-            ("llambo_generated_tokens", "Tokens of answers.", self._generated_tokens),
+            ("llambo_prompt_tokens", "Tokens of prompts.", self._tally.prompt_tokens),
+            ("llambo_cached_tokens", "Of those, found in a KV cache.", self._tally.cached_tokens),
+            ("llambo_generated_tokens", "Tokens of answers.", self._tally.generated_tokens),
         ):
             yield CounterMetricFamily(name, text, value)
 
@@ -231,16 +241,16 @@ class Metrics(Collector):
         for state in STATES:
             nodes.add_metric([state], now.nodes.get(state, 0))
         yield nodes
-        held = self._cached_tokens / self._prompt_tokens if self._prompt_tokens else 0.0
+        prompts, cached = self._tally.prompt_tokens, self._tally.cached_tokens
         for name, text, value in (
             ("llambo_hosts", "Processes and trees that are mounted.", now.hosts),
             ("llambo_slots", "Sequences that hosts can decode at once.", now.slots),
-            ("llambo_node_utilization_ratio", "Requests of workers per slot.", now.utilization),
-            ("llambo_queue_depth", "Requests that wait for a slot.", now.waiting),
+            ("llambo_node_utilization_ratio", "Requests not over per slot.", now.utilization),
+            ("llambo_queue_depth", "Requests that wait.", now.waiting),
             ("llambo_active_requests", "Requests of the orchestrator that are not over.",
              now.requests),
             ("llambo_cache_hit_ratio", "Of the prompts' tokens, the part that was in a KV cache.",
-             held),
+             cached / prompts if prompts else 0.0),
         ):  # fmt: skip
             yield GaugeMetricFamily(name, text, value)
 
@@ -248,8 +258,8 @@ class Metrics(Collector):
         """The seed's six, in Prometheus's format.  Latency and throughput are of the last
         minute's answers."""
         now = self._now()
-        latency, throughput = self._recent.means(self._clock())
-        failed = self._requests["failed"] + self._requests["rejected"]
+        latency, throughput = self._tally.recent()
+        failed = self._tally.requests["failed"] + self._tally.requests["rejected"]
         return "".join(
             f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value:.10g}\n"
             for name, kind, text, value in (
@@ -258,11 +268,11 @@ class Metrics(Collector):
                 ("llambo_token_throughput", "gauge",
                  "Tokens a second of the last minute's answers.", throughput),
                 ("llambo_node_utilization_percent", "gauge",
-                 "Requests of workers per slot.", now.utilization * 100),
+                 "Requests not over per slot.", now.utilization * 100),
                 ("llambo_active_nodes", "gauge",
                  "Healthy workers.", now.nodes.get("healthy", 0)),
                 ("llambo_total_requests", "counter",
-                 "Requests that are over.", self._requests.total()),
+                 "Requests that are over.", self._tally.requests.total()),
                 ("llambo_failed_requests", "counter",
                  "Of those, failed or refused.", failed),
             )

@@ -6,13 +6,13 @@ of a root and as pages of the exporter.  It owns no numbers.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 
 import yaml
 from prometheus_client.exposition import choose_encoder
 
+from ..engine.base import Engine
 from ..fs import exposition
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, TextFile, Tree
@@ -23,8 +23,7 @@ from .config import Cluster
 from .events import Events, EventsFile
 from .exporter import Page
 from .members import Host, Members, Worker
-from .metrics import STATES, Metrics, Now
-from .requests import Requests
+from .metrics import STATES, Metrics, Now, Tally
 
 
 class Monitor:
@@ -35,26 +34,28 @@ class Monitor:
         config: Cluster,
         members: Members,
         balancer: Balancer,
+        engine: Engine,
+        tally: Tally,
         events: Events,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._members = members
         self._balancer = balancer
+        self._engine = engine
         self._events = events
-        self.metrics = Metrics(self.now, clock)
-        self.requests = Requests(self.metrics, events, clock)
+        self._metrics = Metrics(tally, self.now)
 
     def now(self) -> Now:
         workers = [w for w in self._members.workers.values() if w.capacity]
         hosts = [host for host in self._members.hosts if not host.lost]
+        load = self._engine.load
         return Now(
             nodes=Counter(map(_state, workers)),
             hosts=len(hosts),
             slots=sum(map(_slots, hosts)),
-            busy=sum(w.active for w in workers),
-            waiting=sum(w.queued for w in workers),
-            requests=len(self.requests),
+            busy=load.queued + sum(w.active for w in workers),
+            waiting=load.queued + sum(w.queued for w in workers),
+            requests=load.queued + load.active,
         )
 
     # -- texts ----------------------------------------------------------------------
@@ -90,9 +91,9 @@ class Monitor:
         """Put them into one user's root."""
         for name, text in (
             ("health", self.health),
-            ("metrics", lambda: exposition.prometheus(self.metrics)),
-            ("metrics.legacy", self.metrics.legacy),
-            ("metrics.json", lambda: exposition.as_json(self.metrics)),
+            ("metrics", lambda: exposition.prometheus(self._metrics)),
+            ("metrics.legacy", self._metrics.legacy),
+            ("metrics.json", lambda: exposition.as_json(self._metrics)),
         ):
             root.add(TextFile(tree, name, text))
         root.add(EventsFile(tree, user, self._events))
@@ -102,9 +103,9 @@ class Monitor:
         """What the exporter serves at `path`; `accept` is the client's header."""
         if path == "/metrics":
             encode, content_type = choose_encoder(accept)
-            return Page(content_type, encode(self.metrics))
+            return Page(content_type, encode(self._metrics))
         if path == "/metrics.json":
-            return Page("application/json", exposition.as_json(self.metrics).encode())
+            return Page("application/json", exposition.as_json(self._metrics).encode())
         if path == "/health":
             status = 200 if self._can_answer else 503
             return Page("text/plain; charset=utf-8", self.health().encode(), status)

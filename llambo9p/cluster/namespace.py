@@ -14,6 +14,7 @@ import re
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,9 +34,10 @@ from .dispatch import ClusterEngine
 from .events import Events
 from .launch import LocalHost
 from .members import Host, Members
+from .metrics import Tally
 from .models import Models, ModelsDirectory
 from .monitor import Monitor
-from .requests import Watched
+from .requests import Requests, Watched
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
@@ -66,15 +68,19 @@ class Orchestrator:
         self._members = Members(
             self._tree, self._balancer, lb.health_check_interval / 1000, self._events, tls
         )
-        self.monitor = Monitor(config, self._members, self._balancer, self._events)
+        tally = Tally(time.monotonic)
+        requests = Requests(tally, self._events, time.monotonic)
         engine = ClusterEngine(
             self._members,
             self._balancer,
-            self.monitor.requests,
+            requests,
             max_retries=lb.max_retries,
             queue=config.limits.queue,
         )
-        self._engine = Watched(engine, self.monitor.requests)
+        self._engine = Watched(engine, requests)
+        self.monitor = Monitor(
+            config, self._members, self._balancer, engine, tally, self._events
+        )
         self._models = Models(models)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ..engine import request_log
 from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
 from .events import Events
-from .metrics import Answered, Metrics
+from .metrics import Answered, Tally
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,11 @@ class _Live:
 class Requests:
     """`clock` gives seconds."""
 
-    def __init__(self, metrics: Metrics, events: Events, clock: Callable[[], float]) -> None:
-        self._metrics = metrics
+    def __init__(self, tally: Tally, events: Events, clock: Callable[[], float]) -> None:
+        self._tally = tally
         self._events = events
         self._clock = clock
         self._live: dict[Request, _Live] = {}
-
-    def __len__(self) -> int:
-        return len(self._live)
 
     def begun(self, request: Request) -> None:
         self._live[request] = _Live(self._clock())
@@ -45,7 +42,7 @@ class Requests:
     def rejected(self, request: Request, error: Exception) -> None:
         """It was refused when it was submitted."""
         del self._live[request]
-        self._metrics.over(Answered("rejected", _operation(request)))
+        self._tally.over(Answered("rejected", _operation(request)))
         request_log.over(log, request, error)
 
     def sent(self, request: Request, worker: str, model: str) -> None:
@@ -57,7 +54,7 @@ class Requests:
     def retried(self, request: Request, worker: str, why: Exception) -> None:
         """That worker did not answer (to its end), and another will be asked."""
         kind = "retry" if self._live[request].first_token is None else "failover"
-        self._metrics.retried(kind)
+        self._tally.retried(kind)
         self._tell(f"request.{kind}", request, worker=worker, error=str(why))
 
     def token(self, request: Request) -> None:
@@ -82,7 +79,7 @@ class Requests:
         else:
             answered = replace(answered, error=type(end).__name__)
             self._tell("request.failed", request, error=str(end))
-        self._metrics.over(answered)
+        self._tally.over(answered)
         request_log.over(log, request, end, workers=",".join(live.workers))
 
     def _tell(self, kind: str, request: Request, **attrs: object) -> None:

@@ -148,7 +148,7 @@ async def test_what_happens_to_workers_is_told() -> None:
             await files.write("worker-0001/ctl", "drain")
             assert kinds(await lines_of(events, 1)) == ["worker.draining"]
             await files.write("worker-0001/ctl", "resume")
-            assert kinds(await lines_of(events, 1)) == ["worker.resumed"]
+            assert kinds(await lines_of(events, 1)) == ["worker.healthy"]
             await files.write("ctl", "unmount worker-0000")
             assert kinds(await lines_of(events, 1)) == ["worker.left"]
             host.kill()

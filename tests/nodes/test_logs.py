@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from llambo9p_nodes.logs import JsonFormatter, TextFormatter
+
 from tests.tools.cluster import llamboctl
 
 CONFIG = """
