@@ -75,9 +75,8 @@ def main(
         exporter = Exporter(orchestrator.monitor.page)
         try:
             if monitoring.export_port is not None:
-                host = monitoring.export_host
-                port = await exporter.listen(host, monitoring.export_port)
-                print(f"exporting http://{host}:{port}/metrics", flush=True)
+                url = await exporter.listen(monitoring.export_host, monitoring.export_port)
+                print(f"exporting {url}/metrics", flush=True)
             addresses = [await server.listen(address) for address in addresses]
             # tools of this machine need no certificate where there is another way
             local = next((a for a in addresses if a.net != "tls"), addresses[0])

@@ -46,16 +46,17 @@ class Exporter:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def listen(self, host: str, port: int) -> int:
-        """Serve there; 0 is any port.  Returns the port.  Raises Error naming the address."""
+    async def listen(self, host: str, port: int) -> str:
+        """Serve there; 0 is any port.  Returns the URL of the root.  Raises Error naming the
+        address."""
+        host_in_url = f"[{host}]" if ":" in host else host
         try:
             self._server = await asyncio.start_server(
                 self._serve, host, port, limit=_HEADER_BYTES
             )
         except OSError as e:
-            raise Error(f"cannot export metrics at {host}:{port}: {explain(e)}") from None
-        number: int = self._server.sockets[0].getsockname()[1]
-        return number
+            raise Error(f"cannot export metrics at {host_in_url}:{port}: {explain(e)}") from None
+        return f"http://{host_in_url}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
         if self._server is None:

@@ -29,7 +29,8 @@ async def exporting(running: RunningCluster) -> AsyncIterator[int]:
     """The port."""
     made = Exporter(running.orchestrator.monitor.page)
     try:
-        yield await made.listen("127.0.0.1", 0)
+        url = await made.listen("127.0.0.1", 0)
+        yield int(url.removeprefix("http://127.0.0.1:"))
     finally:
         await made.close()
 
@@ -151,3 +152,16 @@ async def test_a_port_that_is_taken_is_named() -> None:
             f"cannot export metrics at 127.0.0.1:{port}: Address already in use"
         )
         await made.close()
+
+
+@story
+async def test_ipv6_is_written_as_in_a_url() -> None:
+    made = Exporter(lambda path, accept: exporter.Page("text/plain", path.encode()))
+    try:
+        url = await made.listen("::1", 0)
+    except Error as e:
+        assert str(e).startswith("cannot export metrics at [::1]:0: ")
+        pytest.skip("this machine has no IPv6")
+    with await asyncio.to_thread(urllib.request.urlopen, f"{url}/some/page") as reply:
+        assert reply.read() == b"/some/page"
+    await made.close()
