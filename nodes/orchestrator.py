@@ -1,6 +1,7 @@
 """`llambo-orchestrator`: the process that mounts hosts and serves `/n/llambo`.
 
-Composition only: configuration, the orchestrator's tree, the server, the state file.
+Composition only: configuration, the orchestrator's tree, the server, the exporter of metrics,
+the state file.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import click
 
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster import environment, state
+from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
-from . import process
+from . import logs, process
+
+PROGRAM = "llambo-orchestrator"
 
 
 @click.command()
@@ -46,6 +50,8 @@ def main(
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())
+        monitoring = config.monitoring
+        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
         addresses = [
             process.listen_address(words, config.security, insecure)
             for words in listen or config.network.listen
@@ -68,7 +74,11 @@ def main(
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
+        exporter = Exporter(orchestrator.monitor.page)
         try:
+            if monitoring.export_port is not None:
+                url = await exporter.listen(monitoring.export_host, monitoring.export_port)
+                print(f"exporting {url}/metrics", flush=True)
             addresses = [await server.listen(address) for address in addresses]
             # tools of this machine need no certificate where there is another way
             local = next((a for a in addresses if a.net != "tls"), addresses[0])
@@ -79,10 +89,11 @@ def main(
             await stop.wait()
         finally:
             state.remove(state_file)
+            await exporter.close()
             await orchestrator.close()
             await server.close()
 
-    process.run("llambo-orchestrator", serve)
+    process.run(PROGRAM, serve)
 
 
 if __name__ == "__main__":

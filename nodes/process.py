@@ -8,7 +8,6 @@ when it could not do its work; a traceback is a bug.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import resource
@@ -33,15 +32,15 @@ from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
 from llambo9p.p9.messages import Message
 
+from . import logs
+
 _OTHER_FILES = 128 + sockets.HANDSHAKES
 """that a program has open beside its clients' connections"""
 
 
 def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `main(stop)` until it returns; SIGINT and SIGTERM set `stop`."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"{program}: %(levelname)s: %(message)s"
-    )
+    logs.start(program)
 
     # each connection is an open file, and the usual limit of 1,024 is only a default
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -28,7 +28,7 @@ from llambo9p.fs.user import User
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
 
-from . import process
+from . import logs, process
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ TELL = 0.04
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="Its sections `security` and `limits` are used.",
+    help="Its sections `security`, `limits` and `monitoring` are used.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
@@ -112,6 +112,8 @@ def main(
 
     async def serve(stop: asyncio.Event) -> None:
         config = configuration.load(config_path) if config_path else configuration.Cluster()
+        monitoring = config.monitoring
+        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
         address = process.listen_address(listen, config.security, insecure)
         if exit_with_stdin:
             _stop_at_eof(stop)

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from llambo9p.cluster import config as configuration
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PORTS = ("5640", "5641", "5642", "9000")
@@ -188,6 +190,12 @@ def test_a_mistake_in_the_configuration_is_told_as_shown(shell: Shell, tmp_path:
     (tmp_path / "bad.yaml").write_text("cluster:\n  load_balancer:\n    strategy: fastest\n")
     said = shell(f"cd {tmp_path}; llamboctl init --config bad.yaml", status=1)
     assert said == f"llamboctl: {tmp_path}/{shown}"
+
+
+def test_the_settings_of_monitoring_are_a_configuration() -> None:
+    [shown] = [block for block in blocks("") if "  monitoring:\n" in block]
+    monitoring = configuration.parse(shown, "README").monitoring
+    assert monitoring.model_fields_set == set(type(monitoring).model_fields), "all are shown"
 
 
 def test_the_namespace_is_as_listed(shell: Shell) -> None:

@@ -34,6 +34,7 @@ from .failures import Failures
 from .following import Following
 from .members import Members, Worker
 from .remote_conversation import RemoteConversation
+from .requests import Requests
 from .splice import Splice
 from .waiting import WaitingQueue
 
@@ -97,6 +98,7 @@ class ClusterEngine:
         self,
         members: Members,
         balancer: Balancer,
+        requests: Requests,
         *,
         max_retries: int,
         timeout: float,
@@ -104,6 +106,7 @@ class ClusterEngine:
     ) -> None:
         self._members = members
         self._balancer = balancer
+        self._requests = requests
         self._max_retries = max_retries
         self._timeout = timeout
         self._waiting: WaitingQueue[_Asked] = WaitingQueue(queue)
@@ -162,7 +165,7 @@ class ClusterEngine:
         del self._tasks[asked.request]
         self._waiting.remove(asked)
         if asked.worker is not None:
-            self._ended(asked, asked.worker)
+            self._ended(asked)
         listener = asked.listener
         if task.cancelled():
             self.forget(asked.request.conversation)
@@ -239,7 +242,9 @@ class ClusterEngine:
                 continue
             if work is not None:
                 self._waiting.remove(asked)
-                asked.worker, asked.work = self._members.workers[work.name], work
+                worker = asked.worker = self._members.workers[work.name]
+                asked.work = work
+                self._requests.sent(asked.request, worker.name, worker.host.model)
                 asked.placed.set()
 
     def _work_for(self, asked: _Asked) -> Work | None:
@@ -259,10 +264,8 @@ class ClusterEngine:
         model = asked.model if asked.splice.tokens else ""
         return self._balancer.choose(request, asked.failures.avoided, model)
 
-    def _ended(self, asked: _Asked, worker: Worker, error: Error | None = None) -> None:
-        """Badly, with the worker's failure, or at the request's end."""
-        if error is not None:
-            log.info("%s failed a request: %s", worker.name, error)
+    def _ended(self, asked: _Asked) -> None:
+        """What the worker does for it is over, well or badly."""
         assert asked.work is not None
         self._balancer.finished(asked.work)
         asked.worker = asked.work = None
@@ -281,10 +284,11 @@ class ClusterEngine:
                 usage = await self._ask(asked, worker)
             except Error as error:
                 self.forget(asked.request.conversation)
-                self._ended(asked, worker, error)
+                self._ended(asked)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
                 avoid = list(worker.host.workers) if together else [worker.name]
                 asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
+                self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)
             else:
                 return usage

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from ..errors import Busy, Error
 from ..net.backoff import Backoff
 from .config import Cluster
+from .events import Events
 from .launchers.base import HostSpec, Launched, Launcher
 from .members import Host, Members
 from .models import Models
@@ -81,6 +82,7 @@ class Fleet:
         members: Members,
         models: Models,
         launcher: Callable[[str], Launcher],
+        events: Events,
     ) -> None:
         self.loading: dict[str, int] = {}
         """first worker of what is being started -> percent of its model that is loaded"""
@@ -88,6 +90,7 @@ class Fleet:
         self._members = members
         self._models = models
         self._launcher = launcher
+        self._events = events
         self._launchers: dict[str, Launcher] = {}
         """those that were needed"""
         self._spawning = asyncio.Lock()
@@ -133,6 +136,7 @@ class Fleet:
                 await asyncio.wait(placing)
                 await self._undo([name for part in parts for name in part.names])
                 raise
+        self._events.emit("spawn", type=type_name, count=count, engine=engine)
 
     def _parts(self, type_name: str, count: int, engine: str) -> Iterator[Part]:
         each = self._config.node_type(type_name).workers_per_host
@@ -185,7 +189,9 @@ class Fleet:
                 )
         finally:
             self.loading.pop(name, None)
-        return await self._members.add_host(launched.address, launched), launched
+        host = await self._members.add_host(launched.address, launched)
+        self._events.emit("host.started", host=host.address, type=spec.type, log=launched.log)
+        return host, launched
 
     async def _grow(self, host: Host, part: Part) -> None:
         """More workers on a host, or when that fails or is flushed none of them."""
@@ -230,6 +236,7 @@ class Fleet:
                     return  # it was told to
                 spec = launched.spec
                 log.warning("%s ended: %s; its log is %s", spec.name, why, launched.log)
+                self._events.emit("host.ended", host=host.address, reason=why, log=launched.log)
                 if loop.time() - began >= STEADY_S:
                     backoff.reset()
                 again = await self._again(host, spec, launcher, backoff)

@@ -34,6 +34,7 @@ from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
 from .balancer import UNKNOWN, Balancer
+from .events import Events
 from .launchers.base import Launched
 from .remote import Mount
 
@@ -122,6 +123,7 @@ class Members:
         tree: Tree,
         balancer: Balancer,
         interval: float,
+        events: Events,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts: list[Host] = []
@@ -131,6 +133,7 @@ class Members:
         """root and `nodes` of each user"""
         self._tls = tls
         self._balancer = balancer
+        self._events = events
         self._interval = interval
         """seconds between heartbeats; a host that answers none for as long, or for
         `_PATIENCE_S` if that is longer, is lost"""
@@ -351,6 +354,7 @@ class Members:
                 context=host.context,
                 slots=capacity,
             )
+        self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
 
     # -- leaving ------------------------------------------------------------------
 
@@ -365,6 +369,7 @@ class Members:
         worker.host.workers.pop(worker.name, None)
         for mount in worker.mounts.values():
             mount.unmount()
+        self._events.emit("worker.left", worker=worker.name, host=worker.host.address)
 
     async def remove_host(self, host: Host) -> None:
         """Unmount all of a host, and stop it if we started it."""
@@ -372,6 +377,7 @@ class Members:
             self._drop_worker(worker)
         if host in self.hosts:
             self.hosts.remove(host)
+            self._events.emit("host.left", host=host.address)
         if host.watcher is not None:
             host.watcher.cancel()
         host.close()
@@ -388,6 +394,7 @@ class Members:
             worker.state = "lost"
             worker.active = worker.queued = 0
             self._balancer.remove(worker.name)
+            self._events.emit("worker.lost", worker=worker.name, host=host.address)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
 
     # -- watching -----------------------------------------------------------------
@@ -423,6 +430,9 @@ class Members:
                 self._drop_worker(worker)
                 continue
             state, active, queued, requests, tokens, errors = said[worker.name]
+            if (state == "draining") != (worker.state == "draining"):
+                kind = "worker.draining" if state == "draining" else "worker.healthy"
+                self._events.emit(kind, worker=worker.name, host=host.address)
             worker.state = state
             worker.active, worker.queued, worker.requests = int(active), int(queued), int(requests)
             worker.tokens, worker.errors = int(tokens), int(errors)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,11 +29,15 @@ from .balancer import Balancer
 from .balancer_file import BalancerFile
 from .config import ENGINES, Cluster
 from .dispatch import ClusterEngine
+from .events import Events
 from .fleet import Fleet
 from .launchers.base import Launcher
 from .launchers.local import LocalLauncher
 from .members import Members
+from .metrics import Tally
 from .models import Models, ModelsDirectory
+from .monitor import Monitor
+from .requests import Requests, Watched
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
@@ -57,18 +62,28 @@ class Orchestrator:
         self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy, queue=config.limits.queue_per_host)
+        self._events = Events()
         self._members = Members(
-            self._tree, self._balancer, lb.health_check_interval / 1000, tls
+            self._tree, self._balancer, lb.health_check_interval / 1000, self._events, tls
         )
-        self._engine = ClusterEngine(
+        tally = Tally(time.monotonic)
+        requests = Requests(tally, self._events, time.monotonic)
+        engine = ClusterEngine(
             self._members,
             self._balancer,
+            requests,
             max_retries=lb.max_retries,
             timeout=lb.timeout / 1000,
             queue=config.limits.queue,
         )
+        self._engine = Watched(engine, requests)
+        self.monitor = Monitor(
+            config, self._members, self._balancer, engine, tally, self._events
+        )
         self._models = Models(config.models.path)
-        self._fleet = Fleet(config, self._members, self._models, self._launcher)
+        self._fleet = Fleet(
+            config, self._members, self._models, self._launcher, self._events
+        )
         self._commands = [
             Command("spawn", "--count N --type T --engine E", 0, 6, self._spawn),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
@@ -118,7 +133,8 @@ class Orchestrator:
         root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
-        root.add(BalancerFile(self._tree, user, self._balancer, self._balancer.use))
+        root.add(BalancerFile(self._tree, user, self._balancer, self._use))
+        self.monitor.add_files(self._tree, root, user)
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -171,7 +187,11 @@ class Orchestrator:
 
     def _use_strategy(self, words: Sequence[str]) -> Action:
         strategies.load(words[0])
-        return lambda: self._balancer.use(words[0])
+        return lambda: self._use(words[0])
+
+    def _use(self, strategy: str) -> None:
+        self._balancer.use(strategy)
+        self._events.emit("strategy.changed", strategy=self._balancer.strategy)
 
     # -- texts ----------------------------------------------------------------------
 

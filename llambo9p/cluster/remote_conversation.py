@@ -154,6 +154,8 @@ def _ctl_text(request: Request) -> str:
             mode="complete" if isinstance(request.prompt, str) else "chat",
             overflow=request.overflow,
             priority=request.priority,
+            type=request.node_type,
+            request_id=request.id,
         )
     )
 

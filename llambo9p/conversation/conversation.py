@@ -12,6 +12,7 @@ holds up the engine.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -56,6 +57,8 @@ class Conversation:
         self.last_usage: Usage | None = None
         self.last_error = ""
         """the full text of the last failure"""
+        self.last_request = ""
+        """the id of the one that was given to the engine last"""
         self.closed = False
         self._engine = engine
         self._admit = admit
@@ -107,7 +110,8 @@ class Conversation:
         trailing newline is dropped."""
         self._check_admission()
         turn = self._new_turn(decode(data.removesuffix(b"\n")), self._one_shot_over)
-        self._submit(turn, Request(turn.prompt, user=self.user, embed=True))
+        request = Request(turn.prompt, user=self.user, embed=True, id=self._request_id())
+        self._submit(turn, request)
         self._one_shots.add(turn)
         return turn
 
@@ -138,6 +142,7 @@ class Conversation:
             newest.forget()
         self.last_usage = None
         self.last_error = ""
+        self.last_request = ""
         self._engine.forget(self)
 
     def close(self) -> None:
@@ -186,10 +191,15 @@ class Conversation:
             node_type=self.settings.type,
             user=self.user,
             answer=turn.given,
+            id=self._request_id(),
         )
         self._submit(turn, request)
 
+    def _request_id(self) -> str:
+        return self.settings.request_id or f"{random.getrandbits(48):012x}"
+
     def _submit(self, turn: Turn, request: Request) -> None:
+        self.last_request = request.id
         self.limits.requests.take(1, self.user)
         try:
             self._engine.submit(request, turn)
@@ -359,13 +369,15 @@ class Conversation:
 
     def status_text(self) -> str:
         """`attr value` lines: state, position in the engine's queue, prompts
-        queued here, turns so far, last error."""
+        queued here, turns so far, the newest request's id, last error."""
         lines = [
             f"state {self.state.value}",
             f"position {self.running.position if self.running is not None else 0}",
             f"queued {len(self._queue)}",
             f"turns {len(self.history) // 2}",
         ]
+        if self.last_request:
+            lines.append(f"request {self.last_request}")
         if self.last_error:
             lines.append("error " + " ".join(self.last_error.splitlines()))
         return "\n".join(lines) + "\n"

@@ -30,6 +30,8 @@ class Settings:
     priority: int = 0
     type: str = ""
     """the node type of the workers that may answer; empty: any"""
+    request_id: str = ""
+    """under which logs tell of its requests; empty: each gets one of its own"""
 
 
 class Setting(NamedTuple):
@@ -111,6 +113,18 @@ def _read_type(words: Sequence[str]) -> str:
     if name and not _TYPE.fullmatch(name):
         raise InvalidArgument(f"type must be a node type's name, not {quote(name[:64])}")
     return name
+_REQUEST_ID = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
+
+
+def _read_request_id(words: Sequence[str]) -> str:
+    if words[0] == "random":
+        return ""
+    if _REQUEST_ID.fullmatch(words[0]):
+        return words[0]
+    raise InvalidArgument(
+        "request_id must be random or at most 64 letters, digits and any of ._:/@=+-, "
+        f"not {quote(words[0][:80])}"
+    )
 
 
 SETTINGS = (
@@ -128,6 +142,7 @@ SETTINGS = (
     # nobody can get ahead of others, only let them go first
     _integer("priority", -10, 0),
     Setting("type", "[NAME]", 0, 1, _read_type, str),
+    Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}

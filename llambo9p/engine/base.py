@@ -95,6 +95,8 @@ class Request:
     answer: tuple[int, ...] = ()
     """tokens that the answer begins with: it goes on as if they had been sampled for this very
     request, with sampler, grammar and random state as they were then"""
+    id: str = ""
+    """under which logs tell of it, on every host that it comes to"""
     embed: bool = False
     """the answer is no continuation of the prompt, a text, but its embedding: numbers, as
     text, in one line"""

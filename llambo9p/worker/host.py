@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from ..conversation.limits import Limits
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound
+from ..fs import exposition
 from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_number
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
@@ -82,7 +83,7 @@ class Host:
         root.add(CtlFile(self._tree, "ctl", lambda: "", commands))
         root.add(TextFile(self._tree, "status", self.status_text))
         root.add(TextFile(self._tree, "workers", self.workers_text))
-        root.add(TextFile(self._tree, "metrics", self._metrics.text))
+        root.add(TextFile(self._tree, "metrics", lambda: exposition.prometheus(self._metrics)))
         for worker in self.workers.values():
             root.add(worker.directory(self._tree, user))
         self._roots[user.name] = user, root

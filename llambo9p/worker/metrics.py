@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -16,20 +16,11 @@ from ..engine.base import Load
 
 
 class Metrics(Collector):
-    """`load` is asked, and so is the number of `workers`, when the text is made."""
+    """`load` is asked, and so is the number of `workers`, when somebody reads."""
 
     def __init__(self, load: Callable[[], Load], workers: Callable[[], int]) -> None:
         self._load = load
         self._workers = workers
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-
-    def text(self) -> str:
-        return generate_latest(self._registry).decode()
-
-    def describe(self) -> Iterator[Metric]:
-        """None: the registry need not ask for values to know the names."""
-        return iter(())
 
     def collect(self) -> Iterator[Metric]:
         load = self._load()

@@ -2,22 +2,26 @@
 
 Workers of a host share its engine and no state.  A `Worker` is itself an `Engine`
 in front of the host's: whatever is asked in its directory passes through it, so it
-can count what it did.
+can count what it did, and log how each request ended.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import DataFile, add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
+from ..engine import request_log
 from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
 from ..errors import Busy, InvalidArgument, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
 from ..fs.user import User
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -145,7 +149,7 @@ class Worker:
 
 
 class _Counted:
-    """A listener that counts for its worker what it passes on."""
+    """A listener that counts for its worker what it passes on, and logs the end."""
 
     __slots__ = ("_listener", "_queued", "_request", "_worker")
 
@@ -171,17 +175,21 @@ class _Counted:
         self._listener.tokens(text, tokens)
 
     def done(self, usage: Usage) -> None:
-        self._leave_queue()
-        self._worker._requests.discard(self._request)
         try:
             self._worker._check_there()
         except WorkerLost as e:
-            self._listener.failed(e)  # the answer was cut off
+            self._over(e)  # the answer was cut off
+            self._listener.failed(e)
         else:
+            self._over(usage)
             self._listener.done(usage)
 
     def failed(self, error: Exception) -> None:
-        self._leave_queue()
-        self._worker._requests.discard(self._request)
+        self._over(error)
         self._worker.errors += 1
         self._listener.failed(error)
+
+    def _over(self, end: Usage | Exception) -> None:
+        self._leave_queue()
+        self._worker._requests.discard(self._request)
+        request_log.over(log, self._request, end, worker=self._worker.name)

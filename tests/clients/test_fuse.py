@@ -21,6 +21,7 @@ FILES = [
     "ctl", "data", "grammar", "history", "logprobs", "out", "prompt", "schema", "status",
     "system", "tokens", "usage"
 ]  # fmt: skip
+MONITOR = ["config", "events", "health", "metrics", "metrics.json", "metrics.legacy"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    assert names == sorted([*FILES, "balancer", "clone", "models", "nodes", *workers])
+    assert names == sorted([*FILES, "balancer", "clone", "models", "nodes", *MONITOR, *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()

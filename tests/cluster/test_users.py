@@ -30,6 +30,7 @@ CONVERSATION = [
     "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "tokens",
     "logprobs", "usage", "status", "clone",
 ]  # fmt: skip
+MONITOR = ["health", "metrics", "metrics.legacy", "metrics.json", "events", "config"]
 
 
 @dataclass
@@ -158,7 +159,7 @@ async def test_files_belong_to_the_user_that_sees_them(tmp_path: Path) -> None:
         for files, name in ((place.alice, "alice"), (place.me, ME)):
             entries = await files.entries()
             names = [
-                *(*CONVERSATION, "nodes", "models", "balancer"),
+                *(*CONVERSATION, "nodes", "models", "balancer", *MONITOR),
                 *("worker-0000", "worker-0001"),
             ]
             assert [e.name for e in entries] == names

@@ -30,6 +30,7 @@ logprobs 5
 overflow error
 priority -3
 type medium
+request_id trace/7:a
 """
 
 
@@ -72,13 +73,15 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("priority 1", "priority must be a whole number -10..0, not 1"),
         ("type 'a b'", "type must be a node type's name, not 'a b'"),
         ("type a b", "usage: type [NAME]"),
+        ("request_id 'a b'", "request_id must be random or at most 64 letters, digits and any of "
+         "._:/@=+-, not 'a b'"),
         ("overflow 'a b'", "overflow must be trim|error, not 'a b'"),
         ("stop ok ''", "stop must not be an empty string; stop alone clears the list"),
         ("stop 'open", "quote is not closed: stop 'open"),
         ("stop " + "x " * 17, "usage: stop [STRING]..."),
         ("reset now", "usage: reset"),
         ("shout", "unknown verb shout; verbs are mode max_tokens temperature top_p top_k min_p "
-         "repeat_penalty seed stop logprobs overflow priority type reset cancel"),
+         "repeat_penalty seed stop logprobs overflow priority type request_id reset cancel"),
         (b"seed \xff", "not UTF-8: byte 0xff at 34"),
     ],
 )  # fmt: skip

@@ -217,6 +217,8 @@ async def test_status_follows_a_request():
         clone = await place.files.open("clone", c.ORDWR)
         idle = {"state": "idle", "position": "0", "queued": "0", "turns": "0"}
         assert await place.files.attrs("status") == idle
+        await place.files.write("ctl", "request_id mine")
+        await place.files.write("0/ctl", "request_id other")
         await place.files.write("prompt", "x" * 20)
         await until(lambda: place.conversation.state.value == "prefill")
         await place.files.write("0/prompt", "behind")
@@ -228,10 +230,14 @@ async def test_status_follows_a_request():
         assert (await waiting).data == b"s"
         assert (await place.files.attrs("status"))["state"] == "decode"
         status = await place.files.attrs("0/status")
-        assert status == {"state": "queued", "position": "1", "queued": "1", "turns": "0"}
+        assert status == {
+            "state": "queued", "position": "1", "queued": "1", "turns": "0", "request": "other"
+        }  # fmt: skip
         gate.open()
         await out.read_all()
-        assert await place.files.attrs("status") == idle | {"turns": "1"}
+        assert await place.files.attrs("status") == idle | {"turns": "1", "request": "mine"}
+        await place.files.write("ctl", "reset")
+        assert await place.files.attrs("status") == idle
         await clone.clunk()
 
 

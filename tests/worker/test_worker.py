@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from llambo9p.engine.simulated import Gate
@@ -22,7 +24,9 @@ async def test_a_worker_is_a_conversation_and_more():
             "tokens", "logprobs", "usage", "status", "clone", "embed",
         ]  # fmt: skip
         assert await place.files.ask("hello", "worker-0000") == "simulated: hello"
-        assert await place.files.attrs("worker-0000/status") == {
+        status = await place.files.attrs("worker-0000/status")
+        assert re.fullmatch("[0-9a-f]{12}", status.pop("request"))
+        assert status == {
             "state": "idle",
             "position": "0",
             "queued": "0",

@@ -62,7 +62,9 @@ class HostSpec:
 def host_config(config: Cluster) -> dict[str, Any]:
     """A host's cluster-config.yaml: what of the orchestrator's is a host's, too."""
     security = config.security.model_dump(mode="json", exclude={"speaks_for"})
-    return {"cluster": {"limits": config.limits.model_dump(), "security": security}}
+    monitoring = config.monitoring.model_dump(include={"log_format", "log_level"})
+    limits = config.limits.model_dump()
+    return {"cluster": {"limits": limits, "security": security, "monitoring": monitoring}}
 
 
 class Launched(ABC):

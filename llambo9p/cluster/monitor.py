@@ -1,0 +1,136 @@
+"""What operators look at: `health`, `metrics` in three forms, `events` and `config`.
+
+It joins the cluster's tables with `metrics`, `requests` and `events`, and shows them as files
+of a root and as pages of the exporter.  It owns no numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import yaml
+from prometheus_client.exposition import choose_encoder
+
+from ..engine.base import Engine
+from ..fs import exposition
+from ..fs.file import OpenFile
+from ..fs.tree import Directory, TextFile, Tree
+from ..fs.user import User
+from ..p9.node import Maybe
+from .balancer import Balancer
+from .config import Cluster
+from .events import Events, EventsFile
+from .exporter import Page
+from .members import Host, Members, Worker
+from .metrics import STATES, Metrics, Now, Tally
+
+
+class Monitor:
+    """See the module.  `config` is what was loaded."""
+
+    def __init__(
+        self,
+        config: Cluster,
+        members: Members,
+        balancer: Balancer,
+        engine: Engine,
+        tally: Tally,
+        events: Events,
+    ) -> None:
+        self._config = config
+        self._members = members
+        self._balancer = balancer
+        self._engine = engine
+        self._events = events
+        self._metrics = Metrics(tally, self.now)
+
+    def now(self) -> Now:
+        workers = [w for w in self._members.workers.values() if w.capacity]
+        hosts = [host for host in self._members.hosts if not host.lost]
+        load = self._engine.load
+        return Now(
+            nodes=Counter(map(_state, workers)),
+            hosts=len(hosts),
+            slots=sum(map(_slots, hosts)),
+            busy=load.queued + sum(w.active for w in workers),
+            waiting=load.queued + sum(w.queued for w in workers),
+            requests=load.queued + load.active,
+        )
+
+    # -- texts ----------------------------------------------------------------------
+
+    def health(self) -> str:
+        """`attr value` lines: what can answer, and how many workers are in each state."""
+        nodes = self.now().nodes
+        lines = [
+            "orchestrator healthy",
+            f"load_balancer {'healthy' if self._can_answer else 'unhealthy'}",
+            f"nodes {sum(nodes.values())}",
+            *(f"{state} {nodes.get(state, 0)}" for state in STATES),
+        ]
+        return "\n".join(lines) + "\n"
+
+    @property
+    def _can_answer(self) -> bool:
+        return len(self._balancer) > 0
+
+    def config(self) -> str:
+        """The configuration in force, as `config.load` takes it.  It names files that hold
+        secrets, and holds none."""
+        strategy = {"strategy": self._balancer.strategy}
+        config = self._config.model_copy(
+            update={"load_balancer": self._config.load_balancer.model_copy(update=strategy)}
+        )
+        values = config.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump({"cluster": values}, sort_keys=False, allow_unicode=True)
+
+    # -- files and pages --------------------------------------------------------------
+
+    def add_files(self, tree: Tree, root: Directory, user: User) -> None:
+        """Put them into one user's root."""
+        for name, text in (
+            ("health", self.health),
+            ("metrics", lambda: exposition.prometheus(self._metrics)),
+            ("metrics.legacy", self._metrics.legacy),
+            ("metrics.json", lambda: exposition.as_json(self._metrics)),
+        ):
+            root.add(TextFile(tree, name, text))
+        root.add(EventsFile(tree, user, self._events))
+        root.add(_ConfigFile(tree, user, self.config))
+
+    def page(self, path: str, accept: str) -> Page | None:
+        """What the exporter serves at `path`; `accept` is the client's header."""
+        if path == "/metrics":
+            encode, content_type = choose_encoder(accept)
+            return Page(content_type, encode(self._metrics))
+        if path == "/metrics.json":
+            return Page("application/json", exposition.as_json(self._metrics).encode())
+        if path == "/health":
+            status = 200 if self._can_answer else 503
+            return Page("text/plain; charset=utf-8", self.health().encode(), status)
+        return None
+
+
+class _ConfigFile(TextFile):
+    """For administrators: it names files of the machine."""
+
+    __slots__ = ("_user",)
+
+    def __init__(self, tree: Tree, user: User, text: Callable[[], str]) -> None:
+        super().__init__(tree, "config", text)
+        self._user = user
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        if self.allows(mode):
+            self._user.check_admin(self.name)
+        return super().open(mode)
+
+
+def _state(worker: Worker) -> str:
+    return worker.state if worker.state in STATES else "healthy"
+
+
+def _slots(host: Host) -> int:
+    """Its workers share them."""
+    return max((worker.capacity for worker in host.workers.values()), default=0)

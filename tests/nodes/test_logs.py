@@ -1,0 +1,157 @@
+"""The log: its two forms, and a request that is found in both programs' by its id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llambo9p_nodes.logs import JsonFormatter, TextFormatter
+
+from tests.tools.cluster import llamboctl
+
+CONFIG = """
+cluster:
+  nodes:
+    tiny: {count: 1, resources: {model: simulated, memory: 16MB}}
+  monitoring: {%s}
+"""
+
+
+class Cluster:
+    """A real orchestrator, its log and a real host's."""
+
+    def __init__(self, directory: Path, monitoring: str) -> None:
+        self.log = directory / "state.log"
+        config = directory / "config.yaml"
+        config.write_text(CONFIG % monitoring)
+        self.env = {"LLAMBO_STATE": str(directory / "state"), "CLUSTER_CONFIG": str(config)}
+        self.run("init", "--listen", "tcp!127.0.0.1!0")
+
+    def logged(self, pattern: str, count: int) -> list[str]:
+        """The lines with that, once there are as many: a host's come by a pipe."""
+        while True:
+            lines = [x for x in self.log.read_text().splitlines() if re.search(pattern, x)]
+            if len(lines) >= count:
+                return lines
+            time.sleep(0.02)
+
+    def run(self, *args: str) -> str:
+        done = llamboctl(*args, **self.env)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode()
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Any]:
+    made: list[Cluster] = []
+
+    def make(monitoring: str = "") -> Cluster:
+        made.append(Cluster(tmp_path, monitoring))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.run("shutdown")
+
+
+def record(message: str = "request over", **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("llambo9p.x", logging.INFO, "x.py", 1, message, (), None)
+    made.created = 1700000000.1234
+    if fields:
+        made.fields = fields
+    return made
+
+
+def test_a_line_of_text_has_time_level_and_fields_that_are_one_word_each() -> None:
+    shown = TextFormatter("llambo-worker").format(
+        record(user="alice", error='two "words"\nand \x1b[2J', n=3, model="a/b=c")
+    )
+    assert shown == (
+        "llambo-worker: 2023-11-14T22:13:20.123Z INFO: request over user=alice "
+        'error="two \\"words\\"\\nand \\u001b[2J" n=3 model="a/b=c"'
+    )
+    assert TextFormatter("p").format(record("plain")) == "p: 2023-11-14T22:13:20.123Z INFO: plain"
+
+
+def test_a_json_line_has_the_fields_as_members_and_a_traceback_too() -> None:
+    line = json.loads(JsonFormatter("llambo-worker").format(record(user="alice", n=3)))
+    pid = line.pop("pid")
+    assert isinstance(pid, int)
+    assert line == {
+        "time": "2023-11-14T22:13:20.123Z", "level": "INFO", "program": "llambo-worker",
+        "logger": "llambo9p.x", "message": "request over", "user": "alice", "n": 3,
+    }  # fmt: skip
+    failed = record("bug")
+    try:
+        raise ValueError("in\nlines")
+    except ValueError:
+        failed.exc_info = sys.exc_info()
+    [text] = JsonFormatter("p").format(failed).splitlines()
+    assert "ValueError: in\nlines" in json.loads(text)["exception"]
+
+
+def test_a_request_is_found_by_its_id_in_the_logs_of_both_programs(clusters: Any) -> None:
+    cluster = clusters()
+    cluster.run("spawn")
+    cluster.run("write", "ctl", "request_id ticket-4711")
+    cluster.run("write", "prompt", "nobody may read this in a log")
+    cluster.run("cat", "out")
+    assert "request ticket-4711\n" in cluster.run("cat", "status")
+    lines = cluster.logged("request_id=ticket-4711", 2)
+    assert len(lines) == 2
+    for program, where in (("orchestrator", "workers"), ("worker", "worker")):
+        [line] = [line for line in lines if f"llambo-{program}: " in line]
+        assert "INFO: request over" in line and f" {where}=worker-0000 " in line
+        assert " outcome=stop " in line and re.search(r" completion_tokens=\d\d ", line)
+    assert "nobody may read" not in cluster.log.read_text()
+
+
+def test_each_request_has_an_id_of_its_own_where_nobody_gave_one(clusters: Any) -> None:
+    cluster = clusters()
+    cluster.run("spawn")
+    for _ in range(2):
+        cluster.run("infer", "what?")
+    lines = cluster.logged(r"request_id=\w{12} ", 4)
+    assert len({re.findall(r"request_id=(\w+)", line)[0] for line in lines}) == 2
+
+
+def test_json_logs_are_json_with_the_hosts_and_levels_are_kept(clusters: Any) -> None:
+    cluster = clusters("log_format: json, log_level: warning")
+    cluster.run("spawn")
+    cluster.run("infer", "what?")
+    assert llamboctl("infer", "x" * 5_000, **cluster.env).returncode == 1
+    lines = cluster.logged("request over", 2)
+    over = [json.loads(line[line.index("{") :]) for line in lines]
+    assert {(line["program"], line["outcome"]) for line in over} == {
+        ("llambo-orchestrator", "failed"), ("llambo-worker", "failed"),
+    }  # fmt: skip
+    assert len({line["request_id"] for line in over}) == 1
+    assert "context" in over[0]["error"]
+
+
+def test_metrics_are_exported_where_the_configuration_says(clusters: Any, tmp_path: Path) -> None:
+    cluster = clusters("export_port: 0")
+    cluster.run("spawn")
+    cluster.run("infer", "what?")
+    [url] = re.findall(r"^exporting (http://127.0.0.1:\d+/metrics)$", cluster.log.read_text(), re.M)
+    with urllib.request.urlopen(url) as reply:
+        assert b'llambo_requests_total{outcome="stop"} 1.0' in reply.read()
+    port = url.split(":")[2].split("/")[0]
+    second = tmp_path / "second"
+    second.mkdir()
+    config = second / "config.yaml"
+    config.write_text(CONFIG % f"export_port: {port}")
+    env = {"LLAMBO_STATE": str(second / "state"), "CLUSTER_CONFIG": str(config)}
+    done = llamboctl("init", "--listen", "tcp!127.0.0.1!0", **env)
+    assert (done.returncode, done.stderr.decode()) == (
+        1,
+        f"llamboctl: cannot export metrics at 127.0.0.1:{port}: Address already in use\n",
+    )
