@@ -36,7 +36,8 @@ from ..errors import Busy, Error, NoSpace, NotSupported, WorkerLost
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .balancer import Balancer
-from .members import Members, Worker
+from .host import Worker
+from .members import Members
 from .remote import Mount
 
 log = logging.getLogger(__name__)

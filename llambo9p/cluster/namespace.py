@@ -14,7 +14,7 @@ import re
 import shutil
 import ssl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -30,12 +30,17 @@ from ..p9.node import Maybe, Node, Walk
 from .balancer import Balancer
 from .config import Cluster
 from .dispatch import ClusterEngine
+from .health import Health, Rules
+from .host import Host
 from .launch import LocalHost
-from .members import Host, Members
+from .members import Members
 from .models import Models, ModelsDirectory
+from .registry import Registry
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
+_MANY = 10_000
+"""names that one verb may have"""
 
 
 class Orchestrator:
@@ -57,12 +62,14 @@ class Orchestrator:
         self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy)
-        self._members = Members(
-            self._tree, self._balancer, lb.health_check_interval / 1000, tls
+        rules = Rules(
+            lb.health_check_interval / 1000, lb.healthy_threshold, lb.unhealthy_threshold
         )
+        self._members = Members(self._tree, self._balancer, rules, tls)
         self._engine = ClusterEngine(
             self._members, self._balancer, max_retries=lb.max_retries, queue=config.limits.queue
         )
+        self._registry = Registry(self._tree, self._members)
         self._models = Models(config.models.path)
         self._loading: dict[str, int] = {}
         """what is being started -> percent of its model that is loaded"""
@@ -73,12 +80,17 @@ class Orchestrator:
             Command("spawn", "--count N --type T", 0, 4, self._spawn),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
+            self._for_each("drain", self._members.living, self._members.drain),
+            self._for_each("resume", self._members.living, self._members.resume),
+            self._for_each("kill", self._members.of_host, self._members.kill),
             Command("shutdown", "", 0, 0, lambda words: stop),
         ]
         self._roots: dict[str, Directory] = {}
         """each user's tree"""
         self._conversations: list[Conversation] = []
         self._root_of(owner())
+        for at in config.network.discovery:
+            self._members.discovery.expect(address.parse(at))
 
     def attach(self, user: User, aname: str) -> Maybe[Node]:
         """The root, or by aname the tree of one worker, as `user` sees it."""
@@ -117,6 +129,7 @@ class Orchestrator:
         root.add(CloneFile(root, converse))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
+        self._registry.show_to(user, root)
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -178,15 +191,15 @@ class Orchestrator:
     async def _grow(self, host: Host, first: int, names: list[str]) -> None:
         """More workers on a host, or when that fails or is flushed none of them."""
         try:
-            await self._members.write(host, "ctl", f"grow {len(names)} {first}")
+            await host.write("ctl", f"grow {len(names)} {first}")
             await self._members.mount_workers(host, names)
         except BaseException:
             with contextlib.suppress(Error):  # the host may be lost
-                for name in set(names) & set(await self._members.names_on(host)):
+                for name in set(names) & set(await host.names()):
                     if name in host.workers:
                         await self._members.unmount(name)
                     else:
-                        await self._members.write(host, f"{name}/ctl", "shutdown")
+                        await host.write(f"{name}/ctl", "shutdown")
             raise
 
     def _host_to_grow(self, type_name: str) -> Host | None:
@@ -219,18 +232,37 @@ class Orchestrator:
         self._members.mounted(words[0])
         return lambda: self._members.unmount(words[0])
 
+    def _for_each(
+        self,
+        verb: str,
+        check: Callable[[str], object],
+        do: Callable[[str], Awaitable[None]],
+    ) -> Command:
+        """A verb about several workers, of which each must pass the `check` first."""
+
+        def validate(names: Sequence[str]) -> Action:
+            each = list(dict.fromkeys(names))
+            for name in each:
+                check(name)
+
+            async def action() -> None:
+                done = await asyncio.gather(*map(do, each), return_exceptions=True)
+                for error in filter(None, done):
+                    raise error
+
+            return action
+
+        return Command(verb, "NAME ...", 1, _MANY, validate)
+
     # -- texts ----------------------------------------------------------------------
 
     def status_text(self) -> str:
         """`attr value` lines of the cluster, after those of the root's conversation."""
         workers = self._members.workers.values()
-        lost = sum(w.state == "lost" for w in workers)
-        draining = sum(w.state == "draining" for w in workers)
+        counts = self._members.counts
         lines = [
             f"workers {len(workers)}",
-            f"healthy {len(workers) - lost - draining}",
-            f"draining {draining}",
-            f"lost {lost}",
+            *(f"{health.value} {counts[health]}" for health in Health),
             f"hosts {len(self._members.hosts)}",
             f"strategy {self._balancer.strategy}",
             f"active {sum(w.active for w in workers)}",

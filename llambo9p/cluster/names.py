@@ -1,0 +1,53 @@
+"""What a host's workers are called here: pure.
+
+A host numbers its workers as if it were alone, and two that were started by hand both begin
+at `worker-0000`.  So each is mounted under a name that is free here: its own if all of the
+host's are, and otherwise the next numbers of which there are enough in a row.  A host that
+was here before wishes for the numbers that it had.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+_NUMBERED = re.compile(r"worker-(\d{4,9})", re.ASCII)
+
+
+def worker_name(number: int) -> str:
+    return f"worker-{number:04d}"
+
+
+def number_of(name: str) -> int | None:
+    """The number of a worker; None for a name of another kind."""
+    numbered = _NUMBERED.fullmatch(name)
+    return int(numbered[1]) if numbered else None
+
+
+def assign(
+    there: Sequence[str], is_free: Callable[[str], bool], first: int | None = None
+) -> dict[str, str]:
+    """A host's name of each worker -> ours.  `first` is the number that the host wishes the
+    first of them to have.  Names that are no worker's stay."""
+    numbers = {name: number for name in there if (number := number_of(name)) is not None}
+    names = {name: name for name in there if name not in numbers}
+    if not numbers:
+        return names
+    lowest = min(numbers.values())
+    for start in (lowest if first is None else first, lowest):
+        wished = {name: worker_name(start + n - lowest) for name, n in numbers.items()}
+        if all(map(is_free, wished.values())):
+            return names | wished
+    start = first_free(len(numbers), is_free)
+    in_order = sorted(numbers, key=numbers.__getitem__)
+    return names | {name: worker_name(start + i) for i, name in enumerate(in_order)}
+
+
+def first_free(count: int, is_free: Callable[[str], bool]) -> int:
+    """The first of `count` numbers in a row whose names are free."""
+    first = number = 0
+    while number < first + count:
+        if not is_free(worker_name(number)):
+            first = number + 1
+        number += 1
+    return first
