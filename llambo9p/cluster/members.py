@@ -210,7 +210,7 @@ class Members:
                 await self._mount(host, names[name], name, int(status.get("slots", 1)))
         finally:
             self._reserved -= reserved
-        host.lines = frozenset()
+        host.lines = frozenset(host.workers)  # of which nothing is known
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
@@ -545,8 +545,12 @@ class Members:
             await host.entries()
             host.heartbeat = time.time()
             return
-        fresh, gone = host.changes(await host.read("workers"))
+        known = host.lines
+        text = await host.read("workers")
         host.heartbeat = time.time()
+        if host.lines is not known:
+            return  # workers were mounted meanwhile, of which this may not know yet
+        fresh, gone = host.changes(text)
         for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
             self._drop_worker(host.workers[there])
         for there in fresh.keys() & host.workers.keys():

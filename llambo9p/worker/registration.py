@@ -9,17 +9,11 @@ the host for good, for it is another's epoch or not allowed to come, ends it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
 
-from ..errors import (
-    AuthenticationFailed,
-    Error,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Stale,
-)
+from ..errors import Error
 from ..fs.ctl import quote, split_words
 from ..net.address import Address
 from ..net.backoff import Backoff
@@ -32,7 +26,7 @@ FIRST_S = 0.1
 LONGEST_S = 5.0
 ANSWER_S = 30.0
 """for the orchestrator to mount all workers"""
-_FOR_GOOD = (AuthenticationFailed, InvalidArgument, NotFound, PermissionDenied, Stale)
+_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOENT, errno.ESTALE}
 """what trying again does not change"""
 
 
@@ -57,9 +51,9 @@ class Registration:
         while True:
             try:
                 await self._hold_once(backoff)
-            except _FOR_GOOD as e:
-                raise type(e)(f"cannot register with {self._orchestrator}: {e}") from e
             except Error as e:
+                if e.errno in _FOR_GOOD:
+                    raise Error(f"cannot register with {self._orchestrator}: {e}") from e
                 log.warning("not registered with %s: %s", self._orchestrator, e)
             except TimeoutError:
                 log.warning("not registered with %s: no answer", self._orchestrator)
