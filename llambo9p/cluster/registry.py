@@ -179,25 +179,37 @@ class NewFile(SyntheticFile):
         return OpenNew(self._registry, self._user)
 
 
-class OpenNew(OpenFile):
-    """A lease, from its first write on."""
+class OpenText(OpenFile):
+    """What was found by the last write.  Reads go by a cursor and ignore the offset, as
+    those of `data` do: who has written n bytes may read on from there, or from 0."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
+
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        piece, self._text = self._text[:count], self._text[count:]
+        return piece
+
+
+class OpenNew(OpenText):
+    """A lease, from its first write on; every write gives the service's line to read."""
 
     __slots__ = ("_registering", "_registry", "_service", "_user")
 
     def __init__(self, registry: Registry, user: User) -> None:
+        super().__init__("")
         self._registry = registry
         self._user = user
         self._service: Service | None = None
         self._registering = False
 
-    def read(self, offset: int, count: int) -> Maybe[bytes]:
-        line = "" if self._service is None else self._service.line
-        return line.encode()[offset : offset + count]
-
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         words = split_words(decode(data))
         if self._service is not None:
             self._registry.update(self._service, _pairs(words))
+            self._text = self._service.line.encode()
             return len(data)
         if self._registering:
             raise InvalidArgument("registry: the host is being mounted")
@@ -215,6 +227,7 @@ class OpenNew(OpenFile):
         finally:
             self._registering = False
         self._service = service
+        self._text = service.line.encode()
         return count
 
     def drop(self) -> None:
@@ -266,22 +279,15 @@ class FindFile(SyntheticFile):
         return OpenFind(self._registry)
 
 
-class OpenFind(OpenFile):
-    """Reads go by a cursor and ignore the offset, as those of `data` do: who has written n
-    bytes may read on from there, or from 0."""
-
-    __slots__ = ("_found", "_registry")
+class OpenFind(OpenText):
+    __slots__ = ("_registry",)
 
     def __init__(self, registry: Registry) -> None:
+        super().__init__(registry.index())
         self._registry = registry
-        self._found = registry.index().encode()
-
-    def read(self, offset: int, count: int) -> Maybe[bytes]:
-        piece, self._found = self._found[:count], self._found[count:]
-        return piece
 
     def write(self, offset: int, data: bytes) -> Maybe[int]:
-        self._found = self._registry.index(_pairs(split_words(decode(data)))).encode()
+        self._text = self._registry.index(_pairs(split_words(decode(data)))).encode()
         return len(data)
 
 

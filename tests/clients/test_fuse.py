@@ -46,7 +46,7 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    assert names == sorted([*FILES, "clone", "models", "nodes", *workers])
+    assert names == sorted([*FILES, "clone", "models", "nodes", "registry", *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()
