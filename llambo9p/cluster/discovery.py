@@ -50,6 +50,8 @@ class Discovery:
     def _over(self, key: tuple[Address, str | None], task: asyncio.Task[None]) -> None:
         if self._trying.get(key) is task:
             del self._trying[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("host %s is not expected any more", key[0], exc_info=error)
 
     async def _try(self, address: Address, name: str | None) -> None:
         backoff = Backoff(FIRST_S, LONGEST_S)

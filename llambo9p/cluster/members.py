@@ -15,6 +15,7 @@ launcher's to start again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
@@ -345,7 +346,8 @@ class Members:
             if not worker.host.lost:
                 worker.state = "draining"
                 self._judge(worker)
-                await self._tell(worker, "shutdown")
+                with contextlib.suppress(NotFound):  # it has ended already
+                    await self._tell(worker, "shutdown")
         finally:
             await self._forget_worker(worker)
 

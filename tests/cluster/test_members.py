@@ -8,13 +8,14 @@ import contextlib
 import pytest
 
 from llambo9p.cluster.config import Cluster
-from llambo9p.cluster.health import FAILURES, Circuit, Health
+from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.members import Members
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
 from llambo9p.fs.file import OpenFile
 from llambo9p.fs.tree import Directory, TextFile, Tree
 from llambo9p.fs.user import owner
+from llambo9p.net.address import Address
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Maybe
@@ -174,6 +175,27 @@ async def test_a_mounted_host_that_comes_back_has_its_names_and_its_new_epoch() 
 
 
 @story
+async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
+    async def serve(text: str, at: Address) -> tuple[Server, Address]:
+        tree = Tree("glenda")
+        root = Directory(tree, "/")
+        root.add(TextFile(tree, "motd", lambda: text))
+        server = Server(lambda user, aname: root)
+        return server, await server.listen(at)
+
+    async with cluster(OFTEN) as running:
+        server, address = await serve("old", ANYWHERE)
+        await running.files.write("ctl", f"mount {address} disk")
+        assert await running.files.read("disk/motd") == "old"
+        await server.close()
+        await until(lambda: members_of(running).counts[Health.LOST])
+        server, _ = await serve("new", address)
+        await until(lambda: members_of(running).counts[Health.HEALTHY])
+        assert await running.files.read("disk/motd") == "new"
+        await server.close()
+
+
+@story
 async def test_a_host_that_is_unmounted_while_it_is_lost_is_not_expected() -> None:
     async with cluster(OFTEN) as running, simulated_host(1) as host:
         await running.files.write("ctl", f"mount {host.address}")
@@ -234,14 +256,18 @@ class Hanging(TextFile):
         root.add(self)
         self.answers = asyncio.Event()
         self.answers.set()
+        self.asked = 0
+        """that wait"""
 
     def open(self, mode: int) -> Maybe[OpenFile]:
-        return super().open(mode) if self.answers.is_set() else self.open_later(mode)
-
-    async def open_later(self, mode: int) -> OpenFile:
-        await self.answers.wait()
         opened = super().open(mode)
         assert isinstance(opened, OpenFile)
+        return opened if self.answers.is_set() else self.later(opened)
+
+    async def later(self, opened: OpenFile) -> OpenFile:
+        self.asked += 1
+        await self.answers.wait()
+        self.asked -= 1
         return opened
 
 
@@ -267,6 +293,40 @@ async def test_a_degraded_host_gets_requests_only_when_no_other_is_healthy() -> 
         await files.write("ctl", "resume worker-0001")
         workers.answers.set()
         await until(lambda: members_of(running).counts[Health.HEALTHY] == 2)
+
+
+@story
+async def test_a_host_that_stays_silent_is_lost_and_comes_back_when_it_speaks() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        files, members = running.files, members_of(running)
+        members._rules = Rules(0.02, 2, 3, patience=0.2)
+        workers = Hanging(host.host)
+        await files.write("ctl", f"mount {host.address}")
+        workers.answers.clear()
+        await until(lambda: members.counts[Health.LOST] == 1)
+        with pytest.raises(Error, match="lost|closed"):
+            await files.read("worker-0000/status")
+        workers.answers.set()
+        await until(lambda: members.counts[Health.HEALTHY] == 1)
+        assert await files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+@story
+async def test_a_heartbeat_from_before_a_worker_was_mounted_does_not_unmount_it() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        workers = Hanging(host.host)
+        await running.files.write("ctl", f"mount {host.address}")
+        [mounted] = members.hosts
+        workers.answers.clear()
+        await until(lambda: workers.asked)
+        host.host.grow(1)
+        await members.mount_workers(mounted, ["worker-0001"])
+        for _ in range(2):
+            seen = mounted.heartbeat
+            workers.answers.set()
+            await until(lambda seen=seen: mounted.heartbeat > seen)
+            assert "worker-0001" in members.workers
 
 
 @story

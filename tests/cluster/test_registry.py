@@ -77,6 +77,21 @@ async def test_a_connection_that_is_cut_ends_the_lease() -> None:
 
 
 @story
+async def test_a_host_that_keeps_its_lease_is_connected_again() -> None:
+    async with cluster() as running, simulated_host(2) as host:
+        members = members_of(running)
+        held = await lease(running.files, f"{host.address} epoch 1")
+        for connection in list(host.server.connections):
+            connection.abort()
+        await until(lambda: members.counts[Health.LOST] == 2)
+        await until(lambda: members.counts[Health.HEALTHY] == 2)
+        assert await running.files.ls("nodes") == ["worker-0000", "worker-0001"]
+        await held.clunk()
+        assert members.counts[Health.LOST] == 2
+        assert not members.discovery._trying
+
+
+@story
 async def test_two_hosts_that_both_begin_with_worker_0000_have_their_names_again() -> None:
     async with cluster() as running, contextlib.AsyncExitStack() as hosts:
         files = running.files
