@@ -115,6 +115,28 @@ async def test_two_hosts_that_both_begin_with_worker_0000_have_their_names_again
 
 
 @story
+async def test_names_are_kept_though_the_own_ones_are_free_meanwhile() -> None:
+    async with cluster() as running, simulated_host(1) as one, simulated_host(1) as two:
+        files = running.files
+        await lease(files, f"{one.address} epoch 1")
+        held = await lease(files, f"{two.address} epoch 1")
+        await held.clunk()
+        await files.write("ctl", "unmount worker-0000")
+        await lease(files, f"{two.address} epoch 1 first 0")
+        assert await files.ls("nodes") == ["worker-0001"]
+
+
+@story
+async def test_nobody_looks_for_a_host_whose_lease_is_over() -> None:
+    async with cluster() as running, simulated_host(1) as host:
+        held = await lease(running.files, f"{host.address} epoch 1")
+        host.kill()
+        await until(lambda: members_of(running).discovery._trying)
+        await held.clunk()
+        assert not members_of(running).discovery._trying
+
+
+@story
 async def test_a_host_wishes_for_the_names_that_it_had_before() -> None:
     async with cluster() as running, simulated_host(2) as host:
         await lease(running.files, f"{host.address} epoch 1 first 8")
