@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -22,11 +23,15 @@ from llambo9p.cluster.launchers.base import PROGRAM
 from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
-from llambo9p.errors import Busy
+from llambo9p.errors import Busy, InvalidArgument
 from llambo9p.fs.file import File
 from llambo9p.fs.user import User
+from llambo9p.net import address as addresses
+from llambo9p.net.address import Address
+from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
+from llambo9p.worker.registration import Registration
 
 from . import logs, process
 
@@ -37,6 +42,7 @@ _STEPS = 10
 REQUESTS, FIDS = 32_768, 1 << 20
 """the least that a connection may have: an orchestrator passes on what all its clients
 do over one"""
+_ANY_HOST = ("0.0.0.0", "::", "*")
 
 TELL = 0.04
 """seconds in which readers get tokens once: often enough for eyes"""
@@ -82,6 +88,18 @@ TELL = 0.04
     type=click.Path(path_type=Path),
     help="Its sections `security`, `limits` and `monitoring` are used.",
 )
+@click.option(
+    "--epoch",
+    type=click.IntRange(0, 10**18 - 1),
+    help="Tells this process from others at its address; later ones have more.  [default: the "
+    "time, in microseconds]",
+)
+@click.option("--register", metavar="ADDR", help="Join the cluster of the orchestrator there.")
+@click.option(
+    "--announce",
+    metavar="ADDR",
+    help="Where the orchestrator reaches this host.  [default: where it listens]",
+)
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
 @click.option(
@@ -103,6 +121,9 @@ def main(
     cache_ram: int,
     bytes_each: int | None,
     config_path: Path | None,
+    epoch: int | None,
+    register: str | None,
+    announce: str | None,
     insecure: bool,
     trace: bool,
     orphan_timeout: float | None,
@@ -115,6 +136,9 @@ def main(
         monitoring = config.monitoring
         logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
         address = process.listen_address(listen, config.security, insecure)
+        orchestrator = addresses.parse(register) if register is not None else None
+        announced = _announced(announce, address) if orchestrator is not None else None
+        started = time.time_ns() // 1000 if epoch is None else epoch
         if exit_with_stdin:
             _stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
@@ -152,11 +176,24 @@ def main(
                 shutdown=stop.set,
                 limits=process.conversation_limits(config.limits),
                 first_path=process.first_path(),
+                epoch=started,
             )
             host.grow(count, first)
             _tell(f"listening {address}")
             if orphan_timeout is not None:
                 await _until(stop, _orphaned(server, orphan_timeout))
+            elif orchestrator is not None:
+                attrs = {
+                    "type": node_type,
+                    "model": engine.info.name,
+                    "count": str(count),
+                    "epoch": str(started),
+                    "first": str(first),
+                }
+                certificates = config.security.certificates
+                tls = client_tls(*certificates) if certificates else None
+                registration = Registration(orchestrator, announced or address, attrs, tls)
+                await _until(stop, registration.hold())
             else:
                 await stop.wait()
         finally:
@@ -190,6 +227,18 @@ def _runner(
         cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
     runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
     return runner, min(cache_ram, int(runner.memory_left()))
+
+
+def _announced(announce: str | None, listen: Address) -> Address | None:
+    """Where others reach what listens at `listen`; None for just there.  Raises
+    InvalidArgument."""
+    if announce is not None:
+        return addresses.parse(announce)
+    if listen.host in _ANY_HOST:
+        raise InvalidArgument(
+            f"{listen} is no address to be reached at: say with --announce where this host is"
+        )
+    return None
 
 
 def _print_progress(fraction: float) -> None:

@@ -162,7 +162,7 @@ def nodes_list(as_json: bool) -> None:
     if as_json:
         show.as_json(found)
         return
-    header = [name for name in (found[0] if found else {}) if name != "epoch"]
+    header = [name for name in (found[0] if found else {}) if name not in ("epoch", "circuit")]
     rows = [[_cell(name, node.get(name, "-")) for name in header] for node in found]
     if rows:
         show.table(header, rows)

@@ -32,7 +32,9 @@ from .balancer import Balancer
 from .candidates import Work
 from .failures import Failures
 from .following import Following
-from .members import Members, Worker
+from .health import Health
+from .host import Worker
+from .members import Members
 from .remote_conversation import RemoteConversation
 from .requests import Requests
 from .splice import Splice
@@ -256,7 +258,7 @@ class ClusterEngine:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
             suits = request.node_type in ("", worker.host.type)
-            if mounted and suits and _is_healthy(worker):
+            if mounted and suits and _may_go_on(worker):
                 if self._balancer.is_full(worker.name):
                     return None
                 return self._balancer.started(worker.name, request)
@@ -285,12 +287,14 @@ class ClusterEngine:
             except Error as error:
                 self.forget(asked.request.conversation)
                 self._ended(asked)
+                self._members.failed(worker, error)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
                 avoid = list(worker.host.workers) if together else [worker.name]
                 asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
                 self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)
             else:
+                self._members.succeeded(worker)
                 return usage
 
     async def _ask(self, asked: _Asked, worker: Worker) -> Usage:
@@ -372,8 +376,9 @@ class ClusterEngine:
             raise _timed_out(worker, self._timeout) from None
 
 
-def _is_healthy(worker: Worker) -> bool:
-    return worker.capacity > 0 and worker.state not in ("lost", "draining")
+def _may_go_on(worker: Worker) -> bool:
+    """Whether it gets the next turn of a conversation that it has."""
+    return worker.health in (Health.HEALTHY, Health.DEGRADED)
 
 
 def _timed_out(worker: Worker, seconds: float) -> TimedOut:

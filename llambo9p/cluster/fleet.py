@@ -21,8 +21,9 @@ from ..errors import Busy, Error
 from ..net.backoff import Backoff
 from .config import Cluster
 from .events import Events
+from .host import Host
 from .launchers.base import HostSpec, Launched, Launcher
-from .members import Host, Members
+from .members import Members
 from .models import Models
 from .names import first_free, number_of, worker_name
 
@@ -196,15 +197,15 @@ class Fleet:
     async def _grow(self, host: Host, part: Part) -> None:
         """More workers on a host, or when that fails or is flushed none of them."""
         try:
-            await self._members.write(host, "ctl", f"grow {part.count} {part.first}")
+            await host.write("ctl", f"grow {part.count} {part.first}")
             await self._members.mount_workers(host, part.names)
         except BaseException:
             with contextlib.suppress(Error):  # the host may be lost
-                for name in set(part.names) & set(await self._members.names_on(host)):
+                for name in set(part.names) & set(await host.names()):
                     if name in host.workers:
                         await self._members.unmount(name)
                     else:
-                        await self._members.write(host, f"{name}/ctl", "shutdown")
+                        await host.write(f"{name}/ctl", "shutdown")
             raise
 
     async def _undo(self, names: Sequence[str]) -> None:

@@ -1,13 +1,15 @@
 """The table of what is mounted: hosts, their workers, and what became of them.
 
-It owns connections: it mounts a host's workers below the root, notices when a host
-is lost (its connection ends, or it misses heartbeats), and tells the balancer who
-may be chosen.  A lost worker stays in the table, and its directory in the tree, until
-another takes its name, so that one sees what was lost; operations on it fail at once.
+It mounts a host's workers below the root, under names that are free here (`names`), notices
+when a host is not well (its connection ends, or it misses heartbeats: `health`), and tells
+the balancer who may be chosen.  A lost worker stays in the table, and its directory in the
+tree, until another takes its name, so that one sees what was lost; operations on it fail at
+once.
 
-A host has two connections: `client` for what clients do in the mounted trees, and
-`control` for heartbeats and verbs, which no crowd of clients can hold up.  Users other
-than the owner have one each, from the first time that they look into a worker.
+A host that was mounted by its address and is lost is tried again with growing pauses, and
+is mounted under the same names when it is back.  One that registered (`registry`) is lost
+when it gives up its lease, and comes back by itself; one that was started here is its
+launcher's to start again.
 """
 
 from __future__ import annotations
@@ -17,102 +19,41 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from ..errors import (
+    Busy,
     Error,
     Exists,
     InvalidArgument,
     NotFound,
+    NotSupported,
     PermissionDenied,
-    TimedOut,
+    Stale,
     WorkerLost,
 )
 from ..fs.tree import Directory, TextFile, Tree
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
+from . import names as naming
 from .balancer import UNKNOWN, Balancer
+from .discovery import Discovery
 from .events import Events
+from .health import Circuit, Health, Pulse, Rules
+from .host import Host, Worker, in_time
 from .launchers.base import Launched
 from .remote import Mount
 
 log = logging.getLogger(__name__)
 
-_CONNECT_S = 10.0
-"""for a server to be connected to and attached"""
-_PATIENCE_S = 10.0
-"""the least that a host has to answer a heartbeat: a client that writes megabytes can keep
-an event loop, the host's or ours, from everything else for seconds"""
 _WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """A mounted worker, or a mounted tree that is none (`capacity` 0)."""
-
-    name: str
-    host: Host
-    mount: Mount
-    """as the owner sees it"""
-    mounts: dict[str, Mount] = field(default_factory=dict)
-    """that one, and those of other users, by name"""
-    state: str = "idle"
-    """as its host said last; `lost` when the host is"""
-    active: int = 0
-    queued: int = 0
-    requests: int = 0
-    tokens: int = 0
-    errors: int = 0
-    capacity: int = 0
-    """requests it can decode at once: its host's slots"""
-
-
-@dataclass(slots=True, eq=False)
-class Host:
-    """A server and what is mounted from it."""
-
-    address: Address
-    client: Client
-    control: Client
-    type: str = UNKNOWN
-    model: str = "-"
-    context: int | None = None
-    """tokens of a sequence, when the server says so"""
-    epoch: int = 0
-    process: Launched | None = None
-    """when we started it"""
-    workers: dict[str, Worker] = field(default_factory=dict)
-    heartbeat: float = 0.0
-    """time.time() of the last one"""
-    watcher: asyncio.Task[None] | None = None
-    root: int = 0
-    """the fid of its own root, attached on `control`"""
-    has_workers_file: bool = False
-    lost: bool = False
-    users: dict[str, asyncio.Task[Client]] = field(default_factory=dict)
-    """the connections of users other than the owner"""
-
-    def close(self) -> None:
-        """Close all connections."""
-        self.client.close()
-        self.control.close()
-        for connecting in self.users.values():
-            if not connecting.done():
-                connecting.cancel()
-            elif not connecting.cancelled() and connecting.exception() is None:
-                connecting.result().close()
-
-
-@contextlib.asynccontextmanager
-async def _in_time(address: Address) -> AsyncIterator[None]:
-    """Raises TimedOut naming the address when what is inside takes too long."""
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            yield
-    except TimeoutError:
-        raise TimedOut(f"{TimedOut.ename}: {address} does not answer") from None
+_NOT_THE_WORKERS = (Busy, InvalidArgument, NotSupported, PermissionDenied)
+"""errors that a worker which is well gives"""
+_A_MOMENT_S = 0.01
+"""for a timer that is early"""
 
 
 class Members:
@@ -122,22 +63,26 @@ class Members:
         self,
         tree: Tree,
         balancer: Balancer,
-        interval: float,
+        rules: Rules,
         events: Events,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts: list[Host] = []
         self.workers: dict[str, Worker] = {}
+        self.counts: Counter[Health] = Counter()
+        """of the workers"""
+        self.discovery = Discovery(self._rejoin)
         self._tree = tree
         self._roots: dict[str, tuple[Directory, Directory]] = {}
         """root and `nodes` of each user"""
         self._tls = tls
         self._balancer = balancer
+        self._rules = rules
         self._events = events
-        self._interval = interval
-        """seconds between heartbeats; a host that answers none for as long, or for
-        `_PATIENCE_S` if that is longer, is lost"""
-        self._epoch = 0
+        self._reserved: set[str] = set()
+        """names of what is being mounted"""
+        self._joining: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
+        """one at a time is mounted from an address"""
 
     # -- what users see -----------------------------------------------------------
 
@@ -158,7 +103,7 @@ class Members:
         mount = worker.mount
         if user != self._tree.owner:
             host = worker.host
-            aname = worker.name if mount.of_worker else ""
+            aname = host.aname(worker.there) if mount.of_worker else ""
             refusal = None
             if host.address.net == "tcp":
                 refusal = PermissionDenied(
@@ -166,50 +111,27 @@ class Members:
                     "does not tell one user from another"
                 )
             mount = Mount(
-                self._tree, worker.name, lambda: self._client_of(host, user), user, aname, refusal
+                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
             )
         mount.parent = root
         worker.mounts[user] = mount
         root.add(mount)
 
-    async def _client_of(self, host: Host, user: str) -> Client:
-        """The connection to the host for a user that is not the owner: his own, so that
-        its fids and tags are his to use up, and nobody else's."""
-        connecting = host.users.get(user)
-        if connecting is None:
-            loop = asyncio.get_running_loop()
-            connecting = host.users[user] = loop.create_task(self._connect_user(host, user))
-        try:
-            return await asyncio.shield(connecting)
-        except Error:
-            if host.users.get(user) is connecting:
-                del host.users[user]  # the next one tries again
-            raise
-        except asyncio.CancelledError:
-            if connecting.cancelled():  # and not we
-                raise WorkerLost(f"{WorkerLost.ename}: {host.address}") from None
-            raise
-
-    async def _connect_user(self, host: Host, user: str) -> Client:
-        async with _in_time(host.address):
-            client = await Client.connect(host.address, host.client.dialect.version, self._tls)
-        if host.lost or host not in self.hosts:
-            client.close()
-            raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
-        client.lost.add_done_callback(lambda _: self._user_lost(host, user))
-        return client
-
     def _user_lost(self, host: Host, user: str) -> None:
-        """His connection is gone.  What he has open on it has failed; if the host is still
-        there he sees its trees anew."""
-        host.users.pop(user, None)
-        if host.lost or host not in self.hosts:
-            return
+        """His connection is gone.  What he has open on it has failed; he sees the host's
+        trees anew."""
         root, _ = self._roots[user]
         for worker in host.workers.values():
             root.discard(worker.name)
             worker.mounts[user].unmount()
             self._show_mount(worker, user)
+
+    def is_free(self, name: str) -> bool:
+        """Whether something may be mounted as `name`: a lost worker gives way."""
+        worker = self.workers.get(name)
+        if worker is not None:
+            return worker.health is Health.LOST and name not in self._reserved
+        return name not in self._reserved and not self._taken(name)
 
     def _taken(self, name: str) -> bool:
         root, _ = self._roots[self._tree.owner]
@@ -217,38 +139,81 @@ class Members:
 
     # -- joining ------------------------------------------------------------------
 
-    async def add_host(self, address: Address, process: Launched | None = None) -> Host:
+    async def join(self, address: Address, epoch: int | None, first: int | None) -> Host:
+        """Mount all workers of a host that registers with its epoch and the number that it
+        wishes its first worker to have here.  Raises Error, Stale when another host has
+        been at that address since."""
+        async with self._one_at(address):
+            known = self._known(address)
+            if known is not None and epoch is not None and known.epoch is not None:
+                if epoch < known.epoch:
+                    raise Stale(
+                        f"{Stale.ename}: stale epoch {epoch}, {address} was last mounted with "
+                        f"epoch {known.epoch}"
+                    )
+                if epoch == known.epoch and not known.lost:
+                    known.expected = True
+                    return known
+            self.discovery.forget(address)
+            if known is not None:
+                self._lose(known, expected=False)
+            return await self.add_host(address, epoch=epoch, first=first)
+
+    def leave(self, address: Address) -> None:
+        """The host that registered with this address gave up its lease."""
+        self.discovery.forget(address)
+        host = self._known(address)
+        if host is not None:
+            self._lose(host, expected=False)
+
+    async def add_host(
+        self,
+        address: Address,
+        process: Launched | None = None,
+        epoch: int | None = None,
+        first: int | None = None,
+    ) -> Host:
         """Connect to a host of ours and mount all its workers; `process` is stopped
         when that fails."""
         try:
-            host = await self._connect(address, c.VERSION_9P2000_U)
+            host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
             if process is not None:
                 await process.stop()
             raise
         host.process = process
         try:
-            await self.mount_workers(host, await self.names_on(host))
+            await self.mount_workers(host, await host.names(), first)
             host.has_workers_file = True
         except BaseException:
             await self.remove_host(host)
             raise
         return host
 
-    async def names_on(self, host: Host) -> list[str]:
-        """The workers that a host has, mounted or not."""
-        return [line.split()[0] for line in (await self._read(host, "workers")).splitlines()]
-
-    async def mount_workers(self, host: Host, names: list[str]) -> None:
-        """Mount workers that a host has, under their own names."""
-        status = dict(
-            line.split(" ", 1) for line in (await self._read(host, "status")).splitlines()
-        )
+    async def mount_workers(
+        self, host: Host, there: Sequence[str], first: int | None = None
+    ) -> None:
+        """Mount workers that a host has: under the names that they had here before, if
+        these are free, else as `names.assign` says."""
+        text = await host.read("status")
+        status = dict(line.split(" ", 1) for line in text.splitlines())
         host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
         host.context = int(status["context"]) if "context" in status else None
-        for name in names:
-            if name not in host.workers:
-                await self._mount(host, name, name, int(status.get("slots", 1)))
+        host.epoch = int(status["epoch"]) if "epoch" in status else None
+        new = [name for name in there if name not in host.workers]
+        before = self._known(host.address, but=host)
+        kept = {} if before is None else {w.there: w.name for w in before.workers.values()}
+        kept = {name: kept[name] for name in new if name in kept and self.is_free(kept[name])}
+        others = [name for name in new if name not in kept]
+        names = kept | naming.assign(others, self.is_free, first)
+        reserved = set(names.values()) - self._reserved
+        self._reserved |= reserved
+        try:
+            for name in new:
+                await self._mount(host, names[name], name, int(status.get("slots", 1)))
+        finally:
+            self._reserved -= reserved
+        host.lines = frozenset(host.workers)  # of which nothing is known
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
@@ -259,90 +224,85 @@ class Members:
             return
         host = await self._connect(address)
         try:
-            async with _in_time(address):
-                entries = await self._entries(host)
+            async with in_time(address):
+                entries = await host.entries()
             await self._mount(host, name, "", 1 if _WORKER_FILES <= entries else 0)
+            host.name = name
         except BaseException:
             await self.remove_host(host)
             raise
 
     async def _mount_host(self, address: Address) -> None:
-        for host in self.hosts:
-            if host.address == address and host.has_workers_file and not host.lost:
-                names = [n for n in await self.names_on(host) if n not in host.workers]
+        async with self._one_at(address):
+            host = self._known(address)
+            if host is not None and not host.lost:
+                names = [n for n in await host.names() if n not in host.workers]
                 if not names:
                     raise Exists(f"all workers of {address} are mounted")
                 await self.mount_workers(host, names)
                 return
+            try:
+                await self.add_host(address)
+            except NotFound:
+                raise InvalidArgument(f"{address} is no host: mount it with a name") from None
+
+    async def _rejoin(self, address: Address, name: str | None) -> None:
         try:
-            await self.add_host(address)
-        except NotFound:
-            raise InvalidArgument(f"{address} is no host: mount it with a name") from None
-
-    def mounted(self, name: str) -> Worker:
-        """What is mounted as `name`.  Raises NotFound."""
-        worker = self.workers.get(name)
-        if worker is None:
-            raise NotFound(f"nothing is mounted as {name}")
-        return worker
-
-    async def unmount(self, name: str) -> None:
-        """Take it out of the tree; a worker of a host that we started ends, too."""
-        worker = self.mounted(name)
-        host = worker.host
-        if host.process is not None and not host.lost:
-            await self.write(host, f"{name}/ctl", "shutdown")
-        self._drop_worker(worker)
-        if not host.workers:
-            await self.remove_host(host)
-
-    async def write(self, host: Host, path: str, text: str) -> None:
-        """Write a file of the host's own tree.  Raises Error."""
-        async with await host.control.open(host.root, path, c.OWRITE) as file:
-            await file.write(text.encode())
-
-    async def _connect(self, address: Address, version: str = c.VERSION_9P2000) -> Host:
-        """Raises Error naming the address, also when nobody answers there in time.
-
-        Hosts of ours are spoken to in 9P2000.u, whose errors have an errno; strangers
-        in plain 9P2000, for some answer to every version and speak but one.
-        """
-        opened: list[Client] = []
-        try:
-            async with _in_time(address):
-                for _ in range(2):
-                    opened.append(await Client.connect(address, version, self._tls))
-                client, control = opened
-                root, _ = await control.attach(self._tree.owner)
-        except BaseException:
-            for connection in opened:
-                connection.close()
+            await self.mount(address, name)
+        except Exists:
+            if name is None:
+                return  # by somebody else meanwhile
             raise
-        self._epoch += 1
-        host = Host(address, client, control, epoch=self._epoch, heartbeat=time.time(), root=root)
+
+    def _known(self, address: Address, but: Host | None = None) -> Host | None:
+        """The host of ours that is or was last at the address."""
+        for host in reversed(self.hosts):
+            if host.address == address and host.has_workers_file and host is not but:
+                return host
+        return None
+
+    def _one_at(self, address: Address) -> asyncio.Lock:
+        return self._joining.setdefault(address, asyncio.Lock())
+
+    async def _connect(
+        self, address: Address, version: str = c.VERSION_9P2000, epoch: int | None = None
+    ) -> Host:
+        """Hosts of ours are spoken to in 9P2000.u, whose errors have an errno; strangers
+        in plain 9P2000, for some answer to every version and speak but one."""
+        loop = asyncio.get_running_loop()
+        pulse = Pulse(self._rules, loop.time())
+        host = await Host.connect(
+            address, self._tree.owner, self._tls, pulse, self._user_lost, version, epoch
+        )
+        host.heartbeat = time.time()
         self.hosts.append(host)
-        host.watcher = asyncio.get_running_loop().create_task(self._watch(host))
+        host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _mount(self, host: Host, name: str, aname: str, capacity: int) -> None:
+    async def _mount(self, host: Host, name: str, there: str, capacity: int) -> None:
+        """`there` is a worker's name, or "" for the whole tree."""
         before = self.workers.get(name)
-        if before is not None and before.state == "lost":
+        if before is not None and before.health is Health.LOST:
             self._drop_worker(before)
             if not before.host.workers:
+                if before.host.address != host.address:
+                    self.discovery.forget(before.host.address, before.host.name)
                 await self.remove_host(before.host)
         if self._taken(name):
             raise Exists(f"{name} exists already")
         async def connection() -> Client:
             return host.client
 
+        aname = host.aname(there) if there else ""
         mount = Mount(self._tree, name, connection, self._tree.owner, aname)
-        async with _in_time(host.address):
+        async with in_time(host.address):
             await mount.attach()
         if self._taken(name):  # while we waited
             mount.unmount()
             raise Exists(f"{name} exists already")
-        worker = Worker(name, host, mount, capacity=capacity)
-        host.workers[name] = self.workers[name] = worker
+        worker = Worker(name, there, host, mount, capacity=capacity)
+        host.workers[there] = self.workers[name] = worker
+        self.counts[worker.health] += 1
         for user in self._roots:
             self._show(worker, user)
         if capacity:
@@ -355,18 +315,88 @@ class Members:
                 slots=capacity,
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
+        self._judge(worker)
 
     # -- leaving ------------------------------------------------------------------
+
+    def mounted(self, name: str) -> Worker:
+        """What is mounted as `name`.  Raises NotFound."""
+        worker = self.workers.get(name)
+        if worker is None:
+            raise NotFound(f"nothing is mounted as {name}")
+        return worker
+
+    def of_host(self, name: str) -> Worker:
+        """The worker of that name.  Raises NotFound, and InvalidArgument for what is
+        mounted and no worker of a host."""
+        worker = self.mounted(name)
+        if not worker.mount.of_worker:
+            raise InvalidArgument(f"{name} is no worker of a host: it can only be unmounted")
+        return worker
+
+    def living(self, name: str) -> Worker:
+        """Likewise, and raises WorkerLost."""
+        worker = self.of_host(name)
+        if worker.host.lost:
+            raise WorkerLost(f"{WorkerLost.ename}: {name}")
+        return worker
+
+    async def unmount(self, name: str) -> None:
+        """Take it out of the tree; a worker of a host that we started ends, too."""
+        worker = self.mounted(name)
+        if worker.host.process is not None and worker.mount.of_worker:
+            await self.kill(name)
+        else:
+            await self._forget_worker(worker)
+
+    async def kill(self, name: str) -> None:
+        """End a worker at once.  Its requests fail there, and go on elsewhere."""
+        worker = self.of_host(name)
+        try:
+            if not worker.host.lost:
+                worker.state = "draining"
+                self._judge(worker)
+                with contextlib.suppress(NotFound):  # it has ended already
+                    await self._tell(worker, "shutdown")
+        finally:
+            await self._forget_worker(worker)
+
+    async def drain(self, name: str) -> None:
+        """Let it finish what it has and give it nothing new."""
+        worker = self.living(name)
+        await self._tell(worker, "drain")
+        worker.state = "draining"
+        self._judge(worker)
+
+    async def resume(self, name: str) -> None:
+        """The end of `drain`; a circuit that is open closes, too."""
+        worker = self.living(name)
+        await self._tell(worker, "resume")
+        worker.state = "idle"
+        worker.breaker.succeeded()
+        self._judge(worker)
+
+    async def _tell(self, worker: Worker, verb: str) -> None:
+        async with in_time(worker.host.address):
+            await worker.host.write(f"{worker.there}/ctl", verb)
+
+    async def _forget_worker(self, worker: Worker) -> None:
+        host = worker.host
+        self._drop_worker(worker)
+        if not host.workers:
+            self.discovery.forget(host.address, host.name)
+            await self.remove_host(host)
 
     def _drop_worker(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is not worker:
             return  # by a heartbeat meanwhile
+        self.counts[worker.health] -= 1
         self._balancer.remove(worker.name)
         for root, nodes in self._roots.values():
             root.discard(worker.name)
             nodes.discard(worker.name)
         self.workers.pop(worker.name, None)
-        worker.host.workers.pop(worker.name, None)
+        worker.host.workers.pop(worker.there, None)
         for mount in worker.mounts.values():
             mount.unmount()
         self._events.emit("worker.left", worker=worker.name, host=worker.host.address)
@@ -385,70 +415,150 @@ class Members:
             await host.process.stop()
 
     async def close(self) -> None:
+        self.discovery.close()
         await asyncio.gather(*(self.remove_host(host) for host in list(self.hosts)))
 
-    def _host_lost(self, host: Host) -> None:
+    def _lose(self, host: Host, expected: bool = True) -> None:
+        """The host is lost.  It is tried again if it is `expected` to come back by its
+        address, as those are that were mounted by it."""
+        host.expected = host.expected and expected
+        if host.lost:
+            return
         host.lost = True
         host.close()
         for worker in host.workers.values():
             worker.state = "lost"
             worker.active = worker.queued = 0
-            self._balancer.remove(worker.name)
-            self._events.emit("worker.lost", worker=worker.name, host=host.address)
+            self._judge(worker)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
+        mounted = host.has_workers_file or host.name is not None
+        if mounted and host.process is None and host.expected:
+            self.discovery.expect(host.address, host.name)
+
+    # -- health -------------------------------------------------------------------
+
+    def failed(self, worker: Worker, error: Exception) -> None:
+        """A request failed on the worker; errors that a worker which is well gives do not
+        count."""
+        if isinstance(error, _NOT_THE_WORKERS) or worker.host.lost:
+            return
+        loop = asyncio.get_running_loop()
+        was_open = worker.breaker.circuit(loop.time()) is Circuit.OPEN
+        worker.breaker.failed(loop.time())
+        if not was_open and worker.breaker.circuit(loop.time()) is Circuit.OPEN:
+            log.warning("%s fails: %s", worker.name, error)
+            self._judge(worker)
+            loop.call_at(worker.breaker.until + _A_MOMENT_S, self._judge, worker)
+
+    def succeeded(self, worker: Worker) -> None:
+        """A request was answered by the worker."""
+        worker.breaker.succeeded()
+        if worker.health is Health.DEGRADED:
+            self._judge(worker)
+
+    def circuit(self, worker: Worker) -> Circuit:
+        return worker.breaker.circuit(asyncio.get_running_loop().time())
+
+    def _health_of(self, worker: Worker) -> Health:
+        if worker.host.lost:
+            return Health.LOST
+        if worker.state == "draining":
+            return Health.DRAINING
+        if self.circuit(worker) is Circuit.OPEN:
+            return Health.DEGRADED
+        return worker.host.pulse.health
+
+    def _judge(self, worker: Worker) -> None:
+        """Something has changed that its health depends on."""
+        if self.workers.get(worker.name) is not worker:
+            return
+        before, worker.health = worker.health, self._health_of(worker)
+        if worker.health is not before:
+            self.counts[before] -= 1
+            self.counts[worker.health] += 1
+            kind = f"worker.{worker.health.value}"
+            self._events.emit(kind, worker=worker.name, host=worker.host.address)
+        match worker.health:
+            case Health.LOST:
+                self._balancer.remove(worker.name)
+            case Health.DRAINING:
+                self._balancer.hold(worker.name)
+            case Health.HEALTHY | Health.DEGRADED:
+                self._balancer.allow(worker.name, worker.health is Health.DEGRADED)
 
     # -- watching -----------------------------------------------------------------
 
     async def _watch(self, host: Host) -> None:
-        """Heartbeats until a connection ends or one is not answered in time."""
+        """Heartbeats until a connection ends or too many are missed."""
         ends = (host.client.lost, host.control.lost)
         try:
             while not any(end.done() for end in ends):
-                await asyncio.wait(ends, timeout=self._interval, return_when="FIRST_COMPLETED")
-                if not any(end.done() for end in ends):
-                    await asyncio.wait_for(
-                        self._heartbeat(host), max(self._interval, _PATIENCE_S)
-                    )
-        except (Error, TimeoutError) as e:
-            log.warning("host %s: no heartbeat: %s", host.address, str(e) or "not in time")
+                await asyncio.wait(
+                    ends, timeout=self._rules.interval, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not await self._beat(host, ends):
+                    break
+        except Error as e:
+            log.warning("host %s: no heartbeat: %s", host.address, e)
         except Exception:
             log.exception("host %s: a heartbeat that cannot be read", host.address)
-        self._host_lost(host)
+        self._lose(host)
         if host.process is not None:
-            await host.process.kill()
+            await host.process.stop()
+
+    async def _beat(self, host: Host, ends: Sequence[asyncio.Future[None]]) -> bool:
+        """Ask for one heartbeat; False when the host is lost.  Raises what reading it does."""
+        loop = asyncio.get_running_loop()
+        beat = loop.create_task(self._heartbeat(host))
+        try:
+            while True:
+                await asyncio.wait(
+                    (beat, *ends),
+                    timeout=self._rules.interval,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if beat.done():
+                    await beat
+                    self._pulsed(host, host.pulse.answered)
+                    return True
+                if any(end.done() for end in ends):
+                    return False
+                self._pulsed(host, host.pulse.missed)
+                if host.pulse.health is Health.LOST:
+                    log.warning("host %s: no heartbeat in time", host.address)
+                    return False
+        finally:
+            beat.cancel()
+            await asyncio.wait([beat])
+
+    def _pulsed(self, host: Host, happened: Callable[[float], None]) -> None:
+        before = host.pulse.health
+        happened(asyncio.get_running_loop().time())
+        if host.pulse.health not in (before, Health.LOST):
+            log.info("host %s is %s", host.address, host.pulse.health.value)
+            for worker in host.workers.values():
+                self._judge(worker)
 
     async def _heartbeat(self, host: Host) -> None:
         if not host.has_workers_file:
-            await self._entries(host)
+            await host.entries()
             host.heartbeat = time.time()
             return
-        text = await self._read(host, "workers")
+        known = host.lines
+        text = await host.read("workers")
         host.heartbeat = time.time()
-        said = {words[0]: words[1:] for words in map(str.split, text.splitlines())}
-        for worker in list(host.workers.values()):
-            if worker.name not in said:  # `shutdown` was written to its ctl
-                self._drop_worker(worker)
-                continue
-            state, active, queued, requests, tokens, errors = said[worker.name]
-            if (state == "draining") != (worker.state == "draining"):
-                kind = "worker.draining" if state == "draining" else "worker.healthy"
-                self._events.emit(kind, worker=worker.name, host=host.address)
-            worker.state = state
-            worker.active, worker.queued, worker.requests = int(active), int(queued), int(requests)
-            worker.tokens, worker.errors = int(tokens), int(errors)
-            if state == "draining":
-                self._balancer.hold(worker.name)
-            else:
-                self._balancer.allow(worker.name)
-        self._balancer.heard(str(host.address), sum(w.active for w in host.workers.values()))
-
-    async def _read(self, host: Host, path: str) -> str:
-        async with await host.control.open(host.root, path, c.OREAD) as file:
-            return (await file.read_all()).decode()
-
-    async def _entries(self, host: Host) -> set[str]:
-        async with await host.control.open(host.root, "", c.OREAD) as file:
-            return {entry.name for entry in host.control.dialect.unpack_dirs(await file.read_all())}
+        if host.lines is not known:
+            return  # workers were mounted meanwhile, of which this may not know yet
+        fresh, gone = host.changes(text)
+        for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
+            self._drop_worker(host.workers[there])
+        for there in fresh.keys() & host.workers.keys():
+            worker = host.workers[there]
+            worker.told(*fresh[there])
+            self._judge(worker)
+        if fresh:
+            active = sum(worker.active for worker in host.workers.values())
+            self._balancer.heard(str(host.address), active)
 
     def _node_text(self, worker: Worker) -> str:
         host = worker.host
@@ -465,6 +575,8 @@ class Members:
             "tokens": worker.tokens,
             "errors": worker.errors,
             "heartbeat": f"{host.heartbeat:.3f}",
-            "epoch": host.epoch,
+            "epoch": host.epoch or 0,
+            "health": worker.health.value,
+            "circuit": self.circuit(worker).value,
         }
         return "".join(f"{name} {value}\n" for name, value in attrs.items())

@@ -22,7 +22,8 @@ from .balancer import Balancer
 from .config import Cluster
 from .events import Events, EventsFile
 from .exporter import Page
-from .members import Host, Members, Worker
+from .host import Host
+from .members import Members
 from .metrics import STATES, Metrics, Now, Tally
 
 
@@ -50,7 +51,7 @@ class Monitor:
         hosts = [host for host in self._members.hosts if not host.lost]
         load = self._engine.load
         return Now(
-            nodes=Counter(map(_state, workers)),
+            nodes=Counter(worker.health.value for worker in workers),
             hosts=len(hosts),
             slots=sum(map(_slots, hosts)),
             busy=load.queued + sum(w.active for w in workers),
@@ -125,10 +126,6 @@ class _ConfigFile(TextFile):
         if self.allows(mode):
             self._user.check_admin(self.name)
         return super().open(mode)
-
-
-def _state(worker: Worker) -> str:
-    return worker.state if worker.state in STATES else "healthy"
 
 
 def _slots(host: Host) -> int:

@@ -8,10 +8,11 @@ This module joins the parts of the cluster and owns none of their rules.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -31,16 +32,20 @@ from .config import ENGINES, Cluster
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet
+from .health import Health, Rules
 from .launchers.base import Launcher
 from .launchers.local import LocalLauncher
 from .members import Members
 from .metrics import Tally
 from .models import Models, ModelsDirectory
 from .monitor import Monitor
+from .registry import Registry
 from .requests import Requests, Watched
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
+_MANY = 10_000
+"""names that one verb may have"""
 
 
 class Orchestrator:
@@ -63,9 +68,10 @@ class Orchestrator:
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy, queue=config.limits.queue_per_host)
         self._events = Events()
-        self._members = Members(
-            self._tree, self._balancer, lb.health_check_interval / 1000, self._events, tls
+        rules = Rules(
+            lb.health_check_interval / 1000, lb.healthy_threshold, lb.unhealthy_threshold
         )
+        self._members = Members(self._tree, self._balancer, rules, self._events, tls)
         tally = Tally(time.monotonic)
         requests = Requests(tally, self._events, time.monotonic)
         engine = ClusterEngine(
@@ -80,6 +86,7 @@ class Orchestrator:
         self.monitor = Monitor(
             config, self._members, self._balancer, engine, tally, self._events
         )
+        self._registry = Registry(self._tree, self._members)
         self._models = Models(config.models.path)
         self._fleet = Fleet(
             config, self._members, self._models, self._launcher, self._events
@@ -89,12 +96,17 @@ class Orchestrator:
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
+            self._for_each("drain", self._members.living, self._members.drain),
+            self._for_each("resume", self._members.living, self._members.resume),
+            self._for_each("kill", self._members.of_host, self._members.kill),
             Command("shutdown", "", 0, 0, lambda words: stop),
         ]
         self._roots: dict[str, Directory] = {}
         """each user's tree"""
         self._conversations: list[Conversation] = []
         self._root_of(owner())
+        for at in config.network.discovery:
+            self._members.discovery.expect(address.parse(at))
 
     def attach(self, user: User, aname: str) -> Maybe[Node]:
         """The root, or by aname the tree of one worker, as `user` sees it."""
@@ -135,6 +147,7 @@ class Orchestrator:
         root.add(ModelsDirectory(self._tree, root, self._models))
         root.add(BalancerFile(self._tree, user, self._balancer, self._use))
         self.monitor.add_files(self._tree, root, user)
+        self._registry.show_to(user, root)
         self._members.show_to(user.name, root, nodes)
         return root
 
@@ -193,18 +206,37 @@ class Orchestrator:
         self._balancer.use(strategy)
         self._events.emit("strategy.changed", strategy=self._balancer.strategy)
 
+    def _for_each(
+        self,
+        verb: str,
+        check: Callable[[str], object],
+        do: Callable[[str], Awaitable[None]],
+    ) -> Command:
+        """A verb about several workers, of which each must pass the `check` first."""
+
+        def validate(names: Sequence[str]) -> Action:
+            each = list(dict.fromkeys(names))
+            for name in each:
+                check(name)
+
+            async def action() -> None:
+                done = await asyncio.gather(*map(do, each), return_exceptions=True)
+                for error in filter(None, done):
+                    raise error
+
+            return action
+
+        return Command(verb, "NAME ...", 1, _MANY, validate)
+
     # -- texts ----------------------------------------------------------------------
 
     def status_text(self) -> str:
         """`attr value` lines of the cluster, after those of the root's conversation."""
         workers = self._members.workers.values()
-        lost = sum(w.state == "lost" for w in workers)
-        draining = sum(w.state == "draining" for w in workers)
+        counts = self._members.counts
         lines = [
             f"workers {len(workers)}",
-            f"healthy {len(workers) - lost - draining}",
-            f"draining {draining}",
-            f"lost {lost}",
+            *(f"{health.value} {counts[health]}" for health in Health),
             f"hosts {len(self._members.hosts)}",
             f"strategy {self._balancer.strategy}",
             f"active {sum(w.active for w in workers)}",

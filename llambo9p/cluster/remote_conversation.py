@@ -15,7 +15,7 @@ from ..engine.base import Message, Request, SamplingParams, State, Usage
 from ..errors import Error
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
-from .members import Worker
+from .host import Worker
 from .remote import Mount
 
 

@@ -2,7 +2,9 @@
 
 Its tree: `worker-XXXX/` directories, `ctl` (`grow N`, `shutdown`), `status`, `metrics`, and
 `workers`, a line for each worker that an orchestrator reads as a heartbeat.  A
-client may attach the whole tree or, by aname, one worker of it.
+client may attach the whole tree or, by aname, one worker of it; `@EPOCH` at the end of the
+aname (`worker-0000@7`, `@7`) is refused by a host of another epoch, so that who knew the
+process that was here before does not take this one for it.
 
 Each user has a tree of his own, with his own conversation in each worker; what belongs
 to others is not in it, so it can be neither found nor guessed.
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from ..conversation.limits import Limits
 from ..engine.base import Engine, ModelInfo
-from ..errors import InvalidArgument, NotFound
+from ..errors import InvalidArgument, NotFound, Stale
 from ..fs import exposition
 from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_number
 from ..fs.file import File
@@ -32,7 +34,8 @@ def worker_name(number: int) -> str:
 
 
 class Host:
-    """`shutdown` is called when somebody writes that verb; `first_path` is the tree's."""
+    """`shutdown` is called when somebody writes that verb; `first_path` is the tree's; `epoch`
+    tells this process from others that listened at its address."""
 
     def __init__(
         self,
@@ -44,8 +47,10 @@ class Host:
         shutdown: Callable[[], None],
         limits: Limits | None = None,
         first_path: int = 1,
+        epoch: int = 0,
     ) -> None:
         self.workers: dict[str, Worker] = {}
+        self.epoch = epoch
         self._engine = engine
         self._model = model
         self._type = node_type
@@ -59,9 +64,13 @@ class Host:
         """each user's tree, by name"""
 
     def attach(self, user: User, aname: str) -> File:
-        """The host's root, or the worker that `aname` names, as `user` sees it."""
+        """The host's root, or the worker that `aname` names, as `user` sees it.
+
+        Raises NotFound, and Stale for another epoch than ours."""
+        name, at, epoch = aname.strip("/").partition("@")
+        if at and epoch != str(self.epoch):
+            raise Stale(f"{Stale.ename}: stale epoch {epoch[:40]}, this host's is {self.epoch}")
         root = self._root_of(user)
-        name = aname.strip("/")
         if not name:
             return root
         if name not in self.workers:
@@ -146,6 +155,7 @@ class Host:
         return (
             f"{self._info_text()}"
             f"description {self._model.description}\n"
+            f"epoch {self.epoch}\n"
             f"workers {len(self.workers)}\n"
             f"slots {load.slots}\n"
             f"active {load.active}\n"

@@ -47,7 +47,8 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    assert names == sorted([*FILES, "balancer", "clone", "models", "nodes", *MONITOR, *workers])
+    own = ["balancer", "clone", "models", "nodes", "registry", *MONITOR]
+    assert names == sorted([*FILES, *own, *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()

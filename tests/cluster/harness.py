@@ -32,6 +32,8 @@ class SimulatedHost:
 
     def kill(self) -> None:
         """As `kill -9` looks to its clients."""
+        for listening in self.server._servers:
+            listening.close()
         for connection in list(self.server.connections):
             connection.abort()
 
@@ -47,6 +49,7 @@ async def simulated_host(
     n_ctx: int = 4096,
     poison: bytes = b"",
     limits: Limits | None = None,
+    epoch: int = 1,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
     engine = DecodeThread(SimulatedRunner(gate=gate, n_ctx=n_ctx, poison=poison, **options))
@@ -58,6 +61,7 @@ async def simulated_host(
         context_size=n_ctx,
         shutdown=lambda: None,
         limits=limits,
+        epoch=epoch,
     )
     host.grow(count, first)
     server = Server(host.attach)

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from llambo9p.cluster import members
+from llambo9p.cluster import host as hosts
 from llambo9p.cluster.config import Cluster
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error
@@ -197,7 +197,7 @@ async def test_absurd_words_are_refused_as_such(verb: str) -> None:
 async def test_a_server_that_never_answers_attach_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(members, "_CONNECT_S", 0.1)
+    monkeypatch.setattr(hosts, "CONNECT_S", 0.1)
 
     async def answer_version(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)

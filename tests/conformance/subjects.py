@@ -157,6 +157,7 @@ IN_WORKER = Roles(
 )
 IN_NODES = Roles(directory="nodes", leaf="nodes/worker-0000")
 IN_MODELS = Roles(directory="models", leaf="models/default")
+IN_REGISTRY = Roles(directory="registry", leaf="registry/index")
 
 
 @contextlib.asynccontextmanager
@@ -212,6 +213,19 @@ async def models() -> AsyncIterator[Subject]:
 
 
 @contextlib.asynccontextmanager
+async def registry() -> AsyncIterator[Subject]:
+    """And where hosts register; one has."""
+    async with (
+        orchestrator() as subject,
+        simulated_host(0) as host,
+        files_of(subject.address) as files,
+        await files.open("registry/new", c.ORDWR) as lease,
+    ):
+        await lease.write(str(host.address).encode())
+        yield replace(subject, roles=IN_REGISTRY)
+
+
+@contextlib.asynccontextmanager
 async def mounted() -> AsyncIterator[Subject]:
     """A worker seen through an orchestrator, attached by its name there."""
     gate = Gate()
@@ -226,4 +240,7 @@ async def mounted() -> AsyncIterator[Subject]:
         )
 
 
-SUBJECTS = {each.__name__: each for each in (static, worker, host, orchestrator, models, mounted)}
+SUBJECTS = {
+    each.__name__: each
+    for each in (static, worker, host, orchestrator, models, registry, mounted)
+}

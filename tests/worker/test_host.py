@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Error, NotFound
+from llambo9p.errors import Error, NotFound, Stale
 from llambo9p.net.address import parse
 from llambo9p.p9 import messages as m
 from tests.files import story
@@ -49,6 +49,21 @@ async def test_an_unknown_aname_is_refused_by_name():
                     pass
         async with place.connect("/") as root:
             assert "worker-0000" in await root.ls()
+
+
+@story
+async def test_an_aname_with_another_epoch_is_refused():
+    async with hosting() as place:
+        place.host.epoch = 7
+        for aname in ("worker-0000@7", "@7"):
+            async with place.connect(aname) as files:
+                assert await files.ls()
+        for aname in ("worker-0000@6", "@8", "worker-0000@", "@07", "worker-0000@seven"):
+            said = aname.partition("@")[2]
+            with pytest.raises(Stale, match=f"stale epoch {said}, this host's is 7$"):
+                async with place.connect(aname):
+                    pass
+        assert "epoch 7\n" in await place.files.read("status")
 
 
 @story

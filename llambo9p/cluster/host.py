@@ -1,0 +1,221 @@
+"""A host as the orchestrator knows it: its connections, and what is mounted from it.
+
+A host has two connections: `client` for what clients do in the mounted trees, and
+`control` for heartbeats and verbs, which no crowd of clients can hold up.  Users other
+than the owner have one each, from the first time that they look into a worker.
+
+A host of ours says its epoch, by which every attach then names it: a process that comes to
+listen at the same address is refused for it, and refuses us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from ..errors import Error, TimedOut, WorkerLost
+from ..net.address import Address
+from ..net.client import Client
+from ..p9 import constants as c
+from .balancer import UNKNOWN
+from .health import Breaker, Health, Pulse
+from .launchers.base import Launched
+from .remote import Mount
+
+CONNECT_S = 10.0
+"""for a server to be connected to and attached, and for it to obey a verb"""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A mounted worker, or a mounted tree that is none (`capacity` 0)."""
+
+    name: str
+    there: str
+    """what its host calls it"""
+    host: Host
+    mount: Mount
+    """as the owner sees it"""
+    mounts: dict[str, Mount] = field(default_factory=dict)
+    """that one, and those of other users, by name"""
+    state: str = "idle"
+    """as its host said last; `lost` when the host is"""
+    health: Health = Health.HEALTHY
+    breaker: Breaker = field(default_factory=Breaker)
+    active: int = 0
+    queued: int = 0
+    requests: int = 0
+    tokens: int = 0
+    errors: int = 0
+    capacity: int = 0
+    """requests it can decode at once: its host's slots"""
+
+    def told(self, state: str, *numbers: str) -> None:
+        """What its host said of it.  Raises ValueError for nonsense."""
+        active, queued, requests, tokens, errors = map(int, numbers)
+        self.state = state
+        self.active, self.queued, self.requests = active, queued, requests
+        self.tokens, self.errors = tokens, errors
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A server and what is mounted from it.  Make it with `connect`."""
+
+    address: Address
+    client: Client
+    control: Client
+    root: int
+    """the fid of its own root, attached on `control`"""
+    uname: str
+    tls: ssl.SSLContext | None
+    pulse: Pulse
+    user_lost: Callable[[Host, str], None]
+    """is told when the connection of a user ends, and no other does"""
+    type: str = UNKNOWN
+    model: str = "-"
+    context: int | None = None
+    """tokens of a sequence, when the server says so"""
+    epoch: int | None = None
+    """None for a server that has none"""
+    process: Launched | None = None
+    """when we started it"""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    """by what they are called there"""
+    heartbeat: float = 0.0
+    """time.time() of the last one"""
+    watcher: asyncio.Task[None] | None = None
+    has_workers_file: bool = False
+    name: str | None = None
+    """of the one mount of a server that is none of our hosts"""
+    expected: bool = True
+    """to come back when it is lost"""
+    lost: bool = False
+    closed: bool = False
+    users: dict[str, asyncio.Task[Client]] = field(default_factory=dict)
+    """the connections of users other than the owner"""
+    lines: frozenset[str] = frozenset()
+    """of `workers`, when it was read last"""
+
+    @classmethod
+    async def connect(
+        cls,
+        address: Address,
+        uname: str,
+        tls: ssl.SSLContext | None,
+        pulse: Pulse,
+        user_lost: Callable[[Host, str], None],
+        version: str,
+        epoch: int | None = None,
+    ) -> Host:
+        """Raises Error naming the address, also when nobody answers there in time, and
+        Stale when the host has another epoch."""
+        opened: list[Client] = []
+        try:
+            async with in_time(address):
+                for _ in range(2):
+                    opened.append(await Client.connect(address, version, tls))
+                client, control = opened
+                root, _ = await control.attach(uname, _of_epoch("", epoch))
+        except BaseException:
+            for connection in opened:
+                connection.close()
+            raise
+        return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
+
+    def aname(self, there: str) -> str:
+        """By which one worker of it is attached."""
+        return _of_epoch(there, self.epoch)
+
+    async def read(self, path: str) -> str:
+        """A file of the host's own tree.  Raises Error."""
+        async with await self.control.open(self.root, path, c.OREAD) as file:
+            return (await file.read_all()).decode()
+
+    async def write(self, path: str, text: str) -> None:
+        """Write a file of the host's own tree.  Raises Error."""
+        async with await self.control.open(self.root, path, c.OWRITE) as file:
+            await file.write(text.encode())
+
+    async def entries(self) -> set[str]:
+        """The names in its root."""
+        async with await self.control.open(self.root, "", c.OREAD) as file:
+            return {entry.name for entry in self.control.dialect.unpack_dirs(await file.read_all())}
+
+    async def names(self) -> list[str]:
+        """The workers that it has, mounted or not, as it calls them."""
+        return [line.split()[0] for line in (await self.read("workers")).splitlines()]
+
+    def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
+        """What `workers` says that it did not say last time: the words about each worker
+        of which they changed, and those that are gone.
+
+        Of a host that is idle nothing is parsed; lines that stay cost a set's membership.
+        """
+        lines = frozenset(text.splitlines())
+        fresh = {words[0]: words[1:] for words in map(str.split, lines - self.lines)}
+        gone = {line.split()[0] for line in self.lines - lines} - fresh.keys()
+        self.lines = lines
+        return fresh, gone
+
+    # -- users --------------------------------------------------------------------
+
+    async def client_of(self, user: str) -> Client:
+        """The connection for a user that is not the owner: his own, so that its fids and
+        tags are his to use up, and nobody else's."""
+        connecting = self.users.get(user)
+        if connecting is None:
+            loop = asyncio.get_running_loop()
+            connecting = self.users[user] = loop.create_task(self._connect_user(user))
+        try:
+            return await asyncio.shield(connecting)
+        except Error:
+            if self.users.get(user) is connecting:
+                del self.users[user]  # the next one tries again
+            raise
+        except asyncio.CancelledError:
+            if connecting.cancelled():  # and not we
+                raise WorkerLost(f"{WorkerLost.ename}: {self.address}") from None
+            raise
+
+    async def _connect_user(self, user: str) -> Client:
+        async with in_time(self.address):
+            client = await Client.connect(self.address, self.client.dialect.version, self.tls)
+        if self.closed:
+            client.close()
+            raise WorkerLost(f"{WorkerLost.ename}: {self.address}")
+        client.lost.add_done_callback(lambda _: self._user_gone(user))
+        return client
+
+    def _user_gone(self, user: str) -> None:
+        self.users.pop(user, None)
+        if not self.closed:
+            self.user_lost(self, user)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.closed = True
+        self.client.close()
+        self.control.close()
+        for connecting in self.users.values():
+            if not connecting.done():
+                connecting.cancel()
+            elif not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().close()
+
+
+def _of_epoch(name: str, epoch: int | None) -> str:
+    return name if epoch is None else f"{name}@{epoch}"
+
+
+@contextlib.asynccontextmanager
+async def in_time(address: Address) -> AsyncIterator[None]:
+    """Raises TimedOut naming the address when what is inside takes too long."""
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"{TimedOut.ename}: {address} does not answer") from None

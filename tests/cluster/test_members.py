@@ -1,0 +1,371 @@
+"""Hosts that come, fail and come back; workers that are drained, resumed and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
+from llambo9p.cluster.members import Members
+from llambo9p.engine.simulated import Gate
+from llambo9p.errors import Busy, Error, Stale, WorkerLost
+from llambo9p.fs.file import OpenFile
+from llambo9p.fs.tree import Directory, TextFile, Tree
+from llambo9p.fs.user import owner
+from llambo9p.net.address import Address
+from llambo9p.net.server import Server
+from llambo9p.p9 import constants as c
+from llambo9p.p9.node import Maybe
+from llambo9p.worker.host import Host
+from tests.files import ANYWHERE, Files, files_of, story, until
+
+from .harness import RunningCluster, cluster, simulated_host
+
+OFTEN = Cluster.model_validate(
+    {"load_balancer": {"health_check_interval": 20, "strategy": "round-robin"}}
+)
+RARELY = Cluster.model_validate(
+    {"load_balancer": {"health_check_interval": 60_000, "strategy": "round-robin"}}
+)
+
+
+def members_of(running: RunningCluster) -> Members:
+    return running.orchestrator._members
+
+
+async def query(files: Files, text: str) -> str:
+    async with await files.open("data", c.ORDWR) as data:
+        await data.write(text.encode())
+        return (await data.read_all()).decode()
+
+
+async def nodes(files: Files) -> dict[str, str]:
+    """The health of each worker."""
+    names = await files.ls("nodes")
+    return {name: (await files.attrs(f"nodes/{name}"))["health"] for name in names}
+
+
+# -- verbs ------------------------------------------------------------------------
+
+
+@story
+async def test_a_drained_worker_ends_what_it_has_and_gets_nothing_new() -> None:
+    gate = Gate()
+    async with cluster(RARELY) as running, simulated_host(2, gate=gate) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        await files.write("prompt", "the last one")
+        await until(lambda: host.engine.load.active)
+        [busy] = [name for name, w in host.host.workers.items() if w.active]
+        await files.write("ctl", f"drain {busy}")
+        assert (await files.attrs(f"nodes/{busy}"))["state"] == "draining"
+        assert "draining 1\n" in await files.read("status")
+        gate.open()
+        assert "the last one" in await files.read("out")
+        for i in range(4):
+            await query(files, f"{i}")
+        assert host.host.workers[busy].requests == 1
+        await files.write("ctl", f"resume {busy}")
+        assert set((await nodes(files)).values()) == {"healthy"}
+        for i in range(4):
+            await query(files, f"{i}")
+        assert host.host.workers[busy].requests == 3
+
+
+@story
+async def test_one_verb_about_several_workers_is_all_or_nothing() -> None:
+    async with cluster(RARELY) as running, simulated_host(3) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        with pytest.raises(Error, match="nothing is mounted as worker-0009"):
+            await files.write("ctl", "drain worker-0000 worker-0009")
+        assert not any(w.draining for w in host.host.workers.values())
+        await files.write("ctl", "drain worker-0000 worker-0002 worker-0000")
+        assert [w.draining for w in host.host.workers.values()] == [True, False, True]
+        with pytest.raises(Error, match="usage: drain NAME ..."):
+            await files.write("ctl", "drain")
+
+
+@story
+async def test_a_killed_worker_ends_at_once_and_its_request_goes_elsewhere() -> None:
+    gate = Gate()
+    async with (
+        cluster(RARELY) as running,
+        simulated_host(1, gate=gate) as dies,
+        simulated_host(1) as lives,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {dies.address}")
+        await files.write("prompt", "to whom?")
+        await until(lambda: dies.engine.load.active)
+        await files.write("ctl", f"mount {lives.address}")
+        out = await files.open("out")
+        await files.write("ctl", "kill worker-0000")
+        assert await files.ls("nodes") == ["worker-0001"]
+        gate.open()
+        assert "to whom?" in (await out.read_all()).decode()
+        assert dies.host.workers == {}
+        assert lives.host.workers["worker-0000"].requests == 1
+
+
+@story
+async def test_a_tree_that_is_no_worker_cannot_be_drained_or_killed() -> None:
+    tree = Tree("glenda")
+    server = Server(lambda user, aname: Directory(tree, "/"))
+    address = await server.listen(ANYWHERE)
+    async with cluster() as running:
+        await running.files.write("ctl", f"mount {address} disk")
+        for verb in ("drain", "resume", "kill"):
+            with pytest.raises(Error, match="disk is no worker of a host"):
+                await running.files.write("ctl", f"{verb} disk")
+    await server.close()
+
+
+@story
+async def test_a_lost_worker_cannot_be_drained_but_killed() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        host.kill()
+        await until(lambda: members_of(running).counts[Health.LOST])
+        with pytest.raises(Error, match="worker is lost: worker-0000"):
+            await files.write("ctl", "drain worker-0000")
+        await files.write("ctl", "kill worker-0000")
+        assert await files.ls("nodes") == []
+        assert members_of(running).hosts == []
+        assert sum(members_of(running).counts.values()) == 0
+
+
+# -- coming back ------------------------------------------------------------------
+
+
+async def again(running: RunningCluster, before: object) -> None:
+    """Until a host other than `before` is there, whole."""
+    members = members_of(running)
+    await until(
+        lambda: any(host is not before and host.has_workers_file for host in members.hosts)
+    )
+
+
+@story
+async def test_a_mounted_host_that_comes_back_has_its_names_and_its_new_epoch() -> None:
+    async with cluster(OFTEN) as running, contextlib.AsyncExitStack() as hosts:
+        files = running.files
+        other = await hosts.enter_async_context(simulated_host(2))
+        first = await hosts.enter_async_context(simulated_host(2, epoch=5))
+        await files.write("ctl", f"mount {other.address}\nmount {first.address}")
+        names = [f"worker-000{i}" for i in range(4)]
+        assert await files.ls("nodes") == names
+        [_, mounted] = members_of(running).hosts
+        assert (await files.attrs("nodes/worker-0002"))["epoch"] == "5"
+        first.kill()
+        await until(lambda: members_of(running).counts[Health.LOST] == 2)
+        with pytest.raises(Error, match="lost|closed"):
+            await files.read("worker-0002/status")
+        await hosts.enter_async_context(simulated_host(2, at=first.address, epoch=6))
+        await again(running, mounted)
+        await until(lambda: members_of(running).counts[Health.HEALTHY] == 4)
+        assert sorted(await files.ls("nodes")) == names
+        assert (await files.attrs("nodes/worker-0003"))["epoch"] == "6"
+        assert await files.ask("hello", "worker-0003") == "simulated: hello"
+        await until(lambda: not members_of(running).discovery._trying)
+
+
+@story
+async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
+    async def serve(text: str, at: Address) -> tuple[Server, Address]:
+        tree = Tree("glenda")
+        root = Directory(tree, "/")
+        root.add(TextFile(tree, "motd", lambda: text))
+        server = Server(lambda user, aname: root)
+        return server, await server.listen(at)
+
+    async with cluster(OFTEN) as running:
+        server, address = await serve("old", ANYWHERE)
+        await running.files.write("ctl", f"mount {address} disk")
+        assert await running.files.read("disk/motd") == "old"
+        await server.close()
+        await until(lambda: members_of(running).counts[Health.LOST])
+        server, _ = await serve("new", address)
+        await until(lambda: members_of(running).counts[Health.HEALTHY])
+        assert await running.files.read("disk/motd") == "new"
+        await server.close()
+
+
+@story
+async def test_a_host_that_is_unmounted_while_it_is_lost_is_not_expected() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        await running.files.write("ctl", f"mount {host.address}")
+        host.kill()
+        await until(lambda: members_of(running).counts[Health.LOST])
+        assert members_of(running).discovery._trying
+        await running.files.write("ctl", "unmount worker-0000")
+        assert not members_of(running).discovery._trying
+
+
+@story
+async def test_a_host_of_the_configuration_may_come_later() -> None:
+    async with simulated_host(1) as gone:
+        at = gone.address
+    config = OFTEN.model_copy(
+        update={"network": OFTEN.network.model_copy(update={"discovery": [str(at)]})}
+    )
+    async with cluster(config) as running:
+        with pytest.raises(Error, match="no healthy worker"):
+            await query(running.files, "anybody?")
+        async with simulated_host(2, at=at):
+            await until(lambda: members_of(running).counts[Health.HEALTHY] == 2)
+            assert "hello" in await query(running.files, "hello")
+
+
+# -- epochs -----------------------------------------------------------------------
+
+
+@story
+async def test_a_host_of_another_epoch_at_the_address_is_refused() -> None:
+    async with cluster(RARELY) as running, simulated_host(1, epoch=7) as host:
+        members = members_of(running)
+        with pytest.raises(Stale, match="stale epoch 8, this host's is 7"):
+            await members.join(host.address, 8, None)
+        assert members.hosts == []
+        await members.join(host.address, 7, None)
+        with pytest.raises(Stale, match="stale epoch 6, tcp!.* was last mounted with epoch 7"):
+            await members.join(host.address, 6, None)
+        assert await running.files.ls("nodes") == ["worker-0000"]
+        # whoever took its place meanwhile is refused by name, too
+        host.host.epoch = 9
+        with pytest.raises(Stale, match="stale epoch 7, this host's is 9"):
+            async with files_of(host.address, "worker-0000@7"):
+                pass
+
+
+# -- health -----------------------------------------------------------------------
+
+
+class Hanging(TextFile):
+    """A host's `workers` that is not answered while it `hangs`."""
+
+    def __init__(self, host: Host) -> None:
+        root = host.attach(owner(), "")
+        assert isinstance(root, Directory)
+        super().__init__(root.tree, "workers", host.workers_text)
+        root.discard("workers")
+        root.add(self)
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = 0
+        """that wait"""
+
+    def open(self, mode: int) -> Maybe[OpenFile]:
+        opened = super().open(mode)
+        assert isinstance(opened, OpenFile)
+        return opened if self.answers.is_set() else self.later(opened)
+
+    async def later(self, opened: OpenFile) -> OpenFile:
+        self.asked += 1
+        await self.answers.wait()
+        self.asked -= 1
+        return opened
+
+
+@story
+async def test_a_degraded_host_gets_requests_only_when_no_other_is_healthy() -> None:
+    async with (
+        cluster(OFTEN) as running,
+        simulated_host(1) as slow,
+        simulated_host(1) as well,
+    ):
+        files = running.files
+        workers = Hanging(slow.host)
+        await files.write("ctl", f"mount {slow.address}\nmount {well.address}")
+        workers.answers.clear()
+        await until(lambda: members_of(running).counts[Health.DEGRADED] == 1)
+        assert await nodes(files) == {"worker-0000": "degraded", "worker-0001": "healthy"}
+        for i in range(4):
+            await query(files, f"{i}")
+        assert slow.host.workers["worker-0000"].requests == 0
+        await files.write("ctl", "drain worker-0001")
+        assert "hello" in await query(files, "hello")
+        assert slow.host.workers["worker-0000"].requests == 1
+        await files.write("ctl", "resume worker-0001")
+        workers.answers.set()
+        await until(lambda: members_of(running).counts[Health.HEALTHY] == 2)
+
+
+@story
+async def test_a_host_that_stays_silent_is_lost_and_comes_back_when_it_speaks() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        files, members = running.files, members_of(running)
+        members._rules = Rules(0.02, 2, 3, patience=0.2)
+        workers = Hanging(host.host)
+        await files.write("ctl", f"mount {host.address}")
+        workers.answers.clear()
+        await until(lambda: members.counts[Health.LOST] == 1)
+        with pytest.raises(Error, match="lost|closed"):
+            await files.read("worker-0000/status")
+        workers.answers.set()
+        await until(lambda: members.counts[Health.HEALTHY] == 1)
+        assert await files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+@story
+async def test_a_heartbeat_from_before_a_worker_was_mounted_does_not_unmount_it() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        workers = Hanging(host.host)
+        await running.files.write("ctl", f"mount {host.address}")
+        [mounted] = members.hosts
+        workers.answers.clear()
+        await until(lambda: workers.asked)
+        host.host.grow(1)
+        await members.mount_workers(mounted, ["worker-0001"])
+        for _ in range(2):
+            seen = mounted.heartbeat
+            workers.answers.set()
+            await until(lambda seen=seen: mounted.heartbeat > seen)
+            assert "worker-0001" in members.workers
+
+
+@story
+async def test_a_worker_that_fails_repeatedly_is_passed_over_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llambo9p.cluster.health.FIRST_PAUSE_S", 0.05)
+    async with cluster(RARELY) as running, simulated_host(2) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        bad = members.workers["worker-0000"]
+        for _ in range(10):
+            members.failed(bad, Busy())  # that is no fault of its own
+        assert members.circuit(bad) is Circuit.CLOSED
+        for _ in range(FAILURES):
+            members.failed(bad, WorkerLost())
+        assert (await files.attrs("nodes/worker-0000"))["circuit"] == "open"
+        assert await nodes(files) == {"worker-0000": "degraded", "worker-0001": "healthy"}
+        await until(lambda: members.counts[Health.HEALTHY] == 2)
+        assert members.circuit(bad) is Circuit.HALF_OPEN
+        await query(files, "one")
+        await query(files, "two")
+        assert host.host.workers["worker-0000"].requests == 1
+        members.succeeded(bad)
+        assert members.circuit(bad) is Circuit.CLOSED
+
+
+@story
+async def test_the_counts_are_those_of_the_table() -> None:
+    async with cluster(OFTEN) as running, simulated_host(3) as one, simulated_host(2) as two:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {one.address}\nmount {two.address}")
+        await files.write("ctl", "drain worker-0001")
+        two.kill()
+        await until(lambda: members.counts[Health.LOST])
+        await files.write("worker-0002/ctl", "shutdown")
+        await until(lambda: "worker-0002" not in members.workers)
+        counted = {health: count for health, count in members.counts.items() if count}
+        assert counted == {Health.HEALTHY: 1, Health.DRAINING: 1, Health.LOST: 2}
+        status = await files.read("status")
+        assert "workers 4\nhealthy 1\ndegraded 0\ndraining 1\nlost 2\n" in status
+

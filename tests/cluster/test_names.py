@@ -1,0 +1,57 @@
+"""Which names hosts' workers get: distinct, and their own where that can be."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llambo9p.cluster.names import assign, first_free, number_of, worker_name
+
+
+def named(*numbers: int) -> list[str]:
+    return [worker_name(number) for number in numbers]
+
+
+def test_a_host_that_is_alone_keeps_its_names() -> None:
+    own = named(3, 4)
+    assert assign(own, lambda name: True) == {name: name for name in own}
+
+
+def test_the_second_host_gets_the_next_numbers_in_a_row() -> None:
+    taken = set(named(0, 1, 3))
+    names = assign(named(0, 1), lambda name: name not in taken)
+    assert list(names.values()) == named(4, 5)
+
+
+def test_a_wish_is_granted_if_it_is_free_and_else_the_own_numbers() -> None:
+    assert list(assign(named(0, 1), lambda name: True, 8).values()) == named(8, 9)
+    names = assign(named(0, 1), lambda name: name != "worker-0009", 8)
+    assert list(names.values()) == named(0, 1)
+
+
+def test_other_names_stay() -> None:
+    assert assign(["region1"], lambda name: False) == {"region1": "region1"}
+    assert number_of("worker-12") is None and number_of("worker-10000") == 10_000
+
+
+numbers = st.sets(st.integers(0, 60), max_size=30)
+
+
+@given(numbers, numbers, st.none() | st.integers(0, 60))
+def test_names_are_distinct_free_and_in_order(
+    there: set[int], taken: set[int], first: int | None
+) -> None:
+    here = set(named(*taken))
+    names = assign(named(*there), lambda name: name not in here, first)
+    assert set(names) == set(named(*there))
+    assert len(set(names.values())) == len(there) and not here & set(names.values())
+    assert sorted(names, key=names.__getitem__) == sorted(names)
+
+
+@given(st.integers(1, 20), numbers)
+def test_the_first_free_numbers_are_the_first(count: int, taken: set[int]) -> None:
+    def fits(first: int) -> bool:
+        return not taken & set(range(first, first + count))
+
+    first = first_free(count, lambda name: number_of(name) not in taken)
+    assert first == next(n for n in range(100) if fits(n))
