@@ -9,8 +9,9 @@ Rules it keeps:
 - A host has at most as many of our requests as the balancer allows; the others wait here, tied
   to no worker unless their conversation is, and `queue` of them at most.
 - A request whose worker fails goes on elsewhere (`failures` says when), with the tokens that
-  were passed on; what this costs, an answer that nothing happens to pays: one more Tread
-  a step, for `tokens` (`splice` says why).
+  were passed on (`splice` says why these).  For that `tokens` is read of every answer, as often
+  as `out`: with 16 answers at once that took the orchestrator 63 us a token instead of 59, and
+  78 instead of 68 when the machine was busier.
 - `timeout` is the longest time without progress, never a limit on an answer: new text or
   tokens are progress, and so is a worker that says it is queued or prefilled.  While
   there are only workers that are lost or draining, requests wait as long for one to come back.
@@ -205,7 +206,8 @@ class ClusterEngine:
         that could become one."""
         for asked in self._waiting:
             models = self._balancer.models(asked.request)
-            if asked.model in models if asked.splice.tokens else models:
+            possible = {asked.model} & models if asked.splice.tokens else models
+            if possible:
                 asked.hope = now
             elif not self._may_come(asked.request) or now - asked.hope >= self._timeout:
                 self._refuse(asked, asked.failures.last or self._reason(asked.request))

@@ -176,7 +176,7 @@ async def test_every_reader_gets_the_whole_answer(
         await files.write("ctl", f"mount {goes_on.address}")
         asked, answers = await ask_all(files, sampling, len(PROMPTS))
         undisturbed = await answers
-        assert {len(tokens.splitlines()) for _, tokens, _ in undisturbed} == {MAX_TOKENS}
+        assert max(len(tokens.splitlines()) for _, tokens, _ in undisturbed) == MAX_TOKENS
         for asker in asked:
             await asker.clone.clunk()
         await files.write("ctl", f"mount {fails.address}")
@@ -196,11 +196,11 @@ async def test_every_reader_gets_the_whole_answer(
         assert max(streaming()) < MAX_TOKENS
         await trouble(running, fails)
         for i, (text, tokens, usage) in enumerate(await answers):
-            expected, expected_tokens, _ = undisturbed[i % len(PROMPTS)]
+            expected, expected_tokens, expected_usage = undisturbed[i % len(PROMPTS)]
             assert text == expected
             assert tokens == expected_tokens
-            assert usage["completion_tokens"] == str(MAX_TOKENS)
-            assert usage["given_tokens"] == "0"
+            for name in ("prompt_tokens", "given_tokens", "completion_tokens", "finish_reason"):
+                assert usage[name] == expected_usage[name]
         numbers = [name for name in await files.ls("worker-0001") if name.isdecimal()]
         usages = [await files.attrs(f"worker-0001/{number}/usage") for number in numbers]
         went_on = [usage for usage in usages if int(usage["given_tokens"]) >= 5]
