@@ -126,6 +126,12 @@ class WorkerLost(Error):
     errno = errno.EIO
 
 
+class NoConsensus(Error):
+    """Of several answers too few came, or could be counted, to make one of them."""
+
+    ename = "no consensus"
+
+
 class ContextOverflow(InvalidArgument):
     """A prompt that cannot fit the context by itself."""
 
@@ -161,6 +167,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         AuthenticationFailed,
         NotSupported,
         WorkerLost,
+        NoConsensus,
     )
 }
 

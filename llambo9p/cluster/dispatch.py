@@ -179,7 +179,7 @@ class ClusterEngine:
                 return remote
             self.forget(request.conversation)
         while True:
-            name = self._balancer.choose(frozenset(tried))
+            name = self._choose(request, frozenset(tried))
             if name is None:
                 raise WorkerLost("no healthy worker is left")
             worker = self._members.workers[name]
@@ -193,6 +193,13 @@ class ClusterEngine:
             if request.conversation is not None:
                 self._remotes[request.conversation] = remote
             return remote
+
+    def _choose(self, request: Request, tried: frozenset[str]) -> str | None:
+        def offer(apart: frozenset[str]) -> str | None:
+            name = self._balancer.choose(tried | apart)
+            return name if name not in tried else self._balancer.choose(tried)
+
+        return offer(frozenset()) if request.place is None else request.place(offer)
 
     async def _ask(self, remote: Remote, request: Request, passed: _Passed) -> Usage:
         await remote.ctl.write(_ctl_text(request).encode())

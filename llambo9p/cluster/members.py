@@ -280,6 +280,10 @@ class Members:
             raise NotFound(f"nothing is mounted as {name}")
         return worker
 
+    def neighbours(self, name: str) -> frozenset[str]:
+        """The workers of a worker's host, itself among them."""
+        return frozenset(self.mounted(name).host.workers)
+
     async def unmount(self, name: str) -> None:
         """Take it out of the tree; a worker of a host that we started ends, too."""
         worker = self.mounted(name)

@@ -30,6 +30,8 @@ from ..p9.node import Maybe, Node, Walk
 from .balancer import Balancer
 from .config import Cluster
 from .dispatch import ClusterEngine
+from .fusion_engine import FusionEngine
+from .fusion_files import FusionConversation, fusion_directory
 from .launch import LocalHost
 from .members import Host, Members
 from .models import Models, ModelsDirectory
@@ -117,6 +119,12 @@ class Orchestrator:
         )
         add_conversation_files(root, conversation, commands, self.status_text)
         root.add(CloneFile(root, converse))
+
+        def converse_with_many() -> FusionConversation:
+            engine = FusionEngine(self._engine, self._members.neighbours, self._limits)
+            return FusionConversation(engine, self._limits, user.name)
+
+        root.add(fusion_directory(root.tree, converse_with_many, self._conversations.append))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
         self._members.show_to(user.name, root, nodes)

@@ -22,7 +22,8 @@ Rules that every engine keeps:
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -74,6 +75,10 @@ class SamplingParams:
     """how many of the likeliest tokens to tell at each place, with the chosen one; 0 is off"""
 
 
+Choose = Callable[[frozenset[str]], str | None]
+"""The name of a worker, none of those given if that can be helped; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One prompt.  Compared by identity: the object is its own key."""
@@ -93,6 +98,8 @@ class Request:
     answer: tuple[int, ...] = ()
     """tokens that the answer begins with: it goes on as if they had been sampled for this very
     request, with sampler, grammar and random state as they were then"""
+    place: Callable[[Choose], str | None] | None = None
+    """by an engine that has workers: the one that the request goes to, of what it offers"""
     embed: bool = False
     """the answer is no continuation of the prompt, a text, but its embedding: numbers, as
     text, in one line"""
@@ -152,6 +159,12 @@ class Token(NamedTuple):
     """bytes of the answer that were final when it was there"""
     logprobs: Logprobs | None = None
     """when they were asked for; never of one that `Request.answer` gave"""
+
+
+def mean_logprob(tokens: Sequence[Token]) -> float | None:
+    """Of those that have logprobs; None when none has."""
+    logprobs = [token.logprobs.chosen.logprob for token in tokens if token.logprobs is not None]
+    return math.fsum(logprobs) / len(logprobs) if logprobs else None
 
 
 class Listener(Protocol):
