@@ -157,7 +157,7 @@ async def test_files_belong_to_the_user_that_sees_them(tmp_path: Path) -> None:
     async with shared(tmp_path) as place:
         for files, name in ((place.alice, "alice"), (place.me, ME)):
             entries = await files.entries()
-            names = [*CONVERSATION, "nodes", "models", "worker-0000", "worker-0001"]
+            names = [*CONVERSATION, "fusion", "nodes", "models", "worker-0000", "worker-0001"]
             assert [e.name for e in entries] == names
             assert {e.uid for e in entries if e.name in CONVERSATION} == {name}
             assert all(e.mode & 0o077 == 0 for e in entries if e.name in CONVERSATION)
