@@ -1,7 +1,7 @@
 """Several answers to one question made into one: pure, without clock or I/O.
 
 `poll` reads from each response what it votes for and how much that weighs; `fuse` makes one
-answer of the votes.  Rules that every strategy keeps:
+answer of the votes, if there are as many as are required.  Rules that every strategy keeps:
 
 - The order of the responses means nothing, and equal responses give equal results: ties go to
   the answer that the model found more probable, then to the one that sorts first.
@@ -95,21 +95,30 @@ def fuse(
     combine = _strategy(strategy).combine
     if combine is None:
         raise InvalidArgument(f"{strategy} needs a worker: write the prompt to fusion/prompt")
-    return combine(responses, poll(responses, strategy, minimum))
+    votes = poll(responses, strategy)
+    require(votes, strategy, minimum)
+    return combine(responses, votes)
 
 
-def poll(responses: Sequence[Response], strategy: str, minimum: int = 1) -> tuple[Vote, ...]:
-    """The vote of each response.  Raises as `fuse`."""
+def poll(responses: Sequence[Response], strategy: str) -> tuple[Vote, ...]:
+    """The vote of each response."""
     how = _strategy(strategy)
     answers = [how.read(response) for response in responses]
     counted = [i for i, answer in enumerate(answers) if answer is not None]
-    if len(counted) < max(minimum, 1):
+    weights = how.weigh([responses[i] for i in counted]) if counted else []
+    weight_of = dict(zip(counted, weights, strict=True))
+    return tuple(Vote(answer, weight_of.get(i, 0.0)) for i, answer in enumerate(answers))
+
+
+def require(votes: Sequence[Vote], strategy: str, minimum: int = 1) -> None:
+    """Raises NoConsensus when fewer than `minimum`, or none, do not abstain."""
+    minimum = max(minimum, 1)
+    counted = sum(vote.answer is not None for vote in votes)
+    if counted < minimum:
         raise NoConsensus(
-            f"{NoConsensus.ename}: {strategy}: {len(counted)} of {len(responses)} answers can be "
-            f"counted, {max(minimum, 1)} must be; it needs {how.needs}"
+            f"{NoConsensus.ename}: {strategy}: {counted} of {len(votes)} answers can be counted, "
+            f"{minimum} must be; it needs {_strategy(strategy).needs}"
         )
-    weights = dict(zip(counted, how.weigh([responses[i] for i in counted]), strict=True))
-    return tuple(Vote(answer, weights.get(i, 0.0)) for i, answer in enumerate(answers))
 
 
 def aggregation_prompt(question: str, drafts: Sequence[str]) -> str:

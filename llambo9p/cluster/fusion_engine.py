@@ -34,7 +34,7 @@ from ..engine.base import (
 )
 from ..errors import Error, InvalidArgument, NoConsensus
 from ..fs.ctl import quote
-from .fusion import STRATEGIES, Vote, aggregation_prompt, fuse, poll
+from .fusion import STRATEGIES, Vote, aggregation_prompt, fuse, poll, require
 
 AGGREGATE = "aggregate"
 MAX_NODES = 64
@@ -225,15 +225,11 @@ class Election:
     def count(self, state: str) -> int:
         return sum(voter.state == state for voter in self.voters)
 
-    def counted(self, voters: Sequence[Voter], votes: Sequence[Vote]) -> None:
-        for voter, vote in zip(voters, votes, strict=True):
-            voter.vote = vote
-
     def votes_text(self) -> str:
         return "".join(voter.line() for voter in self.voters)
 
     def status_text(self) -> str:
-        states = ("waiting", "voted", "abstained", "late", "failed", "cancelled")
+        states = ("waiting", "answered", "voted", "abstained", "late", "failed", "cancelled")
         lines = [f"voters {len(self.voters)}", *(f"{s} {self.count(s)}" for s in states)]
         if self.agreement is not None:
             lines.append(f"agreement {self.agreement:.4f}")
@@ -362,16 +358,18 @@ class FusionEngine:
         self._stop(election)
         answered = election.answered
         usages = [voter.usage for voter in answered if voter.usage is not None]
+        votes = poll(answered, settings.strategy)
+        for voter, vote in zip(answered, votes, strict=True):
+            voter.vote = vote
         try:
-            if settings.strategy == AGGREGATE:
-                votes = poll(answered, AGGREGATE, settings.min_consensus_nodes)
-                election.counted(answered, votes)
-                last = await self._aggregate(election, [voter.text for voter in answered])
-                return _sum([*usages, last], last)
-            fused = fuse(answered, settings.strategy, settings.min_consensus_nodes)
+            require(votes, settings.strategy, settings.min_consensus_nodes)
         except NoConsensus as e:
             raise NoConsensus(f"{e}; {_missing(election)}") from None
-        election.counted(answered, fused.votes)
+        if settings.strategy == AGGREGATE:
+            drafts = [voter.text for voter in answered if voter.state == "voted"]
+            last = await self._aggregate(election, drafts)
+            return _sum([*usages, last], last)
+        fused = fuse(answered, settings.strategy)
         election.agreement = fused.agreement
         if fused.index is None:
             election.listener.tokens(fused.text.encode(), [])
