@@ -303,7 +303,6 @@ class FusionEngine:
         election, self.election = self.election, None
         if election is not None:
             self._limits.kept.give_back(election.kept, election.request.user)
-            election.kept = 0
 
     @property
     def load(self) -> Load:
