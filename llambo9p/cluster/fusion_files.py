@@ -16,7 +16,8 @@ from ..fs.ctl import Command, Commands
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, Tree
 from ..p9.node import Maybe
-from .fusion_engine import SETTINGS, FusionEngine
+from .election import SETTINGS
+from .fusion_engine import FusionEngine
 
 
 class FusionConversation(Conversation):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llambo9p.cluster.election import Spread
 from llambo9p.cluster.fusion import (
     STRATEGIES,
     Vote,
@@ -19,7 +20,6 @@ from llambo9p.cluster.fusion import (
     last_number,
     poll,
 )
-from llambo9p.cluster.fusion_engine import Spread
 from llambo9p.errors import InvalidArgument, NoConsensus
 
 PURE = tuple(strategy for strategy in STRATEGIES if strategy != "aggregate")
