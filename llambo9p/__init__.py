@@ -1,9 +1,10 @@
 """Llambo: LLM inference as files, and llama.cpp from Python as a few classes.
 
-The names here are those of `api`, which is imported when one of them is first used: it
-loads llama.cpp, which most of this package does without.
+A name is imported when it is first used: those of `api` load llama.cpp, which most of this
+package does without.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,18 +19,20 @@ if TYPE_CHECKING:
         Usage,
         infer,
     )
+    from llambo9p.cluster.fusion import Fused, fuse
 else:
+    _ELSEWHERE = dict.fromkeys(("Fused", "fuse"), "llambo9p.cluster.fusion")
+    """names that are not of `api` -> their modules"""
 
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from llambo9p import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module(_ELSEWHERE.get(name, "llambo9p.api")), name)
 
 
 __all__ = [
     "Context",
+    "Fused",
     "InferenceRequest",
     "InferenceResponse",
     "Message",
@@ -37,5 +40,6 @@ __all__ = [
     "ModelInfo",
     "ModelParams",
     "Usage",
+    "fuse",
     "infer",
 ]

@@ -33,7 +33,9 @@ from llambo9p.engine.base import (
     ModelInfo,
     Request,
     SamplingParams,
+    Token,
     Usage,
+    mean_logprob,
 )
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
@@ -231,7 +233,7 @@ class Context(_Freeable):
                 match event:
                     case Tokens(request, text, tokens):
                         answers[request].text += text
-                        answers[request].tokens += [token.id for token in tokens]
+                        answers[request].tokens += tokens
                     case Finished(request, usage):
                         answers[request].usage = usage
                     case Failed(_, error):
@@ -256,6 +258,8 @@ class InferenceRequest:
     """GBNF that the answer follows"""
     schema: str = ""
     """a JSON schema that it satisfies, as text"""
+    logprobs: bool = False
+    """whether the response has a `mean_logprob`"""
     mode: Literal["chat", "complete"] = "chat"
     ctx: Context | None = field(default=None, repr=False)
     """where the function `infer` decodes it"""
@@ -280,6 +284,7 @@ class InferenceRequest:
             stop=tuple(self.stop),
             grammar=self.grammar,
             schema=self.schema,
+            logprobs=int(self.logprobs),
         )
         return Request(self._turns(), params, overflow="error")
 
@@ -303,6 +308,9 @@ class InferenceResponse:
     """as they were sampled, those of a stop string too"""
     usage: Usage = field(repr=False)
     """what it took, in full"""
+    mean_logprob: float | None = None
+    """the mean, over its tokens, of the natural logarithm of the probability that the model
+    gave them; None for an answer without tokens, and when it was not asked for"""
 
     @property
     def token_count(self) -> int:
@@ -330,8 +338,9 @@ class _Answer:
     """What has come of one."""
 
     text: bytes = b""
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
     def response(self) -> InferenceResponse:
-        return InferenceResponse(self.text.decode(), self.tokens, self.usage)
+        ids = [token.id for token in self.tokens]
+        return InferenceResponse(self.text.decode(), ids, self.usage, mean_logprob(self.tokens))

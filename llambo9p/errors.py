@@ -133,6 +133,12 @@ class WorkerLost(Error):
     errno = errno.EIO
 
 
+class NoConsensus(Error):
+    """Of several answers too few came, or could be counted, to make one of them."""
+
+    ename = "no consensus"
+
+
 class ContextOverflow(InvalidArgument):
     """A prompt that cannot fit the context by itself."""
 
@@ -169,6 +175,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         AuthenticationFailed,
         NotSupported,
         WorkerLost,
+        NoConsensus,
     )
 }
 

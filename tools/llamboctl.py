@@ -13,13 +13,14 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import click
 from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
 from py9p.messages import Dir
 
+from llambo9p.cluster.fusion import STRATEGIES
 from llambo9p.fs.ctl import quote
 
 from . import show, start
@@ -295,26 +296,66 @@ def infer(text: str | None, system: str | None, **options: float | None) -> None
 
     Without TEXT the question is standard input.  Options hold for this question only.
     """
-    settings = {name: value for name, value in options.items() if value is not None}
-    if text is None:
-        query = sys.stdin.buffer.read()
-    else:
-        query = text.encode("utf-8", "surrogateescape")
-    if not query:
-        raise click.UsageError("the question is empty")
+    query = _question(text)
     with _connect() as remote:
-        if not settings and system is None:
+        if system is None and all(value is None for value in options.values()):
             _ask(remote, "data", query)
             return
-        # settings belong to a conversation: this is one of our own, for as long as
-        # its clone file is open
-        with remote.open("clone", ORDWR) as ctl:
-            number = b"".join(ctl.chunks()).decode().strip()
-            lines = [f"{name} {value}\n" for name, value in settings.items()]
-            ctl.write("".join(lines).encode())
-            if system is not None:
-                remote.write(f"{number}/system", system.encode("utf-8", "surrogateescape"))
-            _ask(remote, f"{number}/data", query)
+        with _own_conversation(remote, "", options, system) as directory:
+            _ask(remote, f"{directory}/data", query)
+
+
+@cli.command()
+@click.argument("text", required=False)
+@click.option("--strategy", metavar="S", type=click.Choice(STRATEGIES), show_choices=False,
+              help=f"{', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}.")  # fmt: skip
+@click.option("--n", "n_nodes", metavar="N", type=click.IntRange(min=1), help="Workers to ask.")
+@click.option("--timeout", "timeout_ms", metavar="MS", type=click.IntRange(min=1),
+              help="Who has not answered then is left out.")  # fmt: skip
+@click.option("--min-consensus", "min_consensus_nodes", metavar="N", type=click.IntRange(min=1),
+              help="Answers that there must be.")  # fmt: skip
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1))
+@click.option("--temperature", metavar="T", type=click.FloatRange(min=0))
+@click.option("--seed", metavar="N", type=int)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--votes", is_flag=True, help="Show every worker's answer, on standard error.")
+@addr_option
+def fuse(
+    text: str | None, system: str | None, votes: bool, **options: float | str | None
+) -> None:
+    """Ask several workers one question and print one answer made of theirs.
+
+    Without TEXT the question is standard input.
+    """
+    query = _question(text)
+    with _connect() as remote, _own_conversation(remote, "fusion/", options, system) as directory:
+        try:
+            _ask(remote, f"{directory}/data", query)
+        finally:
+            if votes:
+                click.echo(remote.text(f"{directory}/votes"), err=True, nl=False)
+
+
+def _question(text: str | None) -> bytes:
+    query = sys.stdin.buffer.read() if text is None else text.encode("utf-8", "surrogateescape")
+    if not query:
+        raise click.UsageError("the question is empty")
+    return query
+
+
+@contextlib.contextmanager
+def _own_conversation(
+    remote: Remote, place: str, options: Mapping[str, float | str | None], system: str | None
+) -> Iterator[str]:
+    """A conversation cloned in `place`, for the options belong to one; its directory, which
+    is there as long as its clone file is open."""
+    with remote.open(f"{place}clone", ORDWR) as ctl:
+        directory = place + b"".join(ctl.chunks()).decode().strip()
+        lines = [f"{name} {value}\n" for name, value in options.items() if value is not None]
+        ctl.write("".join(lines).encode())
+        if system is not None:
+            remote.write(f"{directory}/system", system.encode("utf-8", "surrogateescape"))
+        yield directory
 
 
 def _ask(remote: Remote, path: str, query: bytes) -> None:

@@ -249,6 +249,8 @@ class ClusterEngine:
                 worker = asked.worker = self._members.workers[work.name]
                 asked.work = work
                 self._requests.sent(asked.request, worker.name, worker.host.model)
+                if asked.request.placing is not None:
+                    asked.request.placing.placed(worker.name)
                 asked.placed.set()
 
     def _work_for(self, asked: _Asked) -> Work | None:
@@ -266,7 +268,10 @@ class ClusterEngine:
                 return self._balancer.started(worker.name, request)
             self.forget(request.conversation)
         model = asked.model if asked.splice.tokens else ""
-        return self._balancer.choose(request, asked.failures.avoided, model)
+        avoid = asked.failures.avoided
+        if request.placing is not None:
+            avoid |= request.placing.avoided
+        return self._balancer.choose(request, avoid, model)
 
     def _ended(self, asked: _Asked) -> None:
         """What the worker does for it is over, well or badly."""

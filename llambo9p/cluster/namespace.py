@@ -32,6 +32,8 @@ from .config import ENGINES, Cluster
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet
+from .fusion_engine import FusionEngine
+from .fusion_files import FusionConversation, fusion_directory
 from .health import Health, Rules
 from .launchers.base import Launcher
 from .launchers.local import LocalLauncher
@@ -143,6 +145,12 @@ class Orchestrator:
         )
         add_conversation_files(root, conversation, commands, self.status_text)
         root.add(CloneFile(root, converse))
+
+        def converse_with_many() -> FusionConversation:
+            engine = FusionEngine(self._engine, self._limits)
+            return FusionConversation(engine, self._limits, user.name)
+
+        root.add(fusion_directory(root.tree, converse_with_many, self._conversations.append))
         nodes = root.add(Directory(self._tree, "nodes"))
         root.add(ModelsDirectory(self._tree, root, self._models))
         root.add(BalancerFile(self._tree, user, self._balancer, self._use))

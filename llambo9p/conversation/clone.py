@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from ..errors import PermissionDenied
 from ..fs.ctl import Command, Commands, OpenCtl
@@ -18,6 +19,8 @@ from ..fs.tree import Directory, FidCount, SyntheticFile
 from ..p9.node import Maybe
 from .conversation import Conversation
 from .files import add_conversation_files, ctl_commands
+
+C = TypeVar("C", bound=Conversation)
 
 
 class OpenClone(OpenCtl):
@@ -34,15 +37,29 @@ class OpenClone(OpenCtl):
         self._fids.release()
 
 
-class CloneFile(SyntheticFile):
-    """Makes conversations in `directory`, with `make`."""
+def furnish(directory: Directory, conversation: Conversation, *verbs: Command) -> Commands:
+    """Put the files of a conversation into its directory; `verbs` are further ones of its
+    `ctl`, whose commands are the result."""
+    commands = Commands([*ctl_commands(conversation), *verbs], conversation.noting)
+    add_conversation_files(directory, conversation, commands)
+    return commands
 
-    __slots__ = ("_directory", "_make", "_numbers")
 
-    def __init__(self, directory: Directory, make: Callable[[], Conversation]) -> None:
+class CloneFile(SyntheticFile, Generic[C]):
+    """Makes conversations in `directory`, with `make`, and their files, with `furnish`."""
+
+    __slots__ = ("_directory", "_furnish", "_make", "_numbers")
+
+    def __init__(
+        self,
+        directory: Directory,
+        make: Callable[[], C],
+        furnish: Callable[[Directory, C, Command], Commands] = furnish,
+    ) -> None:
         super().__init__(directory.tree, "clone", 0o600)
         self._directory = directory
         self._make = make
+        self._furnish = furnish
         self._numbers = itertools.count()
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -61,10 +78,7 @@ class CloneFile(SyntheticFile):
 
         directory = Directory(self.tree, number, 0o500)
         directory.fids = FidCount(close)
-        commands = Commands(
-            [*ctl_commands(conversation), Command("close", "", 0, 0, lambda words: close)],
-            conversation.noting,
-        )
-        add_conversation_files(directory, conversation, commands)
+        close_verb = Command("close", "", 0, 0, lambda words: close)
+        commands = self._furnish(directory, conversation, close_verb)
         self._directory.add(directory)
         return OpenClone(number, commands, directory.fids)

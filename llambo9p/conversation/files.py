@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from ..errors import InvalidArgument, NoSpace, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
@@ -341,48 +342,50 @@ class DataFile(SyntheticFile):
         return OpenData(self.name, self._conversation, self._ask)
 
 
+def setting_command(spec: settings.Setting, change: Callable[[str, Any], None]) -> Command:
+    """The verb that changes a setting: `change` gets its name and the value."""
+
+    def validate(words: Sequence[str]) -> Action:
+        value = spec.read(words)
+        return lambda: change(spec.name, value)
+
+    return Command(spec.name, spec.usage, spec.n_min, spec.n_max, validate)
+
+
 def ctl_commands(conversation: Conversation) -> Iterator[Command]:
     """The verbs of every conversation's `ctl`: its settings, `reset`, `cancel`."""
 
-    def setting(spec: settings.Setting) -> Command:
-        def validate(words: Sequence[str]) -> Action:
-            value = spec.read(words)
+    def change(name: str, value: Any) -> None:
+        conversation.settings = settings.change(conversation.settings, name, value)
 
-            def commit() -> None:
-                conversation.settings = settings.change(conversation.settings, spec.name, value)
-
-            return commit
-
-        return Command(spec.name, spec.usage, spec.n_min, spec.n_max, validate)
-
-    yield from map(setting, settings.SETTINGS)
+    yield from (setting_command(spec, change) for spec in settings.SETTINGS)
     yield Command("reset", "", 0, 0, lambda words: conversation.reset)
     yield Command("cancel", "", 0, 0, lambda words: conversation.cancel)
-
-
-def ctl_text(conversation: Conversation) -> str:
-    return settings.show(conversation.settings)
 
 
 def add_conversation_files(
     directory: Directory,
     conversation: Conversation,
     commands: Commands,
-    status: Callable[[], str] | None = None,
+    status: Callable[[], str] = lambda: "",
+    ctl: Callable[[], str] = lambda: "",
 ) -> None:
     """Put a conversation's files into `directory`.
 
-    `commands` are `ctl`'s; `status` makes further lines of `status`.
+    `commands` are `ctl`'s; `status` and `ctl` make further lines of those files.
     """
     tree = directory.tree
 
     def status_text() -> str:
-        return conversation.status_text() + (status() if status is not None else "")
+        return conversation.status_text() + status()
+
+    def ctl_text() -> str:
+        return settings.show(conversation.settings) + ctl()
 
     def prompt_text() -> str:
         return conversation.newest.prompt if conversation.newest is not None else ""
 
-    directory.add(CtlFile(tree, "ctl", lambda: ctl_text(conversation), commands, 0o600))
+    directory.add(CtlFile(tree, "ctl", ctl_text, commands, 0o600))
     directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
     directory.add(StreamFile(tree, "out", conversation, lambda turn: turn.stream))
     directory.add(DataFile(tree, "data", conversation, conversation.ask))

@@ -45,7 +45,9 @@ class Setting(NamedTuple):
     show: Callable[[Any], str]
 
 
-def _integer(name: str, low: int, high: int) -> Setting:
+def integer(name: str, low: int, high: int) -> Setting:
+    """A whole number from `low` to `high`."""
+
     def read(words: Sequence[str]) -> int:
         try:
             value = int(words[0])
@@ -71,7 +73,8 @@ def _number(name: str, low: float, high: float) -> Setting:
     return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:.15g}")
 
 
-def _word(name: str, *allowed: str) -> Setting:
+def word(name: str, *allowed: str) -> Setting:
+    """One of several words."""
     usage = "|".join(allowed)
 
     def read(words: Sequence[str]) -> str:
@@ -128,19 +131,19 @@ def _read_request_id(words: Sequence[str]) -> str:
 
 
 SETTINGS = (
-    _word("mode", "chat", "complete"),
-    _integer("max_tokens", *INTEGERS["max_tokens"]),
+    word("mode", "chat", "complete"),
+    integer("max_tokens", *INTEGERS["max_tokens"]),
     _number("temperature", *NUMBERS["temperature"]),
     _number("top_p", *NUMBERS["top_p"]),
-    _integer("top_k", *INTEGERS["top_k"]),
+    integer("top_k", *INTEGERS["top_k"]),
     _number("min_p", *NUMBERS["min_p"]),
     _number("repeat_penalty", *NUMBERS["repeat_penalty"]),
     Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
     Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
-    _integer("logprobs", *INTEGERS["logprobs"]),
-    _word("overflow", "trim", "error"),
+    integer("logprobs", *INTEGERS["logprobs"]),
+    word("overflow", "trim", "error"),
     # nobody can get ahead of others, only let them go first
-    _integer("priority", -10, 0),
+    integer("priority", -10, 0),
     Setting("type", "[NAME]", 0, 1, _read_type, str),
     Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),
 )

@@ -22,6 +22,7 @@ Rules that every engine keeps:
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -74,6 +75,18 @@ class SamplingParams:
     """how many of the likeliest tokens to tell at each place, with the chosen one; 0 is off"""
 
 
+class Placing(Protocol):
+    """Of a request that belongs to others, which should be answered elsewhere."""
+
+    @property
+    def avoided(self) -> frozenset[str]:
+        """Names of workers: none of them is chosen if that can be helped, nor one of their
+        hosts."""
+
+    def placed(self, worker: str) -> None:
+        """The request goes to that one, for now."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One prompt.  Compared by identity: the object is its own key."""
@@ -97,6 +110,8 @@ class Request:
     request, with sampler, grammar and random state as they were then"""
     id: str = ""
     """under which logs tell of it, on every host that it comes to"""
+    placing: Placing | None = None
+    """for an engine that has workers"""
     embed: bool = False
     """the answer is no continuation of the prompt, a text, but its embedding: numbers, as
     text, in one line"""
@@ -156,6 +171,12 @@ class Token(NamedTuple):
     """bytes of the answer that were final when it was there"""
     logprobs: Logprobs | None = None
     """when they were asked for; never of one that `Request.answer` gave"""
+
+
+def mean_logprob(tokens: Sequence[Token]) -> float | None:
+    """Of those that have logprobs; None when none has."""
+    logprobs = [token.logprobs.chosen.logprob for token in tokens if token.logprobs is not None]
+    return math.fsum(logprobs) / len(logprobs) if logprobs else None
 
 
 class Listener(Protocol):

@@ -151,6 +151,16 @@ def test_a_chat_with_a_model_that_has_no_template_is_refused(tmp_path: Path):
         assert ctx.infer(greedy("1, 2, 3, 4, 5,", 3, mode="complete")).text == " 6,"
 
 
+def test_the_mean_logprob_is_told_when_it_is_asked_for(ctx):
+    assert ctx.infer(greedy("1, 2, 3, 4, 5,", 3, mode="complete")).mean_logprob is None
+    sure = ctx.infer(greedy("1, 2, 3, 4, 5,", 3, mode="complete", logprobs=True))
+    assert sure.text == " 6," and -0.5 < sure.mean_logprob < 0
+    wild = InferenceRequest("1, 2, 3,", max_tokens=9, temperature=5, seed=1, logprobs=True)
+    assert ctx.infer(wild).mean_logprob < sure.mean_logprob
+    nothing = greedy("1, 2, 3, 4, 5,", 3, mode="complete", logprobs=True, stop=[" 6"])
+    assert ctx.infer(nothing).text == ""
+
+
 def test_infer_needs_a_context(ctx):
     with pytest.raises(errors.InvalidArgument, match="the request has no ctx"):
         infer(InferenceRequest("hello"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from llambo9p import Context, InferenceRequest, Model, errors, infer
+from llambo9p import Context, InferenceRequest, Model, errors, fuse, infer
 from llambo9p.engine.gguf import default_model
 
 
@@ -37,6 +37,19 @@ def test_parallel_processing(model: Model):
         results = ctx.infer_all([InferenceRequest(prompt, max_tokens=8) for prompt in prompts])
     assert len(results) == len(prompts)
     assert all(response.text for response in results)
+
+
+def test_cognitive_fusion(model: Model):
+    prompt = "What is 2 + 3? Answer with a number."
+    with Context(model, 512, 512, 1) as ctx:
+        responses = [
+            ctx.infer(InferenceRequest(prompt, max_tokens=24, seed=seed, logprobs=True))
+            for seed in range(3)
+        ]
+        fused = fuse(responses, "best-of-n")
+    assert fused.text == max(responses, key=lambda response: response.mean_logprob).text
+    assert len(fused.votes) == 3
+    assert 1 / 3 <= fused.agreement <= 1
 
 
 def test_error_handling(ctx: Context):

@@ -47,13 +47,13 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    own = ["balancer", "clone", "models", "nodes", "registry", *MONITOR]
+    own = ["balancer", "clone", "fusion", "models", "nodes", "registry", *MONITOR]
     assert names == sorted([*FILES, *own, *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()
     assert mount.sh("ls -a | head -n 3").split() == [".", "..", "balancer"]
-    assert mount.sh("ls -d */ worker-*/ctl").split()[:2] == ["models/", "nodes/"]
+    assert mount.sh("ls -d */ worker-*/ctl").split()[:3] == ["fusion/", "models/", "nodes/"]
 
 
 def test_a_file_is_what_stat_says(mount):

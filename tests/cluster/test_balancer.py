@@ -532,7 +532,11 @@ class Table(RuleBasedStateMachine):
             return
         hosts = {name: self.b.workers[name].host for name in suitable}
         room = [host for host in hosts.values() if host.requests < 2]
-        can = {name for name in suitable if hosts[name] in room and model in ("", hosts[name].model)}
+        can = {
+            name
+            for name in suitable
+            if hosts[name] in room and model in ("", hosts[name].model)
+        }
         work = self.b.choose(asked, avoid, model)
         if work is None:
             # those with too little context for it, or degraded ones, may have been passed over

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import subprocess
 import sys
 
 import pytest
-from llambo9p_tools.bench import processes
+from llambo9p_tools.bench import fusion, processes
 from llambo9p_tools.bench.latency import stall_figures
 from llambo9p_tools.bench.turns import Answer, Question, check, percentile, ratio
 from llambo9p_tools.bench.workers import overtaken
+
+from llambo9p import InferenceResponse, Usage
 
 
 def test_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
@@ -43,6 +47,26 @@ def test_the_stall_is_while_the_long_prompt_is_read() -> None:
     assert figures["long first"] == 5000
     with pytest.raises(SystemExit, match="--running"):
         stall_figures([Answer(0.0, 7.0, [1.0, 7.0]), Answer(2.5, 7.5, [7.5])])
+
+
+def test_questions_come_from_the_seed_and_their_answers_are_right() -> None:
+    tasks = [make(random.Random(3)) for make in fusion.TASKS.values() for _ in range(2)]
+    assert tasks[0] == tasks[1] and tasks[2] == tasks[3]
+    for seed in range(20):
+        a, b = map(int, re.findall(r"\d+", fusion.adding(random.Random(seed)).text))
+        assert fusion.adding(random.Random(seed)).right == str(a + b)
+        a, b = map(int, re.findall(r"\d+", fusion.taking_away(random.Random(seed)).text))
+        assert fusion.taking_away(random.Random(seed)).right == str(a - b)
+        a, b = map(int, re.findall(r"\d+", fusion.comparing(random.Random(seed)).text))
+        assert fusion.comparing(random.Random(seed)).right == ("yes" if a > b else "no")
+
+
+def test_an_answer_is_right_when_the_right_one_is_read_from_it() -> None:
+    tasks = [fusion.Task("?", "7"), fusion.Task("?", "yes")]
+    assert fusion.percent(["3 + 4 = 7", "No."], tasks) == 50
+    said = [InferenceResponse(text, [], Usage(), -1.0) for text in ("6.9", "7", "and so on")]
+    assert fusion.fused_text(said, "weighted-average") == "7"
+    assert fusion.fused_text(said[2:], "weighted-average") == ""
 
 
 def test_what_linux_says_of_a_process() -> None:

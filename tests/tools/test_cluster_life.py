@@ -143,6 +143,23 @@ def test_infer_with_and_without_options(running):
     assert running.out("infer", "what do you say?") == whole
 
 
+def test_fuse_asks_several_and_prints_one_answer(running):
+    running.out("spawn", "--count", "3")
+    assert running.out("fuse", "yes") == "simulated: yes"
+    asked = ("--strategy", "best-of-n", "--n", "2", "--timeout", "9999", "--min-consensus", "2")
+    done = running.run("fuse", *asked, "--max-tokens", "9", "--votes", stdin=b"is it?\n")
+    assert (done.returncode, done.stdout) == (0, b"simulated")
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 2 and len({line.split()[0] for line in lines}) == 2
+    assert all(line.split()[3:] == ["voted", "simulated", "simulated"] for line in lines)
+    said = running.error("fuse", "a long question that holds nothing which anybody could count")
+    assert said.startswith("llamboctl: fusion/2/data: no consensus: majority-vote: 0 of 3 answers")
+    assert running.run("fuse", "--strategy", "best", "?").returncode == 2
+    # the conversations are gone again
+    assert not [name for name in running.out("ls", "fusion").splitlines() if name.isdigit()]
+    assert "strategy majority-vote\n" in running.out("cat", "fusion/ctl")
+
+
 def test_a_second_init_leaves_the_first_cluster_alone(running):
     pid = running.pid()
     said = running.error("init")
