@@ -90,9 +90,9 @@ TELL = 0.04
 )
 @click.option(
     "--epoch",
-    type=click.IntRange(0, 10**18 - 1),
+    type=click.IntRange(0, 2**63 - 1),
     help="Tells this process from others at its address; later ones have more.  [default: the "
-    "time, in microseconds]",
+    "time, in nanoseconds]",
 )
 @click.option("--register", metavar="ADDR", help="Join the cluster of the orchestrator there.")
 @click.option(
@@ -138,7 +138,7 @@ def main(
         address = process.listen_address(listen, config.security, insecure)
         orchestrator = addresses.parse(register) if register is not None else None
         announced = _announced(announce, address) if orchestrator is not None else None
-        started = time.time_ns() // 1000 if epoch is None else epoch
+        started = time.time_ns() if epoch is None else epoch
         if exit_with_stdin:
             _stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None

@@ -127,13 +127,14 @@ class Members:
             self._show_mount(worker, user)
 
     def is_free(self, name: str) -> bool:
-        """Whether something may be mounted as `name`: a lost worker gives way."""
-        worker = self.workers.get(name)
-        if worker is not None:
-            return worker.health is Health.LOST and name not in self._reserved
+        """Whether the next worker may be mounted as `name`."""
         return name not in self._reserved and not self._taken(name)
 
     def _taken(self, name: str) -> bool:
+        """Whether something has that name; a lost worker gives way."""
+        worker = self.workers.get(name)
+        if worker is not None:
+            return worker.health is not Health.LOST
         root, _ = self._roots[self._tree.owner]
         return root.find(name) is not None
 
@@ -280,16 +281,11 @@ class Members:
         return host
 
     async def _mount(self, host: Host, name: str, there: str, capacity: int) -> None:
-        """`there` is a worker's name, or "" for the whole tree."""
-        before = self.workers.get(name)
-        if before is not None and before.health is Health.LOST:
-            self._drop_worker(before)
-            if not before.host.workers:
-                if before.host.address != host.address:
-                    self.discovery.forget(before.host.address, before.host.name)
-                await self.remove_host(before.host)
+        """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name
+        gives way when the new one answers."""
         if self._taken(name):
             raise Exists(f"{name} exists already")
+
         async def connection() -> Client:
             return host.client
 
@@ -300,6 +296,9 @@ class Members:
         if self._taken(name):  # while we waited
             mount.unmount()
             raise Exists(f"{name} exists already")
+        before = self.workers.get(name)
+        if before is not None:
+            self._drop_worker(before)
         worker = Worker(name, there, host, mount, capacity=capacity)
         host.workers[there] = self.workers[name] = worker
         self.counts[worker.health] += 1
@@ -316,6 +315,10 @@ class Members:
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
         self._judge(worker)
+        if before is not None and not before.host.workers:
+            if before.host.address != host.address:
+                self.discovery.forget(before.host.address, before.host.name)
+            await self.remove_host(before.host)
 
     # -- leaving ------------------------------------------------------------------
 

@@ -21,11 +21,12 @@ Who registers gets the prompts of all users, so it is for administrators.  There
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import Exists, InvalidArgument, NotFound, PermissionDenied
-from ..fs.ctl import decode, quote, split_words, whole_number
+from ..fs.ctl import decode, quote, split_words
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..fs.user import User
@@ -94,17 +95,11 @@ class Registry:
     async def register(self, where: Address, attrs: dict[str, str], user: User) -> Service:
         """Mount the host and make its service.  A host of a later epoch takes the place of
         one whose lease has not ended yet.  Raises Error."""
-        numbers: dict[str, int | None] = {}
-        for name in ("epoch", "first"):
-            numbers[name] = whole_number(attrs[name]) if name in attrs else None
-            if name in attrs and numbers[name] is None:
-                raise InvalidArgument(
-                    f"registry: {name} must be a whole number, not {attrs[name][:40]!r}"
-                )
+        epoch, wish = _number(attrs, "epoch"), _number(attrs, "first")
         before = self.services.get(where)
-        if before is not None and numbers["epoch"] is None:
+        if before is not None and epoch is None:
             raise Exists(f"{where} is registered already")
-        host = await self._members.join(where, numbers["epoch"], numbers["first"])
+        host = await self._members.join(where, epoch, wish)
         if (before := self.services.get(where)) is not None:
             self._remove(before)
         ours = (number_of(worker.name) for worker in host.workers.values())
@@ -157,6 +152,14 @@ class Registry:
             finally:
                 self._waiting.discard(future)
         return self.changes
+
+
+def _number(attrs: dict[str, str], name: str) -> int | None:
+    """The number that an attribute is, if it is there.  Raises InvalidArgument."""
+    word = attrs.get(name)
+    if word is not None and not re.fullmatch(r"\d{1,19}", word, re.ASCII):
+        raise InvalidArgument(f"registry: {name} must be a whole number, not {word[:40]!r}")
+    return None if word is None else int(word)
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

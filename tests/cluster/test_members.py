@@ -175,6 +175,24 @@ async def test_a_mounted_host_that_comes_back_has_its_names_and_its_new_epoch() 
 
 
 @story
+async def test_a_lost_worker_stays_until_the_one_that_takes_its_place_answers() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1, epoch=5) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        host.kill()
+        await until(lambda: members.counts[Health.LOST])
+        async with simulated_host(1) as comes:
+            root = comes.host.attach(owner(), "")
+            assert isinstance(root, Directory)
+            root.discard("status")
+            root.add(TextFile(root.tree, "status", lambda: "epoch 99\n"))  # which it is not
+            with pytest.raises(Stale):
+                await files.write("ctl", f"mount {comes.address}")
+            assert await nodes(files) == {"worker-0000": "lost"}
+            assert (await files.attrs("nodes/worker-0000"))["epoch"] == "5"
+
+
+@story
 async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
     async def serve(text: str, at: Address) -> tuple[Server, Address]:
         tree = Tree("glenda")
