@@ -241,6 +241,9 @@ class Eligible:
         host.turn += 1
         return workers[host.turn % len(workers)]
 
+    def all_of_host(self, host: HostLoad) -> Pool[Candidate]:
+        return self._of[host]
+
     def add(self, worker: Candidate) -> None:
         """For the balancer, as `discard` is."""
         self.workers.add(worker)

@@ -119,7 +119,7 @@ class Fleet:
         """Start workers; return when they answer.  Raises Error, and leaves none then."""
         async with self._spawning:
             limit = self._config.orchestrator.max_nodes
-            alive = sum(not self._is_free(name) for name in self._members.workers)
+            alive = sum(not self._members.is_free(name) for name in self._members.workers)
             if alive + count > limit:
                 raise Busy(f"{count} more workers would be more than max_nodes {limit}")
             launcher = self._launcher_of(engine)
@@ -147,18 +147,13 @@ class Fleet:
             if host.type == type_name and self._kept.get(host) == engine and not host.lost
         ]
         rooms = [count if each is None else max(each - len(h.workers), 0) for h in hosts if h]
-        number = first_free(count, self._is_free)
+        number = first_free(count, self._members.is_free)
         sizes = divide(count, rooms, each)
         hosts += [None] * (len(sizes) - len(hosts))
         for host, size in zip(hosts, sizes, strict=True):
             if size:
                 yield Part(host, number, size)
             number += size
-
-    def _is_free(self, name: str) -> bool:
-        """Whether a new worker may be called so: a lost one gives way, if it is lost for good."""
-        worker = self._members.workers.get(name)
-        return worker is None or (worker.state == "lost" and worker.host not in self._kept)
 
     async def _place(
         self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
@@ -176,12 +171,14 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._kept[host] = engine
+        self._keep_names(host, engine)
         keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
 
-    async def _start(self, spec: HostSpec, launcher: Launcher) -> tuple[Host, Launched]:
+    async def _start(
+        self, spec: HostSpec, launcher: Launcher, before: Host | None = None
+    ) -> tuple[Host, Launched]:
         name = worker_name(spec.first)
         try:
             async with self._starting:
@@ -190,7 +187,9 @@ class Fleet:
                 )
         finally:
             self.loading.pop(name, None)
-        host = await self._members.add_host(launched.address, launched)
+        host = await self._members.add_host(
+            launched.address, launched, epoch=spec.epoch, before=before
+        )
         self._events.emit("host.started", host=host.address, type=spec.type, log=launched.log)
         return host, launched
 
@@ -221,6 +220,10 @@ class Fleet:
             self._launchers[engine] = self._launcher(engine)
         return self._launchers[engine]
 
+    def _keep_names(self, host: Host, engine: str) -> None:
+        host.kept = True
+        self._kept[host] = engine
+
     # -- starting again -----------------------------------------------------------
 
     async def _keep(
@@ -243,10 +246,11 @@ class Fleet:
                 again = await self._again(host, spec, launcher, backoff)
             finally:
                 del self._kept[host]
+                host.kept = False
             if again is None:
                 return
             host, launched = again
-            self._kept[host] = engine
+            self._keep_names(host, engine)
             log.warning("%s was started again", spec.name)
 
     async def _again(
@@ -261,7 +265,7 @@ class Fleet:
             first, *others = runs(numbers)
             spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
             try:
-                new, launched = await self._start(spec, launcher)
+                new, launched = await self._start(spec, launcher, host)
             except Error as e:
                 log.warning("%s cannot be started again: %s", spec.name, e)
                 continue

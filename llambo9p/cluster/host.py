@@ -94,6 +94,8 @@ class Host:
     expected: bool = True
     """to come back when it is lost"""
     lost: bool = False
+    kept: bool = False
+    """it is started again when it ends, and its workers' names are for nobody else"""
     closed: bool = False
     users: dict[str, asyncio.Task[Client]] = field(default_factory=dict)
     """the connections of users other than the owner"""

@@ -131,10 +131,10 @@ class Members:
         return name not in self._reserved and not self._taken(name)
 
     def _taken(self, name: str) -> bool:
-        """Whether something has that name; a lost worker gives way."""
+        """Whether something has that name; a worker that is lost for good gives way."""
         worker = self.workers.get(name)
         if worker is not None:
-            return worker.health is not Health.LOST
+            return worker.health is not Health.LOST or worker.host.kept
         root, _ = self._roots[self._tree.owner]
         return root.find(name) is not None
 
@@ -173,9 +173,10 @@ class Members:
         process: Launched | None = None,
         epoch: int | None = None,
         first: int | None = None,
+        before: Host | None = None,
     ) -> Host:
-        """Connect to a host of ours and mount all its workers; `process` is stopped
-        when that fails."""
+        """Connect to a host of ours and mount all its workers, under the names that they had
+        on the host that it was `before`; `process` is stopped when that fails."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -184,7 +185,7 @@ class Members:
             raise
         host.process = process
         try:
-            await self.mount_workers(host, await host.names(), first)
+            await self.mount_workers(host, await host.names(), first, before)
             host.has_workers_file = True
         except BaseException:
             await self.remove_host(host)
@@ -192,7 +193,11 @@ class Members:
         return host
 
     async def mount_workers(
-        self, host: Host, there: Sequence[str], first: int | None = None
+        self,
+        host: Host,
+        there: Sequence[str],
+        first: int | None = None,
+        before: Host | None = None,
     ) -> None:
         """Mount workers that a host has: under the names that they had here before, if
         these are free, else as `names.assign` says."""
@@ -202,7 +207,10 @@ class Members:
         host.context = int(status["context"]) if "context" in status else None
         host.epoch = int(status["epoch"]) if "epoch" in status else None
         new = [name for name in there if name not in host.workers]
-        before = self._known(host.address, but=host)
+        if before is None:
+            before = self._known(host.address, but=host)
+        else:
+            before.kept = False
         kept = {} if before is None else {w.there: w.name for w in before.workers.values()}
         kept = {name: kept[name] for name in new if name in kept and self.is_free(kept[name])}
         others = [name for name in new if name not in kept]

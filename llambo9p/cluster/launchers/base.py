@@ -48,6 +48,7 @@ class HostSpec:
             "--model": self.model,
             "--count": self.count,
             "--first": self.first,
+            "--epoch": self.epoch,
             "--type": self.type,
             "--context": r.context_size,
             "--slots": r.slots,
