@@ -192,11 +192,16 @@ class Balancer:
         return worker is not None and worker.host.full
 
     def choose(
-        self, request: Request, avoid: frozenset[str] = frozenset(), model: str = ""
+        self,
+        request: Request,
+        avoid: frozenset[str] = frozenset(),
+        model: str = "",
+        apart: frozenset[str] = frozenset(),
     ) -> Work | None:
         """The worker for a request; none of `avoid`, nor of their hosts, if that can be
-        helped, and with a `model` only one that has it.  None when none has room.  Raises
-        WorkerLost when there is nobody, or Error when the strategy fails."""
+        helped, then none of `apart` nor of theirs, and with a `model` only one that has it.
+        None when none has room.  Raises WorkerLost when there is nobody, or Error when the
+        strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
         if not len(eligible.hosts):
@@ -207,7 +212,9 @@ class Balancer:
             raise Error(f"strategy {self.strategy}: {e!r}") from e
         if chosen not in eligible.workers:
             raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
-        worker = self._allowed(chosen, needs, eligible, avoid, model)
+        worker = self._allowed(chosen, needs, eligible, avoid | apart, model)
+        if worker is not None and apart and worker.name in avoid:
+            worker = self._allowed(chosen, needs, eligible, avoid, model)
         if worker is None:
             return None
         self.decisions[self.strategy] += 1

@@ -268,10 +268,8 @@ class ClusterEngine:
                 return self._balancer.started(worker.name, request)
             self.forget(request.conversation)
         model = asked.model if asked.splice.tokens else ""
-        avoid = asked.failures.avoided
-        if request.placing is not None:
-            avoid |= request.placing.avoided
-        return self._balancer.choose(request, avoid, model)
+        apart = frozenset[str]() if request.placing is None else request.placing.avoided
+        return self._balancer.choose(request, asked.failures.avoided, model, apart)
 
     def _ended(self, asked: _Asked) -> None:
         """What the worker does for it is over, well or badly."""

@@ -76,7 +76,7 @@ class Orchestrator:
         self._members = Members(self._tree, self._balancer, rules, self._events, tls)
         tally = Tally(time.monotonic)
         requests = Requests(tally, self._events, time.monotonic)
-        engine = ClusterEngine(
+        self._dispatch = ClusterEngine(
             self._members,
             self._balancer,
             requests,
@@ -84,9 +84,9 @@ class Orchestrator:
             timeout=lb.timeout / 1000,
             queue=config.limits.queue,
         )
-        self._engine = Watched(engine, requests)
+        self._engine = Watched(self._dispatch, requests)
         self.monitor = Monitor(
-            config, self._members, self._balancer, engine, tally, self._events
+            config, self._members, self._balancer, self._dispatch, tally, self._events
         )
         self._registry = Registry(self._tree, self._members)
         self._models = Models(config.models.path)

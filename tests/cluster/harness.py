@@ -47,12 +47,15 @@ async def simulated_host(
     gate: Gate | None = None,
     at: Address = ANYWHERE,
     n_ctx: int = 4096,
+    slots: int = 16,
     poison: bytes = b"",
     limits: Limits | None = None,
     epoch: int = 1,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
-    engine = DecodeThread(SimulatedRunner(gate=gate, n_ctx=n_ctx, poison=poison, **options))
+    engine = DecodeThread(
+        SimulatedRunner(gate=gate, n_ctx=n_ctx, n_seq=slots, poison=poison, **options)
+    )
     await engine.start()
     host = Host(
         engine,

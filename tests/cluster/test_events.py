@@ -155,7 +155,7 @@ async def test_what_happens_to_workers_is_told() -> None:
             [lost] = parsed(await lines_of(events, 1))
             assert (lost["kind"], lost["worker"]) == ("worker.lost", "worker-0001")
         await files.write("ctl", "unmount worker-0001")
-        assert kinds(await lines_of(events, 2)) == ["worker.left", "host.ended"]
+        assert kinds(await lines_of(events, 2)) == ["worker.left", "host.left"]
 
 
 @story

@@ -141,8 +141,8 @@ async def test_one_shots_go_on_too_and_leave_nothing() -> None:
         assert said.decode() == ANSWER
         await files.read("worker-0001/status")  # behind the Tclunk of the clone
         assert "0" not in await files.ls("worker-0001")
-        engine = running.orchestrator._engine
-        assert not engine._tasks and not engine._remotes and not engine._at
+        engine = running.orchestrator._dispatch
+        assert not engine._tasks and not engine._remotes and not any(host.requests for host in engine._balancer.hosts)
 
 
 @story
@@ -181,6 +181,7 @@ async def test_another_model_does_not_go_on_with_an_answer() -> None:
         await running.files.write("ctl", f"mount {other.address}")
         [mounted] = [h for h in running.orchestrator._members.hosts if h.address == other.address]
         mounted.model = "another"
+        running.orchestrator._balancer.workers["worker-0001"].host.model = "another"
         fails.kill()
         with pytest.raises(Error, match="worker-0000 was lost in the middle of the answer"):
             await running.files.read("out")
@@ -203,8 +204,8 @@ async def test_retries_end_and_leave_nothing() -> None:
         asked = [worker.requests for worker in host.host.workers.values()]
         assert sorted(asked) == [0, 0, 1, 1, 1], "and no worker twice"
         assert "the step is poisoned" in (await files.attrs("status"))["error"]
-        engine = running.orchestrator._engine
-        assert not engine._tasks and not engine._remotes and not engine._at
+        engine = running.orchestrator._dispatch
+        assert not engine._tasks and not engine._remotes and not any(host.requests for host in engine._balancer.hosts)
         for worker in host.host.workers:
             assert "0" not in await files.ls(worker)
 
@@ -254,7 +255,7 @@ async def test_requests_wait_for_a_worker_that_comes_back() -> None:
         first.kill()
         await until(lambda: "lost 1\n" in running.orchestrator.status_text())
         await files.write("prompt", "go")
-        await until(lambda: running.orchestrator._engine.load.queued)
+        await until(lambda: running.orchestrator._dispatch.load.queued)
         async with simulated_host(1, answer=answer) as again:
             await files.write("ctl", f"mount {again.address}")
             assert await files.read("out") == ANSWER
@@ -290,7 +291,7 @@ async def test_requests_beyond_a_hosts_room_wait_in_order_and_then_are_refused()
             reads.append(reading(data))
             await turns_of_the_loop()
 
-        engine = running.orchestrator._engine
+        engine = running.orchestrator._dispatch
         room = host.engine.slots + SMALL["queue_per_host"]
         for i in range(room):
             await ask(f"at the host {i}")
@@ -330,7 +331,7 @@ async def test_what_waits_at_a_lost_host_or_here_is_answered_by_another() -> Non
             data = await files.open("data", c.ORDWR)
             await data.write(f"question {i}".encode())
             opened.append((data, reading(data)))
-        engine = running.orchestrator._engine
+        engine = running.orchestrator._dispatch
         await until(lambda: engine.load.queued == 4 and held(dies) == dies.engine.slots + 2)
         await files.write("ctl", f"mount {lives.address}")
         dies.kill()

@@ -180,7 +180,7 @@ async def test_ctl_shows_what_can_be_written_back_and_refuses_the_rest() -> None
 async def test_voters_have_seeds_of_their_own_that_one_seed_decides() -> None:
     async with hosts_that_say("1", "1", "1") as (running, _):
         seen: list[int | None] = []
-        engine = running.orchestrator._engine
+        engine = running.orchestrator._dispatch
         submit = engine.submit
 
         def watched(request, listener):
@@ -455,7 +455,7 @@ async def test_cancelling_frees_the_slots_of_all_voters(how: str) -> None:
         assert all(host.engine.steps <= 40 for host in hosts)
         for number in range(3):
             assert "0" not in await files.ls(f"worker-000{number}"), "no clone is left"
-        assert running.orchestrator._engine.load.active == 0
+        assert running.orchestrator._dispatch.load.active == 0
 
 
 @story
@@ -468,7 +468,7 @@ async def test_cancelled_at_once_nobody_is_left_asked() -> None:
         await prompt.write(b"never mind")
         await asyncio.gather(prompt.clunk(), ctl.write(b"cancel\n"))
         await files.read("fusion/out")
-        await until(lambda: running.orchestrator._engine.load.active == 0)
+        await until(lambda: running.orchestrator._dispatch.load.active == 0)
 
 
 # -- users and limits ---------------------------------------------------------------
@@ -523,7 +523,7 @@ def test_on_a_worker_a_voter_is_its_user_s(
 async def test_each_voter_counts_among_its_user_s_requests() -> None:
     limits = Limits(requests=requests(per_user=3))
     async with hosts_that_say("1", "1", "1", "1") as (running, _):
-        engine = FusionEngine(running.orchestrator._engine, lambda name: frozenset(), limits)
+        engine = FusionEngine(running.orchestrator._engine, limits)
         engine.change("n_nodes", 4)
         for _ in range(2):  # the second time the first drafts are forgotten
             recorder = Recorder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -121,19 +122,26 @@ async def test_answers_are_counted_with_their_tokens_and_times() -> None:
 @story
 async def test_what_fails_is_refused_or_cancelled_is_counted_as_that() -> None:
     gate = Gate()
-    config = Cluster.model_validate({"limits": {"queue": 1}})
-    async with cluster(config) as running, simulated_host(gate=gate, poison=b"bad") as host:
+    config = Cluster.model_validate({"limits": {"queue": 1, "queue_per_host": 0}})
+    async with (
+        cluster(config) as running,
+        simulated_host(gate=gate, slots=1, poison=b"bad") as host,
+    ):
         files = running.files
         with pytest.raises(Error, match="no healthy worker"):
             await query(files, "nobody is there")
         await files.write("ctl", f"mount {host.address}")
         await files.write("prompt", "never ends")
         assert (await values(files))("llambo_active_requests") == 1
+        waiting = asyncio.create_task(query(files, "waits"))
+        while (await values(files))("llambo_active_requests") != 2:
+            pass
         with pytest.raises(Error, match="busy"):
             await query(files, "too much")
         await files.write("ctl", "cancel")
         await files.read("out")
         gate.open()
+        assert await waiting == "simulated: waits"
         with pytest.raises(Error):
             await query(files, "bad")
         value = await values(files)
@@ -141,19 +149,19 @@ async def test_what_fails_is_refused_or_cancelled_is_counted_as_that() -> None:
             outcome: value("llambo_requests_total", outcome=outcome)
             for outcome in ("stop", "length", "cancelled", "failed", "rejected")
         }
-        assert counted == {"stop": 0, "length": 0, "cancelled": 1, "failed": 1, "rejected": 2}
-        assert value("llambo_request_duration_seconds_count") == 0, "of answers only"
+        assert counted == {"stop": 1, "length": 0, "cancelled": 1, "failed": 1, "rejected": 2}
+        assert value("llambo_request_duration_seconds_count") == 1, "of answers only"
         failed = [
             (dict(labels)["error_type"], number)
             for (name, labels), number in value.samples.items()
             if name == "gen_ai_server_request_duration_seconds_count"
         ]
-        assert len(failed) == 2 and ("", 1.0) in failed
+        assert len(failed) == 2 and ("", 2.0) in failed
         told = parsed(await (await files.open("events")).read(0))
         [event] = [event for event in told if event["kind"] == "request.failed"]
         assert event["error"] and event["user"] and event["request_id"]
         six = await legacy(files)
-        assert six["llambo_total_requests"] == 4
+        assert six["llambo_total_requests"] == 5
         assert six["llambo_failed_requests"] == 3
 
 
@@ -278,7 +286,9 @@ cluster:
     async with cluster(config) as running:
         shown = await running.files.read("config")
         (tmp_path / "shown.yaml").write_text(shown)
-        assert configuration.load(tmp_path / "shown.yaml") == config
+        loaded = configuration.load(tmp_path / "shown.yaml")
+        assert loaded == running.orchestrator.config
+        assert (loaded.nodes, loaded.limits) == (config.nodes, config.limits)
 
 
 @given(

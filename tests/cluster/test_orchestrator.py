@@ -239,7 +239,7 @@ def test_a_worker_embeds_and_the_cluster_does_not() -> None:
                 await embed.write(b"a text")
                 with pytest.raises(Error, match="simulated: this model cannot embed"):
                     await embed.read_all()
-            engine = running.orchestrator._engine
+            engine = running.orchestrator._dispatch
             with pytest.raises(NotSupported, match="a cluster cannot embed"):
                 engine.submit(Request("a text", embed=True), Recorder())
 
