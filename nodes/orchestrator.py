@@ -35,12 +35,16 @@ PROGRAM = "llambo-orchestrator"
     "defaults]",
 )
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="The state file.")
+@click.option("--engine", type=click.Choice(configuration.ENGINES),
+              help="What starts hosts where `spawn` does not say.  [default: orchestrator.engine "
+              "of the configuration]")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
 def main(
     listen: tuple[str, ...],
     config_path: Path | None,
     state_path: Path | None,
+    engine: configuration.Engine | None,
     insecure: bool,
     trace: bool,
 ) -> None:
@@ -52,6 +56,8 @@ def main(
         config = config.overridden(environment.models(), environment.cluster_id())
         monitoring = config.monitoring
         logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
+        if engine is not None:
+            config = config.with_engine(engine)
         addresses = [
             process.listen_address(words, config.security, insecure)
             for words in listen or config.network.listen
@@ -67,6 +73,7 @@ def main(
             process.conversation_limits(config.limits),
             tls,
             process.first_path(),
+            insecure,
         )
         server = Server(
             orchestrator.attach,

@@ -74,16 +74,20 @@ def cli() -> None:
 @click.option("--config", metavar="FILE",
               help="[default: $CLUSTER_CONFIG, cluster-config.yaml in $LLAMBO_ROOT or here, or the "
               "one installed]")  # fmt: skip
+@click.option("--engine", metavar="E",
+              help="What starts hosts where `spawn` does not say, local or ray.")
 @click.option("--foreground", is_flag=True, help="Become the orchestrator; ^C stops it.")
-def init(listen: str | None, config: str | None, foreground: bool) -> None:
+def init(
+    listen: str | None, config: str | None, engine: str | None, foreground: bool
+) -> None:
     """Start an orchestrator, without any worker, and print its address."""
     address = parse_address(listen, "--listen") if listen else None
     state = state_path()
     start.refuse_if_running(state)
     path = start.config_path(config)
     if foreground:
-        start.run_in_foreground(address, path, state)
-    click.echo(start.start_in_background(address, path, state).address)
+        start.run_in_foreground(address, path, state, engine)
+    click.echo(start.start_in_background(address, path, state, engine).address)
 
 
 @cli.command()
@@ -91,14 +95,18 @@ def init(listen: str | None, config: str | None, foreground: bool) -> None:
               help="How many.  [default: the type's count in the configuration]")  # fmt: skip
 @click.option("--type", "type_name", metavar="T",
               help="A node type of the configuration.  [default: its first]")  # fmt: skip
+@click.option("--engine", metavar="E",
+              help="What starts them, local or ray.  [default: what the configuration says]")
 @addr_option
-def spawn(count: int | None, type_name: str | None) -> None:
+def spawn(count: int | None, type_name: str | None, engine: str | None) -> None:
     """Start workers; returns when they answer."""
     words = ["spawn"]
     if count is not None:
         words += ["--count", str(count)]
     if type_name is not None:
         words += ["--type", quote(type_name)]
+    if engine is not None:
+        words += ["--engine", quote(engine)]
     where = cluster()
     with Remote(where.address) as remote:
         before = {entry.name for entry in remote.entries("nodes")}

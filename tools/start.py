@@ -47,18 +47,22 @@ def refuse_if_running(state: Path) -> None:
     )
 
 
-def run_in_foreground(listen: Address | None, config: Path, state: Path) -> NoReturn:
-    command = _command(listen, config, state)
+def run_in_foreground(
+    listen: Address | None, config: Path, state: Path, engine: str | None
+) -> NoReturn:
+    command = _command(listen, config, state, engine)
     os.execv(command[0], command)
 
 
-def start_in_background(listen: Address | None, config: Path, state: Path) -> Cluster:
+def start_in_background(
+    listen: Address | None, config: Path, state: Path, engine: str | None
+) -> Cluster:
     """Start an orchestrator and wait until it answers.  Raises Failure, with its own
     words when it ends before."""
     log_path = Path(f"{state}.log")
     with open_log(log_path) as log:
         process = subprocess.Popen(
-            _command(listen, config, state),
+            _command(listen, config, state, engine),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -86,11 +90,14 @@ def wait_until_gone(cluster: Cluster) -> None:
         time.sleep(_POLL_S)
 
 
-def _command(listen: Address | None, config: Path, state: Path) -> list[str]:
+def _command(
+    listen: Address | None, config: Path, state: Path, engine: str | None
+) -> list[str]:
     return [
         *(sys.executable, "-m", "llambo9p_nodes.orchestrator"),
         *("--config", str(config), "--state", str(state)),
         *(("--listen", str(listen)) if listen is not None else ()),
+        *(("--engine", engine) if engine is not None else ()),
     ]
 
 

@@ -283,6 +283,11 @@ class Cluster(_Section):
         state = self.state.model_copy(update={"path": path})
         return self.model_copy(update={"state": state})
 
+    def with_engine(self, engine: Engine) -> Cluster:
+        """With another one where `spawn` does not say."""
+        orchestrator = self.orchestrator.model_copy(update={"engine": engine})
+        return self.model_copy(update={"orchestrator": orchestrator})
+
     def node_type(self, name: str) -> NodeType:
         """Raises InvalidArgument naming the types there are."""
         if name not in self.nodes:

@@ -515,7 +515,7 @@ class Members:
             log.exception("host %s: a heartbeat that cannot be read", host.address)
         self._lose(host)
         if host.process is not None:
-            await host.process.stop()
+            await host.process.kill()
 
     async def _beat(self, host: Host, ends: Sequence[asyncio.Future[None]]) -> bool:
         """Ask for one heartbeat; False when the host is lost.  Raises what reading it does."""

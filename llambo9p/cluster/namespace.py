@@ -19,7 +19,7 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
-from ..errors import InvalidArgument, NotFound
+from ..errors import InvalidArgument, NotFound, NotSupported
 from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
 from ..fs.tree import Directory, Tree
 from ..fs.user import User, owner
@@ -53,7 +53,8 @@ _MANY = 10_000
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's.
+    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; with
+    `insecure`, hosts elsewhere may listen on plain TCP.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Orchestrator:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         first_path: int = 1,
+        insecure: bool = False,
     ) -> None:
         self.config = config
+        self._insecure = insecure
         self._tree = Tree(first=first_path)
         self._limits = limits or Limits()
         lb = config.load_balancer
@@ -189,7 +192,15 @@ class Orchestrator:
         return lambda: self._fleet.spawn(options["--type"], count, engine)
 
     def _launcher(self, engine: str) -> Launcher:
-        assert engine in ENGINES
+        if engine == "ray":
+            try:
+                from .launchers.ray import RayLauncher
+            except ImportError as e:
+                raise NotSupported(
+                    f"{NotSupported.ename}: engine ray needs Ray: pip install 'llambo9p[ray]' ({e})"
+                ) from e
+            return RayLauncher(self.config, self._insecure)
+        assert engine == "local"
         return LocalLauncher(Path(f"{self.config.state.path}.hosts"), self.config)
 
     def _mount(self, words: Sequence[str]) -> Action:

@@ -88,13 +88,13 @@ class RunningCluster:
 
 @contextlib.asynccontextmanager
 async def cluster(
-    config: Cluster | None = None, models: Sequence[Path] = ()
+    config: Cluster | None = None, models: Sequence[Path] = (), insecure: bool = False
 ) -> AsyncIterator[RunningCluster]:
     """`models` are directories with models."""
     config = (config or Cluster()).overridden(list(models), None)
     with tempfile.TemporaryDirectory(prefix="llambo-") as directory:
         config = config.with_state(Path(directory) / "state")
-        orchestrator = Orchestrator(config, lambda: None)
+        orchestrator = Orchestrator(config, lambda: None, insecure=insecure)
         server = Server(orchestrator.attach)
         address = await server.listen(ANYWHERE)
         try:

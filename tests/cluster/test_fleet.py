@@ -194,11 +194,11 @@ async def test_a_host_that_cannot_be_started_again_is_tried_again(
         await running.files.write("ctl", "spawn --count 1 --type one")
         launcher = running.orchestrator._fleet._launchers["local"]
         directory: Path = launcher._directory  # type: ignore[attr-defined]
-        directory.chmod(0o755)
+        os.chmod(directory, 0o755)
         os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
         await until(lambda: caplog.text.count("cannot be started again") >= 2)
         assert "host-0000 ended: SIGKILL; its log is " in caplog.text
-        directory.chmod(0o700)
+        os.chmod(directory, 0o700)
         await until(lambda: "host-0000 was started again" in caplog.text)
         assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
 

@@ -1,0 +1,120 @@
+"""Hosts on Ray: a cluster of a head and two nodes, one of which dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+
+from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.launchers import ray as launcher
+from llambo9p.errors import Error
+from tests.files import Files, story, until
+
+from .harness import RunningCluster, cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+WORKERS, EACH = 200, 50
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ADDRESS": "",
+}
+"""a node that is gone is noticed after about 1.6 s and not 16 s"""
+CONFIG = Cluster.model_validate(
+    {
+        "nodes": {
+            "sim": {
+                "workers_per_host": EACH,
+                "resources": {
+                    "model": "simulated", "cpu": "0.01 core", "memory": "1MB", "threads": 1
+                },
+            },
+            "huge": {"resources": {"model": "simulated", "cpu": "1000 cores"}},
+            "bad": {"resources": {"model": "/nowhere.gguf", "cpu": "0.01 core", "memory": "1MB"}},
+        },
+        "orchestrator": {"engine": "ray"},
+        "network": {"cluster_id": f"test-{os.getpid()}"},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK.items():
+            patch.setenv(name, value)
+        made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        patch.setenv("RAY_ADDRESS", made.address)
+        for _ in range(2):
+            made.add_node(num_cpus=2)
+        made.wait_for_nodes()
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+def placed(running: RunningCluster) -> dict[str, int]:
+    """Epochs of the hosts that run, by name."""
+    hosts = running.orchestrator._members.hosts
+    return {h.process.spec.name: h.process.spec.epoch for h in hosts if h.process is not None}
+
+
+async def answers(files: Files) -> list[str]:
+    async def ask(number: int) -> str:
+        return await files.ask(f"to {number}", f"worker-{number:04d}")
+
+    return list(await asyncio.gather(*(ask(number) for number in range(WORKERS))))
+
+
+@story
+async def test_200_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
+    expected = [f"simulated: to {number}" for number in range(WORKERS)]
+    async with cluster(CONFIG, insecure=True) as running:
+        files = running.files
+        await files.write("ctl", f"spawn --count {WORKERS}")
+        assert await answers(files) == expected
+        before = placed(running)
+        assert len(before) == WORKERS / EACH
+        node = ray_cluster.list_all_nodes()[-1]
+        ray_cluster.remove_node(node, allow_graceful=False)
+        workers = running.orchestrator._members.workers
+        await until(lambda: any(worker.state == "lost" for worker in workers.values()))
+        await until(lambda: not any(worker.state == "lost" for worker in workers.values()))
+        await until(lambda: len(workers) == WORKERS)
+        assert await answers(files) == expected
+        after = placed(running)
+        moved = [name for name in after if after[name] != before[name]]
+        assert 0 < len(moved) < len(after), "the other node's hosts were left alone"
+        ray_cluster.add_node(num_cpus=2)
+
+
+@story
+async def test_what_cannot_be_started_is_told_and_leaves_no_actor(
+    ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_PLACE_S", 5.0)
+    async with cluster(CONFIG, insecure=True) as running:
+        with pytest.raises(Error, match="^/nowhere.gguf: no such file"):
+            await running.files.write("ctl", "spawn --count 1 --type bad")
+        with pytest.raises(Error, match="no place for host-0000 in 5 s, which needs 1000 cores"):
+            await running.files.write("ctl", "spawn --count 1 --type huge")
+        assert not await running.files.ls("nodes")
+        await until(lambda: not ray.util.list_named_actors(all_namespaces=True))
+        await running.files.write("ctl", "spawn --count 1 --type sim")
+        await running.files.write("ctl", "unmount worker-0000")
+        await until(lambda: not ray.util.list_named_actors(all_namespaces=True))
+    async with cluster(CONFIG) as running:
+        with pytest.raises(Error, match="is reached over a network: set security.cert and .ca"):
+            await running.files.write("ctl", "spawn --count 1 --type sim")
