@@ -200,8 +200,9 @@ class Balancer:
     ) -> Work | None:
         """The worker for a request; none of `avoid`, nor of their hosts, if that can be
         helped, then none of `apart` nor of theirs, and with a `model` only one that has it.
-        None when none has room.  Raises WorkerLost when there is nobody, or Error when the
-        strategy fails."""
+        None when none has room, or none but those of `avoid`: whoever fails all that he gets
+        always has room, and would get everything.  Raises WorkerLost when there is nobody, or
+        Error when the strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
         if not len(eligible.hosts):
@@ -215,11 +216,18 @@ class Balancer:
         worker = self._allowed(chosen, needs, eligible, avoid | apart, model)
         if worker is not None and apart and worker.name in avoid:
             worker = self._allowed(chosen, needs, eligible, avoid, model)
-        if worker is None:
+        if worker is None or (worker.name in avoid and self._others(eligible, avoid, model)):
             return None
         self.decisions[self.strategy] += 1
         self.avoided += worker is not chosen
         return self._started(worker, needs)
+
+    def _others(self, eligible: Eligible, avoid: frozenset[str], model: str) -> bool:
+        """Whether there is a host, with room or without, of none that is to be avoided."""
+        avoided = {self.workers[name].host for name in avoid if name in self.workers}
+        return any(
+            host not in avoided and model in ("", host.model) for host in eligible.all_hosts
+        )
 
     def started(self, name: str, request: Request) -> Work:
         """A request is sent to a worker that was not chosen: it has its conversation, and so

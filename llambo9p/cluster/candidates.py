@@ -11,7 +11,7 @@ thousand.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -270,8 +270,13 @@ class Eligible:
             self.hosts.add(host)
 
     @property
+    def all_hosts(self) -> Iterable[HostLoad]:
+        """With room and without."""
+        return self._of
+
+    @property
     def models(self) -> set[str]:
-        """Of hosts with room and without."""
+        """Of all hosts."""
         return {host.model for host in self._of}
 
 

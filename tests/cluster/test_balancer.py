@@ -141,6 +141,23 @@ def test_workers_to_avoid_and_their_hosts_are_passed_over_while_there_are_others
     assert b.avoided > 0
 
 
+@every_strategy
+def test_who_is_to_avoid_gets_nothing_while_others_are_only_full(strategy: str) -> None:
+    """A host that failed all it got had room at once, was sent the same again, and failed it for
+    good while others were busy."""
+    b = Balancer(strategy, random.Random(9), queue=0)
+    b.add("a", "fails", slots=9)
+    b.add("b", "works", slots=1)
+    b.add("c", "another model", slots=1, model="other")
+    avoid = frozenset("a")
+    last = [b.choose(request(), avoid, model) for model in ("-", "other")]
+    assert b.choose(request(), avoid) is None
+    assert b.choose(request(), avoid, "-") is None
+    assert b.choose(request(), frozenset("ab"), "-").name == "a", "there is no other"
+    b.finished(last[0])
+    assert b.choose(request(), avoid, "-").name == "b"
+
+
 # -- strategies -------------------------------------------------------------------
 
 
@@ -540,7 +557,7 @@ class Table(RuleBasedStateMachine):
         work = self.b.choose(asked, avoid, model)
         if work is None:
             # those with too little context for it, or degraded ones, may have been passed over
-            fits = [n for n in can if self.states[n] == "healthy"]
+            fits = [n for n in can - avoid if self.states[n] == "healthy"]
             assert not [n for n in fits if self.b.workers[n].context > 5000]
             return
         assert work.name in can
