@@ -16,6 +16,7 @@ from llambo9p.cluster import config as configuration
 from llambo9p.cluster import environment, state
 from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.conversation.metrics import Held
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
@@ -67,10 +68,11 @@ def main(
         config = config.with_state(state_file)
         certificates = config.security.certificates
         tls = client_tls(*certificates) if certificates else None
+        limits = process.conversation_limits(config.limits)
         orchestrator = Orchestrator(
             config,
             stop.set,
-            process.conversation_limits(config.limits),
+            limits,
             tls,
             process.first_path(),
             insecure,
@@ -81,6 +83,7 @@ def main(
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
+        orchestrator.monitor.metrics.add(Held(server, limits))
         exporter = Exporter(orchestrator.monitor.page)
         try:
             if monitoring.export_port is not None:

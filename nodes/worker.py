@@ -20,6 +20,7 @@ import click
 
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster.launchers.base import PROGRAM
+from llambo9p.conversation.metrics import Held
 from llambo9p.engine import gguf, memory
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
@@ -151,7 +152,7 @@ def main(
                 raise Busy("the model is loading")
             return host.attach(user, aname)
 
-        limits = config.limits.model_copy(
+        bounds = config.limits.model_copy(
             update={
                 "requests": max(config.limits.requests, REQUESTS),
                 "fids": max(config.limits.fids, FIDS),
@@ -159,7 +160,7 @@ def main(
         )
         server = Server(
             attach,
-            limits=process.server_limits(limits),
+            limits=process.server_limits(bounds),
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
@@ -168,16 +169,18 @@ def main(
             await _until(stop, engine.start(_print_progress))
             if stop.is_set():
                 return
+            limits = process.conversation_limits(config.limits)
             host = Host(
                 engine,
                 engine.info,
                 node_type=node_type,
                 context_size=context,
                 shutdown=stop.set,
-                limits=process.conversation_limits(config.limits),
+                limits=limits,
                 first_path=process.first_path(),
                 epoch=started,
             )
+            host.metrics.add(Held(server, limits))
             host.grow(count, first)
             _tell(f"listening {address}")
             if orphan_timeout is not None:

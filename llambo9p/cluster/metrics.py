@@ -208,13 +208,18 @@ class Metrics(Collector):
     def __init__(self, tally: Tally, now: Callable[[], Now]) -> None:
         self._tally = tally
         self._now = now
-        self._process = ProcessCollector(registry=None)
+        self._others: list[Collector] = [ProcessCollector(registry=None)]
+
+    def add(self, other: Collector) -> None:
+        """Tell what that one tells, too."""
+        self._others.append(other)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()
         yield from self._gauges(self._now())
         yield from self._tally.histograms()
-        yield from self._process.collect()
+        for other in self._others:
+            yield from other.collect()
 
     def _counters(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

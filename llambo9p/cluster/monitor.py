@@ -44,7 +44,7 @@ class Monitor:
         self._balancer = balancer
         self._engine = engine
         self._events = events
-        self._metrics = Metrics(tally, self.now)
+        self.metrics = Metrics(tally, self.now)
 
     def now(self) -> Now:
         workers = [w for w in self._members.workers.values() if w.capacity]
@@ -92,9 +92,9 @@ class Monitor:
         """Put them into one user's root."""
         for name, text in (
             ("health", self.health),
-            ("metrics", lambda: exposition.prometheus(self._metrics)),
-            ("metrics.legacy", self._metrics.legacy),
-            ("metrics.json", lambda: exposition.as_json(self._metrics)),
+            ("metrics", lambda: exposition.prometheus(self.metrics)),
+            ("metrics.legacy", self.metrics.legacy),
+            ("metrics.json", lambda: exposition.as_json(self.metrics)),
         ):
             root.add(TextFile(tree, name, text))
         root.add(EventsFile(tree, user, self._events))
@@ -104,9 +104,9 @@ class Monitor:
         """What the exporter serves at `path`; `accept` is the client's header."""
         if path == "/metrics":
             encode, content_type = choose_encoder(accept)
-            return Page(content_type, encode(self._metrics))
+            return Page(content_type, encode(self.metrics))
         if path == "/metrics.json":
-            return Page("application/json", exposition.as_json(self._metrics).encode())
+            return Page("application/json", exposition.as_json(self.metrics).encode())
         if path == "/health":
             status = 200 if self._can_answer else 503
             return Page("text/plain; charset=utf-8", self.health().encode(), status)

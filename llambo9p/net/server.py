@@ -179,6 +179,15 @@ class Connection(asyncio.Protocol):
         self.closed.set_result(None)
         self._conn.lost()
 
+    @property
+    def fids(self) -> int:
+        return len(self._conn.fids)
+
+    @property
+    def tags(self) -> int:
+        """Those of requests without a reply."""
+        return len(self._conn.requests)
+
     def close(self) -> None:
         """Close when the replies written so far have left."""
         self.transport.close()

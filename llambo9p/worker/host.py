@@ -58,7 +58,7 @@ class Host:
         self._next = 0
         self._shutdown = shutdown
         self._limits = limits or Limits()
-        self._metrics = Metrics(lambda: engine.load, lambda: len(self.workers))
+        self.metrics = Metrics(lambda: engine.load, lambda: len(self.workers))
         self._tree = Tree(first=first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
         """each user's tree, by name"""
@@ -92,7 +92,7 @@ class Host:
         root.add(CtlFile(self._tree, "ctl", lambda: "", commands))
         root.add(TextFile(self._tree, "status", self.status_text))
         root.add(TextFile(self._tree, "workers", self.workers_text))
-        root.add(TextFile(self._tree, "metrics", lambda: exposition.prometheus(self._metrics)))
+        root.add(TextFile(self._tree, "metrics", lambda: exposition.prometheus(self.metrics)))
         for worker in self.workers.values():
             root.add(worker.directory(self._tree, user))
         self._roots[user.name] = user, root
