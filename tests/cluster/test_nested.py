@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import py9p
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +26,7 @@ from llambo9p.errors import Error, WorkerLost
 from llambo9p.net.address import Address, parse
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
-from tests.files import ANYWHERE, Files, files_of, reading, story, until
+from tests.files import Files, files_of, reading, story, until
 
 from .harness import RunningCluster, cluster, simulated_host
 
@@ -47,11 +44,13 @@ async def health(running: RunningCluster, name: str) -> str:
 
 async def until_node(running: RunningCluster, name: str, **wanted: str) -> None:
     """A heartbeat or more later."""
-    while True:
-        attrs = await running.files.attrs(f"nodes/{name}")
-        if wanted.items() <= attrs.items():
-            return
-        await asyncio.sleep(0.005)
+    members = running.orchestrator._members
+
+    def attrs() -> set[tuple[str, ...]]:
+        text = members._node_text(members.workers[name])
+        return {tuple(line.split(" ", 1)) for line in text.splitlines()}
+
+    await until(lambda: wanted.items() <= attrs())
 
 
 # -- the offer ----------------------------------------------------------------------
@@ -257,9 +256,9 @@ async def test_a_region_is_drained_here_and_not_there() -> None:
             await top.files.ask(f"{i}")
         assert beside.host.workers["worker-0007"].requests == 4
         assert await region.files.ask("hello") == "simulated: hello"
-        heartbeat = float((await top.files.attrs("nodes/region1"))["heartbeat"])
-        while float((await top.files.attrs("nodes/region1"))["heartbeat"]) <= heartbeat:
-            await asyncio.sleep(0.005)
+        node = top.orchestrator._members.workers["region1"].host
+        beat = node.heartbeat
+        await until(lambda: node.heartbeat > beat)
         assert await health(top, "region1") == "draining", "a heartbeat does not end it"
         await top.files.write("ctl", "resume region1\ndrain worker-0007\nreset")
         await top.files.ask("again")
@@ -297,8 +296,7 @@ async def test_an_orchestrator_that_would_mount_itself_is_refused() -> None:
         await a.files.write("ctl", f"mount {b.address} b")
         await b.files.write("ctl", f"mount {third.address} c")
         third_id = third.orchestrator._members.id
-        while third_id not in (await a.files.attrs("status"))["orchestrators"]:
-            await asyncio.sleep(0.005)
+        await until(lambda: third_id in a.orchestrator.status_text())
         for at, name in ((a, "a"), (b, "b")):
             with pytest.raises(Error, match="a loop"):
                 await third.files.write("ctl", f"mount {at.address} {name}")
