@@ -136,6 +136,10 @@ def main(
         monitoring = config.monitoring
         logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
         address = process.listen_address(listen, config.security, insecure)
+        if register is None and announce is not None:
+            raise InvalidArgument("--announce is for a host that is to --register")
+        if register is not None and orphan_timeout is not None:
+            raise InvalidArgument("--orphan-timeout is for a host that does not --register")
         orchestrator = addresses.parse(register) if register is not None else None
         announced = _announced(announce, address) if orchestrator is not None else None
         started = time.time_ns() if epoch is None else epoch

@@ -384,10 +384,6 @@ def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
         out.flush()
 
 
-# -- the conversation itself ------------------------------------------------------
-
-
-
 def main() -> None:
     """The console script."""
     interrupted = False

@@ -91,8 +91,11 @@ class Balancer:
 
     @property
     def statistics(self) -> Iterator[tuple[str, int]]:
-        """Of the strategy that is used."""
-        yield from self._strategy.statistics().items()
+        """Of the strategy that is used.  Raises Error when it fails."""
+        try:
+            yield from self._strategy.statistics().items()
+        except Exception as e:
+            raise self._failed(e) from e
 
     # -- who is there -------------------------------------------------------------
 
@@ -238,7 +241,7 @@ class Balancer:
         try:
             chosen = self._strategy.choose(needs, eligible)
         except Exception as e:
-            raise Error(f"strategy {self.strategy}: {e!r}") from e
+            raise self._failed(e) from e
         if chosen not in eligible.workers:
             raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
         worker = self._allowed(chosen, needs, eligible, avoid | apart, model)
@@ -246,13 +249,14 @@ class Balancer:
             worker = self._allowed(chosen, needs, eligible, avoid, model)
         if worker is None:
             return None
+        work = self._started(worker, needs)
         self.decisions[self.strategy] += 1
         self.avoided += worker is not chosen
-        return self._started(worker, needs)
+        return work
 
     def started(self, name: str, request: Request) -> Work:
         """A request is sent to a worker that was not chosen: it has its conversation, and so
-        in its KV cache all but the newest turn."""
+        in its KV cache all but the newest turn.  Raises Error when the strategy fails."""
         needs = self._needs(request)
         if not isinstance(request.prompt, str):
             known = needs.size - len(request.prompt[-1].content)
@@ -263,11 +267,18 @@ class Balancer:
         return self._started(worker, needs)
 
     def _started(self, worker: Candidate, needs: Needs) -> Work:
+        try:
+            self._strategy.started(needs, worker)
+        except Exception as e:
+            raise self._failed(e) from e
         worker.dispatched += 1
-        self._strategy.started(needs, worker)
         work = Work(worker.name, worker.host, needs)
         self._note_room(worker.host)
         return work
+
+    def _failed(self, error: Exception) -> Error:
+        """What a request is told when the strategy, which may be anybody's, raises that."""
+        return Error(f"strategy {self.strategy}: {error!r}")
 
     def _note_room(self, host: HostLoad) -> None:
         if self._queue is not None:

@@ -55,6 +55,12 @@ def _parse_id(value: str) -> str:
     return value
 
 
+def _check_types(value: dict[str, Any]) -> dict[str, Any]:
+    if not value:
+        raise ValueError("must have a node type")
+    return value
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -253,9 +259,10 @@ class Limits(_Section):
 
 
 class Cluster(_Section):
-    nodes: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")], NodeType] = {
-        "tiny": NodeType()
-    }
+    nodes: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")], NodeType],
+        AfterValidator(_check_types),
+    ] = {"tiny": NodeType()}
     load_balancer: LoadBalancer = LoadBalancer()
     orchestrator: Orchestrator = Orchestrator()
     network: Network = Network()

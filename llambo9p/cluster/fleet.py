@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -135,7 +136,9 @@ class Fleet:
                 for task in placing:
                     task.cancel()
                 await asyncio.wait(placing)
-                await self._undo([name for part in parts for name in part.names])
+                for task, part in zip(placing, parts, strict=True):
+                    if not task.cancelled() and task.exception() is None:
+                        await self._undo(task.result(), part)
                 raise
         self._events.emit("spawn", type=type_name, count=count, engine=engine)
 
@@ -157,12 +160,13 @@ class Fleet:
 
     async def _place(
         self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
-    ) -> None:
+    ) -> Host:
+        """Where the part is then."""
         if part.host is not None:
             await self._grow(part.host, part)
-            return
+            return part.host
         spec = HostSpec(
-            name=f"host-{part.first:04d}",
+            name=self._host_name(part.first),
             type=type_name,
             resources=self._config.node_type(type_name).resources,
             model=model,
@@ -175,6 +179,15 @@ class Fleet:
         keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
+        return host
+
+    def _host_name(self, first: int) -> str:
+        """A name that no host has.  One that is there may have begun with that worker, too,
+        which was ended since."""
+        taken = {host.process.spec.name for host in self._kept if host.process is not None}
+        name = f"host-{first:04d}"
+        others = (f"{name}-{number}" for number in itertools.count(2))
+        return next(each for each in itertools.chain((name,), others) if each not in taken)
 
     async def _start(
         self, spec: HostSpec, launcher: Launcher, before: Host | None = None
@@ -199,21 +212,17 @@ class Fleet:
             await host.write("ctl", f"grow {part.count} {part.first}")
             await self._members.mount_workers(host, part.names)
         except BaseException:
-            with contextlib.suppress(Error):  # the host may be lost
-                for name in set(part.names) & set(await host.names()):
-                    if name in host.workers:
-                        await self._members.unmount(name)
-                    else:
-                        await host.write(f"{name}/ctl", "shutdown")
+            await self._undo(host, part)
             raise
 
-    async def _undo(self, names: Sequence[str]) -> None:
-        """End those that answer already."""
-        for name in names:
-            worker = self._members.workers.get(name)
-            if worker is not None and worker.state != "lost":
-                with contextlib.suppress(Error):
-                    await self._members.unmount(name)
+    async def _undo(self, host: Host, part: Part) -> None:
+        """End the part's workers, those that are there."""
+        with contextlib.suppress(Error):  # the host may be lost
+            for there in set(part.names) & set(await host.names()):
+                if there in host.workers:
+                    await self._members.unmount(host.workers[there].name)
+                else:
+                    await host.write(f"{there}/ctl", "shutdown")
 
     def _launcher_of(self, engine: str) -> Launcher:
         if engine not in self._launchers:

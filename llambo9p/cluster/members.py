@@ -24,7 +24,7 @@ import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -149,7 +149,7 @@ class Members:
     async def join(self, address: Address, epoch: int | None, first: int | None) -> Host:
         """Mount all workers of a host that registers with its epoch and the number that it
         wishes its first worker to have here.  Raises Error, Stale when another host has
-        been at that address since."""
+        been at that address since; what is mounted from there stays then."""
         async with self._one_at(address):
             known = self._known(address)
             if known is not None and epoch is not None and known.epoch is not None:
@@ -158,13 +158,15 @@ class Members:
                         f"{Stale.ename}: stale epoch {epoch}, {address} was last mounted with "
                         f"epoch {known.epoch}"
                     )
-                if epoch == known.epoch and not known.lost:
+            if known is not None and not known.lost:
+                if known.process is not None:
+                    raise Exists(f"{address} was started here, and is mounted")
+                if epoch in (None, known.epoch):
                     known.expected = True
                     return known
+            host = await self.add_host(address, epoch=epoch, first=first)
             self.discovery.forget(address)
-            if known is not None:
-                self._lose(known, expected=False)
-            return await self.add_host(address, epoch=epoch, first=first)
+            return host
 
     def leave(self, address: Address) -> None:
         """The host that registered with this address gave up its lease."""
@@ -182,7 +184,8 @@ class Members:
         before: Host | None = None,
     ) -> Host:
         """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`; `process` is stopped when that fails."""
+        on the host that it was `before`; `process` is stopped when that fails.  Whoever was
+        at its address is lost when it answers."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -191,8 +194,9 @@ class Members:
             raise
         host.process = process
         try:
+            if (known := self._known(address)) is not None:
+                self._lose(known, expected=False)
             await self.mount_workers(host, await host.names(), first, before)
-            host.has_workers_file = True
         except BaseException:
             await self.remove_host(host)
             raise
@@ -205,8 +209,8 @@ class Members:
         first: int | None = None,
         before: Host | None = None,
     ) -> None:
-        """Mount workers that a host has: under the names that they had here before, if
-        these are free, else as `names.assign` says."""
+        """Mount workers that a host has, all or none: under the names that they had here
+        before, if these are free, else as `names.assign` says."""
         text = await host.read("status")
         status = dict(line.split(" ", 1) for line in text.splitlines())
         host.types = frozenset({status.get("type", UNKNOWN)})
@@ -214,21 +218,36 @@ class Members:
         host.context = int(status["context"]) if "context" in status else None
         host.epoch = int(status["epoch"]) if "epoch" in status else None
         new = [name for name in there if name not in host.workers]
-        if before is None:
-            before = self._known(host.address, but=host)
-        else:
+        were_kept = before is not None and before.kept
+        if before is not None:
             before.kept = False
-        kept = {} if before is None else {w.there: w.name for w in before.workers.values()}
+        last = before or self._known(host.address, but=host)
+        kept = {} if last is None else {w.there: w.name for w in last.workers.values()}
         kept = {name: kept[name] for name in new if name in kept and self.is_free(kept[name])}
         others = [name for name in new if name not in kept]
         names = kept | naming.assign(others, self.is_free, first)
         reserved = set(names.values()) - self._reserved
         self._reserved |= reserved
+        mounts: dict[str, Mount] = {}
         try:
             for name in new:
-                await self._mount(host, names[name], name, int(status.get("slots", 1)))
+                mounts[name] = await self._attached(host, names[name], name)
+            for name in new:
+                self._check_free(names[name])
+            if host.lost:
+                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+        except BaseException:
+            for mount in mounts.values():
+                mount.unmount()
+            if before is not None:
+                before.kept = were_kept
+            raise
         finally:
             self._reserved -= reserved
+        host.has_workers_file = True
+        slots = int(status.get("slots", 1))
+        replaced = [self._put(host, mount, name, slots) for name, mount in mounts.items()]
+        await self._remove_replaced(host, replaced)
         host.lines = frozenset(host.workers)  # of which nothing is known
 
     async def mount(self, address: Address, name: str | None) -> None:
@@ -245,8 +264,11 @@ class Members:
         host = await self._connect(address, version)
         host.offer = offer
         try:
-            await self._mount(host, name, "", int(answers), answers)
+            mount = await self._attached(host, name, "")
+            self._check_free(name)  # which we have waited for
+            replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
+            await self._remove_replaced(host, [replaced])
         except BaseException:
             await self.remove_host(host)
             raise
@@ -300,13 +322,10 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _mount(
-        self, host: Host, name: str, there: str, capacity: int, answers: bool = True
-    ) -> None:
-        """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name
-        gives way when the new one answers."""
-        if self._taken(name):
-            raise Exists(f"{name} exists already")
+    async def _attached(self, host: Host, name: str, there: str) -> Mount:
+        """What is to be mounted as `name`: the worker that the host calls `there`, or if that
+        is "" its whole tree.  Raises Error."""
+        self._check_free(name)
 
         async def connection() -> Client:
             return host.client
@@ -315,9 +334,18 @@ class Members:
         mount = Mount(self._tree, name, connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
-        if self._taken(name):  # while we waited
-            mount.unmount()
+        return mount
+
+    def _check_free(self, name: str) -> None:
+        if self._taken(name):
             raise Exists(f"{name} exists already")
+
+    def _put(
+        self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True
+    ) -> Host | None:
+        """Mount it under its name, which is free.  A lost worker of that name gives way; the
+        result is its host, if that has none any more."""
+        name = mount.name
         before = self.workers.get(name)
         if before is not None:
             self._drop_worker(before)
@@ -340,10 +368,14 @@ class Members:
         if host.offer is not None:
             self._offered(worker, host.offer)
         self._judge(worker)
-        if before is not None and not before.host.workers:
-            if before.host.address != host.address:
-                self.discovery.forget(before.host.address, before.host.name)
-            await self.remove_host(before.host)
+        return before.host if before is not None and not before.host.workers else None
+
+    async def _remove_replaced(self, host: Host, before: Iterable[Host | None]) -> None:
+        """Hosts that have no workers any more, for `host` has theirs."""
+        for each in filter(None, before):
+            if each.address != host.address:
+                self.discovery.forget(each.address, each.name)
+            await self.remove_host(each)
 
     # -- leaving ------------------------------------------------------------------
 

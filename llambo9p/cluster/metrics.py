@@ -94,6 +94,7 @@ class Recent:
 
     def add(self, now: float, seconds: float, tokens: int) -> None:
         """An answer that took so long and has so many tokens."""
+        self._forget(now)
         if not self._seconds or self._seconds[-1].number != int(now):
             self._seconds.append(_Second(int(now)))
         last = self._seconds[-1]
@@ -103,12 +104,15 @@ class Recent:
 
     def means(self, now: float) -> tuple[float, float]:
         """Seconds an answer, and tokens a second."""
-        while self._seconds and self._seconds[0].number <= int(now) - _RECENT_S:
-            self._seconds.popleft()
+        self._forget(now)
         answers = sum(s.answers for s in self._seconds)
         seconds = sum(s.seconds for s in self._seconds)
         tokens = sum(s.tokens for s in self._seconds)
         return (seconds / answers if answers else 0.0), tokens / _RECENT_S
+
+    def _forget(self, now: float) -> None:
+        while self._seconds and self._seconds[0].number <= int(now) - _RECENT_S:
+            self._seconds.popleft()
 
 
 class Tally:

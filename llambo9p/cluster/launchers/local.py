@@ -77,19 +77,23 @@ class LocalLauncher(Launcher):
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:
-        config = self._prepare()
         log = Log(self._directory / f"{spec.name}.log")
         timeout = self._config.state.orphan_timeout / 1000
-        with log.open() as stderr:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
-                *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
-                *self._listen(spec),
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        try:
+            config = self._prepare()
+            with log.open() as stderr:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
+                    *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
+                    *self._listen(spec),
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
+        except OSError as e:  # too many processes or files, a disk that is full
+            where = f"{e.filename}: " if e.filename else ""
+            raise Error(f"cannot start {spec.name}: {where}{e.strerror}") from e
         try:
             address = await _listening(process, progress)
             if address is None:
