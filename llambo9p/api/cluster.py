@@ -51,8 +51,9 @@ class _Served:
 
     def submit(self, request: InferenceRequest) -> InferenceResponse:
         """The answer.  Raises `InvalidArgument` for a request that makes no sense, `WorkerLost`
-        when there is nobody to answer it, `Busy` where too many wait, and `RemoteError` with the
-        words and the errno of whoever refused it: a prompt that does not fit, for instance."""
+        when the process has ended, and `RemoteError`, or a class of its own for an error that
+        9P knows, with the words and the errno of whoever refused it: a prompt that does not
+        fit, for instance, or a cluster without workers."""
         with self._connection() as connection:
             return ask(connection, self._directory, request)
 
@@ -111,8 +112,8 @@ class ClusterNode(_Served):
         `unix!PATH`, and decodes `capacity` requests at once, each of `n_ctx` tokens.
 
         `model` is the path of a GGUF file, `default` for the bundled one, or `simulated`.
-        Raises `InvalidArgument` for a bad address, `AddressInUse`, and `RemoteError` with what
-        the host said when it cannot start, be it for its model or for its numbers.
+        Raises `InvalidArgument` for a bad address, and `RemoteError` with what the host said
+        when it cannot start: be it for its address, its model or its numbers.
         """
         options: dict[str, object] = {
             "--slots": capacity,
@@ -161,8 +162,8 @@ class Orchestrator(_Served):
         listen: str | None = None,
         config: Path | str | None = None,
     ) -> None:
-        """Raises `InvalidArgument` for what cannot be, `AddressInUse`, and `RemoteError` with
-        what the orchestrator said when it cannot start."""
+        """Raises `InvalidArgument` for what cannot be, and `RemoteError` with what the
+        orchestrator said when it cannot start."""
         path = Path(config) if config is not None else environment.config_path()
         settings = configuration.load(path) if path is not None else configuration.Cluster()
         settings = _limited(settings, max_nodes, strategy_name(strategy))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llambo9p import errors
-from llambo9p.engine import gbnf, json_schema
+from llambo9p.engine import gbnf, json_schema, sampling
 from llambo9p.engine.base import FinishReason, Message, Request, SamplingParams, Usage
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class InferenceRequest:
             schema=self.schema,
             logprobs=int(self.logprobs),
         )
+        sampling.check(params)
         return Request(self._turns(), params, overflow="error")
 
     def _turns(self) -> tuple[Message, ...] | str:
