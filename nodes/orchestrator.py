@@ -40,6 +40,7 @@ PROGRAM = "llambo-orchestrator"
               "of the configuration]")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
+@click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
 def main(
     listen: tuple[str, ...],
     config_path: Path | None,
@@ -47,10 +48,13 @@ def main(
     engine: configuration.Engine | None,
     insecure: bool,
     trace: bool,
+    exit_with_stdin: bool,
 ) -> None:
     """Mount hosts and serve the cluster's tree over 9P."""
 
     async def serve(stop: asyncio.Event) -> None:
+        if exit_with_stdin:
+            process.stop_at_eof(stop)
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())

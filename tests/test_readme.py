@@ -25,7 +25,7 @@ from llambo9p.cluster import config as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PORTS = ("5640", "5641", "5642", "9000")
+PORTS = ("5640", "5641", "5642", "9000", "9001")
 """the ports that README names; each becomes a free one"""
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",

@@ -307,6 +307,11 @@ def is_path(model: str) -> bool:
     return "/" in model or model.endswith(".gguf")
 
 
+def absolute(model: str, directory: Path) -> str:
+    """The model for those who are not in the directory: a path is absolute, a name stays."""
+    return str(directory / model) if is_path(model) else model
+
+
 class _File(_Section):
     cluster: Cluster = Cluster()
 
@@ -337,9 +342,7 @@ def _beside(directory: Path, cluster: Cluster) -> Cluster:
     }
     nodes = {}
     for name, node in cluster.nodes.items():
-        model = node.resources.model
-        if is_path(model):
-            model = str(directory / model)
+        model = absolute(node.resources.model, directory)
         resources = node.resources.model_copy(update={"model": model})
         nodes[name] = node.model_copy(update={"resources": resources})
     security = cluster.security.model_copy(update=files)

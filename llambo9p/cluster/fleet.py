@@ -116,7 +116,7 @@ class Fleet:
 
     # -- spawning -----------------------------------------------------------------
 
-    async def spawn(self, type_name: str, count: int, engine: str) -> None:
+    async def spawn(self, type_name: str, count: int, model: str, engine: str) -> None:
         """Start workers; return when they answer.  Raises Error, and leaves none then."""
         async with self._spawning:
             limit = self._config.orchestrator.max_nodes
@@ -124,10 +124,10 @@ class Fleet:
             if alive + count > limit:
                 raise Busy(f"{count} more workers would be more than max_nodes {limit}")
             launcher = self._launcher_of(engine)
-            model = await self._models.path(self._config.node_type(type_name).resources.model)
-            parts = list(self._parts(type_name, count, engine))
+            path = await self._models.path(model)
+            parts = list(self._parts(type_name, count, path, engine))
             placing = [
-                asyncio.create_task(self._place(part, type_name, model, engine, launcher))
+                asyncio.create_task(self._place(part, type_name, path, engine, launcher))
                 for part in parts
             ]
             try:
@@ -142,12 +142,13 @@ class Fleet:
                 raise
         self._events.emit("spawn", type=type_name, count=count, engine=engine)
 
-    def _parts(self, type_name: str, count: int, engine: str) -> Iterator[Part]:
+    def _parts(self, type_name: str, count: int, model: str, engine: str) -> Iterator[Part]:
         each = self._config.node_type(type_name).workers_per_host
         hosts: list[Host | None] = [
             host
             for host in self._members.hosts
             if host.type == type_name and self._kept.get(host) == engine and not host.lost
+            and host.process is not None and host.process.spec.model == model
         ]
         rooms = [count if each is None else max(each - len(h.workers), 0) for h in hosts if h]
         number = first_free(count, self._members.is_free)

@@ -98,7 +98,7 @@ class Orchestrator:
             config, self._members, self._models, self._launcher, self._events
         )
         self._commands = [
-            Command("spawn", "--count N --type T --engine E", 0, 6, self._spawn),
+            Command("spawn", "--count N --type T --model M --engine E", 0, 8, self._spawn),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
@@ -177,6 +177,7 @@ class Orchestrator:
         options = {
             "--count": "",
             "--type": next(iter(self.config.nodes)),
+            "--model": "",
             "--engine": self.config.orchestrator.engine,
         }
         rest = list(words)
@@ -190,7 +191,8 @@ class Orchestrator:
         engine = options["--engine"]
         if engine not in ENGINES:
             raise InvalidArgument(f"spawn: no engine {engine!r}; engines are {' '.join(ENGINES)}")
-        return lambda: self._fleet.spawn(options["--type"], count, engine)
+        model = options["--model"] or node.resources.model
+        return lambda: self._fleet.spawn(options["--type"], count, model, engine)
 
     def _launcher(self, engine: str) -> Launcher:
         if engine == "ray":
