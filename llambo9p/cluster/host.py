@@ -45,6 +45,8 @@ class Worker:
     """as its host said last; `lost` when the host is"""
     health: Health = Health.HEALTHY
     breaker: Breaker = field(default_factory=Breaker)
+    asked: int = 0
+    """requests that the orchestrator sent to it and that are not over"""
     active: int = 0
     queued: int = 0
     requests: int = 0
@@ -128,6 +130,16 @@ class Host:
             raise
         return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
 
+    @property
+    def slots(self) -> int:
+        """Its workers share them."""
+        return next((worker.capacity for worker in self.workers.values()), 0)
+
+    @property
+    def drained(self) -> bool:
+        """None of its workers gets anything new."""
+        return all(worker.health is Health.DRAINING for worker in self.workers.values())
+
     def aname(self, there: str) -> str:
         """By which one worker of it is attached."""
         return _of_epoch(there, self.epoch)
@@ -150,6 +162,11 @@ class Host:
     async def names(self) -> list[str]:
         """The workers that it has, mounted or not, as it calls them."""
         return [line.split()[0] for line in (await self.read("workers")).splitlines()]
+
+    async def active(self) -> dict[str, int]:
+        """How many requests each of its workers has at this moment, as it calls them."""
+        lines = map(str.split, (await self.read("workers")).splitlines())
+        return {words[0]: int(words[2]) for words in lines}
 
     def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
         """What `workers` says that it did not say last time: the words about each worker

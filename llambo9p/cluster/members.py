@@ -174,9 +174,11 @@ class Members:
         epoch: int | None = None,
         first: int | None = None,
         before: Host | None = None,
+        instead: Worker | None = None,
     ) -> Host:
         """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`; `process` is stopped when that fails."""
+        on the host that it was `before`, or its only one `instead` of another; `process` is
+        stopped when that fails."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -185,7 +187,10 @@ class Members:
             raise
         host.process = process
         try:
-            await self.mount_workers(host, await host.names(), first, before)
+            if instead is None:
+                await self.mount_workers(host, await host.names(), first, before)
+            else:
+                await self.mount_instead(host, instead)
             host.has_workers_file = True
         except BaseException:
             await self.remove_host(host)
@@ -201,11 +206,7 @@ class Members:
     ) -> None:
         """Mount workers that a host has: under the names that they had here before, if
         these are free, else as `names.assign` says."""
-        text = await host.read("status")
-        status = dict(line.split(" ", 1) for line in text.splitlines())
-        host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
-        host.context = int(status["context"]) if "context" in status else None
-        host.epoch = int(status["epoch"]) if "epoch" in status else None
+        slots = await _learn(host)
         new = [name for name in there if name not in host.workers]
         if before is None:
             before = self._known(host.address, but=host)
@@ -219,10 +220,25 @@ class Members:
         self._reserved |= reserved
         try:
             for name in new:
-                await self._mount(host, names[name], name, int(status.get("slots", 1)))
+                await self._mount(host, names[name], name, slots)
         finally:
             self._reserved -= reserved
         host.lines = frozenset(host.workers)  # of which nothing is known
+
+    async def mount_instead(self, host: Host, worker: Worker) -> None:
+        """Mount the worker of that name that `host` has, and no longer the one of ours, which
+        is to be ended by `end_replaced`."""
+        slots = await _learn(host)
+        await self._mount(host, worker.name, worker.name, slots, worker)
+        host.lines = frozenset(host.workers)
+
+    async def end_replaced(self, worker: Worker) -> None:
+        """End a worker whose name another one has now, and its host if that was its last."""
+        if not worker.host.workers:
+            await self.remove_host(worker.host)
+        elif not worker.host.lost:
+            with contextlib.suppress(Error):  # it may be lost at this moment
+                await self._tell(worker, "shutdown")
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
@@ -288,11 +304,17 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _mount(self, host: Host, name: str, there: str, capacity: int) -> None:
-        """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name
-        gives way when the new one answers."""
-        if self._taken(name):
-            raise Exists(f"{name} exists already")
+    async def _mount(
+        self, host: Host, name: str, there: str, capacity: int, instead: Worker | None = None
+    ) -> None:
+        """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name,
+        and the one `instead` of which this is, gives way when the new one answers."""
+
+        def check() -> None:
+            if self._taken(name) and (instead is None or self.workers.get(name) is not instead):
+                raise Exists(f"{name} exists already")
+
+        check()
 
         async def connection() -> Client:
             return host.client
@@ -301,9 +323,11 @@ class Members:
         mount = Mount(self._tree, name, connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
-        if self._taken(name):  # while we waited
+        try:
+            check()
+        except Exists:  # since we waited
             mount.unmount()
-            raise Exists(f"{name} exists already")
+            raise
         before = self.workers.get(name)
         if before is not None:
             self._drop_worker(before)
@@ -323,7 +347,7 @@ class Members:
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
         self._judge(worker)
-        if before is not None and not before.host.workers:
+        if before is not None and before is not instead and not before.host.workers:
             if before.host.address != host.address:
                 self.discovery.forget(before.host.address, before.host.name)
             await self.remove_host(before.host)
@@ -591,3 +615,13 @@ class Members:
             "circuit": self.circuit(worker).value,
         }
         return "".join(f"{name} {value}\n" for name, value in attrs.items())
+
+
+async def _learn(host: Host) -> int:
+    """Read what a host of ours says of itself; how many slots it has."""
+    text = await host.read("status")
+    status = dict(line.split(" ", 1) for line in text.splitlines())
+    host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
+    host.context = int(status["context"]) if "context" in status else None
+    host.epoch = int(status["epoch"]) if "epoch" in status else None
+    return int(status.get("slots", 1))
