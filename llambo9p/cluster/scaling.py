@@ -222,6 +222,7 @@ class Scaling:
             host
             for host in self._members.hosts
             if host.type == each.name
+            and host.offer is None
             and host.slots
             and (host.kept or not host.lost)
             and host not in each.leaving
