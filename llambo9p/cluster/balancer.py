@@ -201,6 +201,11 @@ class Balancer:
         if host is not None:
             host.strangers = max(0, requests - host.requests)
 
+    def requests_of(self, address: str) -> int:
+        """That a host has, of whomever."""
+        host = self._hosts.get(address)
+        return 0 if host is None else host.requests + host.strangers
+
     # -- requests -----------------------------------------------------------------
 
     def check(self, request: Request) -> None:

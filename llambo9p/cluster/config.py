@@ -126,7 +126,7 @@ class Orchestrator(_Section):
     scale_down_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """and below which there are too many"""
     scale_factor: Annotated[float, Field(gt=1, le=100)] = 2.0
-    """how many times as many there are then, or as few"""
+    """how many times as many there are then, or as few: see `autoscale`"""
     look_back: Milliseconds = 30_000
     cool_down_up: AnyTime = 10_000
     """after any scaling, before there are more"""

@@ -51,6 +51,8 @@ class Worker:
     """as its host said last; `lost` when the host is"""
     health: Health = Health.HEALTHY
     breaker: Breaker = field(default_factory=Breaker)
+    asked: int = 0
+    """requests that the orchestrator sent to it and that are not over"""
     active: int = 0
     queued: int = 0
     requests: int = 0
@@ -149,6 +151,16 @@ class Host:
         return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
 
     @property
+    def slots(self) -> int:
+        """Its workers share them."""
+        return next((worker.capacity for worker in self.workers.values()), 0)
+
+    @property
+    def drained(self) -> bool:
+        """None of its workers gets anything new."""
+        return all(worker.health is Health.DRAINING for worker in self.workers.values())
+
+    @property
     def type(self) -> str:
         """As it is shown."""
         return ",".join(sorted(self.types)) or UNKNOWN
@@ -180,6 +192,16 @@ class Host:
             waiting=sum(worker.queued for worker in workers),
         )
 
+    async def learn(self) -> int:
+        """Read what a host of ours says of itself; how many slots it has.  Raises Error."""
+        text = await self.read("status")
+        status = dict(line.split(" ", 1) for line in text.splitlines())
+        self.types = frozenset({status.get("type", UNKNOWN)})
+        self.model = status.get("model", "-")
+        self.context = int(status["context"]) if "context" in status else None
+        self.epoch = int(status["epoch"]) if "epoch" in status else None
+        return int(status.get("slots", 1))
+
     def aname(self, there: str) -> str:
         """By which one worker of it is attached."""
         return _of_epoch(there, self.epoch)
@@ -208,6 +230,11 @@ class Host:
     async def names(self) -> list[str]:
         """The workers that it has, mounted or not, as it calls them."""
         return [line.split()[0] for line in (await self.read("workers")).splitlines()]
+
+    async def active(self) -> dict[str, int]:
+        """How many requests each of its workers has at this moment, as it calls them."""
+        lines = map(str.split, (await self.read("workers")).splitlines())
+        return {words[0]: int(words[2]) for words in lines}
 
     def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
         """What `workers` says that it did not say last time: the words about each worker

@@ -43,7 +43,7 @@ from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
 from . import names as naming
-from .balancer import UNKNOWN, Balancer
+from .balancer import Balancer
 from .discovery import Discovery
 from .events import Events
 from .health import Circuit, Health, Pulse, Rules
@@ -182,10 +182,11 @@ class Members:
         epoch: int | None = None,
         first: int | None = None,
         before: Host | None = None,
+        instead: Worker | None = None,
     ) -> Host:
         """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`; `process` is stopped when that fails.  Whoever was
-        at its address is lost when it answers."""
+        on the host that it was `before`, or its only one `instead` of another; `process` is
+        stopped when that fails.  Whoever was at its address is lost when it answers."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -196,7 +197,10 @@ class Members:
         try:
             if (known := self._known(address)) is not None:
                 self._lose(known, expected=False)
-            await self.mount_workers(host, await host.names(), first, before)
+            if instead is None:
+                await self.mount_workers(host, await host.names(), first, before)
+            else:
+                await self.mount_instead(host, instead)
         except BaseException:
             await self.remove_host(host)
             raise
@@ -211,12 +215,7 @@ class Members:
     ) -> None:
         """Mount workers that a host has, all or none: under the names that they had here
         before, if these are free, else as `names.assign` says."""
-        text = await host.read("status")
-        status = dict(line.split(" ", 1) for line in text.splitlines())
-        host.types = frozenset({status.get("type", UNKNOWN)})
-        host.model = status.get("model", "-")
-        host.context = int(status["context"]) if "context" in status else None
-        host.epoch = int(status["epoch"]) if "epoch" in status else None
+        slots = await host.learn()
         new = [name for name in there if name not in host.workers]
         were_kept = before is not None and before.kept
         if before is not None:
@@ -245,10 +244,33 @@ class Members:
         finally:
             self._reserved -= reserved
         host.has_workers_file = True
-        slots = int(status.get("slots", 1))
         replaced = [self._put(host, mount, name, slots) for name, mount in mounts.items()]
         await self._remove_replaced(host, replaced)
         host.lines = frozenset(host.workers)  # of which nothing is known
+
+    async def mount_instead(self, host: Host, worker: Worker) -> None:
+        """Mount the worker of that name that `host` has, and no longer the one of ours, which
+        is to be ended by `end_replaced`."""
+        slots = await host.learn()
+        mount = await self._attached(host, worker.name, worker.name, worker)
+        try:
+            self._check_free(worker.name, worker)
+            if host.lost:
+                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+        except Error:
+            mount.unmount()
+            raise
+        host.has_workers_file = True
+        self._put(host, mount, worker.name, slots)
+        host.lines = frozenset(host.workers)
+
+    async def end_replaced(self, worker: Worker) -> None:
+        """End a worker whose name another one has now, and its host if that was its last."""
+        if not worker.host.workers:
+            await self.remove_host(worker.host)
+        elif not worker.host.lost:
+            with contextlib.suppress(Error):  # it may be lost at this moment
+                await self._tell(worker, "shutdown")
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
@@ -322,10 +344,13 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _attached(self, host: Host, name: str, there: str) -> Mount:
+    async def _attached(
+        self, host: Host, name: str, there: str, instead: Worker | None = None
+    ) -> Mount:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
-        is "" its whole tree.  Raises Error."""
-        self._check_free(name)
+        is "" its whole tree.  The name is free, or that of the one `instead` of which this
+        is.  Raises Error."""
+        self._check_free(name, instead)
 
         async def connection() -> Client:
             return host.client
@@ -336,15 +361,15 @@ class Members:
             await mount.attach()
         return mount
 
-    def _check_free(self, name: str) -> None:
-        if self._taken(name):
+    def _check_free(self, name: str, instead: Worker | None = None) -> None:
+        if self._taken(name) and (instead is None or self.workers.get(name) is not instead):
             raise Exists(f"{name} exists already")
 
     def _put(
         self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True
     ) -> Host | None:
-        """Mount it under its name, which is free.  A lost worker of that name gives way; the
-        result is its host, if that has none any more."""
+        """Mount it under its name.  Who had that gives way; the result is its host, if that
+        has none any more."""
         name = mount.name
         before = self.workers.get(name)
         if before is not None:

@@ -28,7 +28,7 @@ from ..p9.node import Maybe, Node, Walk
 from . import strategies
 from .balancer import Balancer
 from .balancer_file import BalancerFile
-from .config import ENGINES, Cluster
+from .config import ENGINES, MAX_WORKERS, Cluster
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet
@@ -44,6 +44,7 @@ from .monitor import Monitor
 from .offer import Offer, together
 from .registry import Registry
 from .requests import Requests, Watched
+from .scaling import Scaling
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """of a mount: no number, those are conversations'"""
@@ -87,6 +88,7 @@ class Orchestrator:
             max_retries=lb.max_retries,
             timeout=lb.timeout / 1000,
             queue=config.limits.queue,
+            want=lambda node_type: self._scaling.want(node_type),
         )
         self._engine = Watched(self._dispatch, requests)
         self.monitor = Monitor(
@@ -97,8 +99,19 @@ class Orchestrator:
         self._fleet = Fleet(
             config, self._members, self._models, self._launcher, self._events
         )
+        self._scaling = Scaling(
+            config,
+            self._members,
+            self._balancer,
+            self._fleet,
+            self._events,
+            tally,
+            lambda: self._dispatch.waiting,
+        )
         self._commands = [
             Command("spawn", "--count N --type T --model M --engine E", 0, 8, self._spawn),
+            Command("scale", "N [TYPE]", 1, 2, self._scale),
+            Command("load", "NAME MODEL", 2, 2, self._load),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
@@ -167,6 +180,7 @@ class Orchestrator:
         """Stop the hosts that were started here and leave the others."""
         for conversation in self._conversations:
             conversation.close()
+        await self._scaling.close()
         self._fleet.retire()
         await self._members.close()
         await self._fleet.close()
@@ -193,6 +207,19 @@ class Orchestrator:
             raise InvalidArgument(f"spawn: no engine {engine!r}; engines are {' '.join(ENGINES)}")
         model = options["--model"] or node.resources.model
         return lambda: self._fleet.spawn(options["--type"], count, model, engine)
+
+    def _scale(self, words: Sequence[str]) -> Action:
+        count = whole_number(words[0])
+        if count is None or count > MAX_WORKERS:
+            raise InvalidArgument(f"scale: N must be 0..{MAX_WORKERS}, not {words[0][:40]!r}")
+        type_name = words[1] if len(words) > 1 else next(iter(self.config.nodes))
+        self.config.node_type(type_name)
+        return lambda: self._scaling.scale(type_name, count)
+
+    def _load(self, words: Sequence[str]) -> Action:
+        name, model = words
+        self._fleet.started(name)
+        return lambda: self._fleet.load(name, model)
 
     def _launcher(self, engine: str) -> Launcher:
         if engine == "ray":
