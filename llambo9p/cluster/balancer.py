@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ..engine.base import Request, Usage
 from ..errors import Error, InvalidArgument, WorkerLost
@@ -58,6 +58,7 @@ class Balancer:
         self.workers: dict[str, Candidate] = {}
         self._rng = rng or random.Random()
         self._hosts: dict[str, HostLoad] = {}
+        self._with_room: set[HostLoad] = set()
         self._rates = {_ANY: Rates()}
         """of the hosts of each node type, and of all"""
         self._open = 0
@@ -120,6 +121,7 @@ class Balancer:
             host = HostLoad(address, slots, of_type, self._rates[_ANY], model, most)
             self._hosts[address] = host
         host.workers += 1
+        self._note_room(host)
         types = frozenset({node_type})
         worker = self.workers[name] = Candidate(name, host, types, model, context)
         self._note_context(worker)
@@ -173,6 +175,7 @@ class Balancer:
         host.workers -= 1
         if not host.workers:
             del self._hosts[host.address]
+            self._with_room.discard(host)
 
     def _note_context(self, worker: Candidate) -> None:
         for key in (_ANY, *worker.node_types):
@@ -212,16 +215,16 @@ class Balancer:
         """Raises WorkerLost when there is nobody to choose, even with room."""
         self._eligible(self._needs(request))
 
-    def models(self, request: Request) -> set[str]:
+    def models(self, request: Request) -> Collection[str]:
         """Of the workers that may be chosen for it, those without room included."""
         try:
-            return self._eligible(self._needs(request)).models
+            return self._eligible(self._needs(request)).models.keys()
         except WorkerLost:
-            return set()
+            return ()
 
     @property
     def has_room(self) -> bool:
-        return any(not host.full for host in self._hosts.values())
+        return bool(self._with_room)
 
     def is_full(self, name: str) -> bool:
         """Whether the worker's host has no room."""
@@ -286,6 +289,10 @@ class Balancer:
         return Error(f"strategy {self.strategy}: {error!r}")
 
     def _note_room(self, host: HostLoad) -> None:
+        if host.full or not host.workers:
+            self._with_room.discard(host)
+        else:
+            self._with_room.add(host)
         if self._queue is not None:
             for pool in self._pools.values():
                 pool.note_room(host)

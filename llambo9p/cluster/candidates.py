@@ -11,6 +11,7 @@ thousand.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -236,6 +237,8 @@ class Eligible:
     def __init__(self, narrow: Callable[[str], Eligible]) -> None:
         self.workers: Pool[Candidate] = Pool()
         self.hosts: Pool[HostLoad] = Pool()
+        self.models: Counter[str] = Counter()
+        """model -> workers that have it, on hosts with room and without"""
         self._of: dict[HostLoad, Pool[Candidate]] = {}
         self._narrow = narrow
 
@@ -258,6 +261,7 @@ class Eligible:
     def add(self, worker: Candidate) -> None:
         """For the balancer, as `discard` is."""
         self.workers.add(worker)
+        self.models[worker.model] += 1
         if not worker.host.full:
             self.hosts.add(worker.host)
         if worker.host not in self._of:
@@ -268,6 +272,9 @@ class Eligible:
         if worker not in self.workers:
             return
         self.workers.discard(worker)
+        self.models[worker.model] -= 1
+        if not self.models[worker.model]:
+            del self.models[worker.model]
         self._of[worker.host].discard(worker)
         if not len(self._of[worker.host]):
             del self._of[worker.host]
@@ -279,11 +286,6 @@ class Eligible:
             self.hosts.discard(host)
         elif host in self._of:
             self.hosts.add(host)
-
-    @property
-    def models(self) -> set[str]:
-        """Of hosts with room and without."""
-        return {host.model for host in self._of}
 
 
 class Needs:

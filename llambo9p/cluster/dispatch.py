@@ -223,7 +223,7 @@ class ClusterEngine:
         that could become one."""
         for asked in self._waiting:
             models = self._balancer.models(asked.request)
-            possible = {asked.model} & models if asked.splice.tokens else models
+            possible = asked.model in models if asked.splice.tokens else len(models) > 0
             if possible or self._is_wanted(asked):
                 asked.hope = now
             elif not self._may_come(asked.request) or now - asked.hope >= self._timeout:

@@ -61,7 +61,7 @@ def test_a_host_that_has_as_many_as_it_may_have_gets_no_more() -> None:
     assert b.is_full("a") and b.is_full("b")
     b.add("c", "two", model="other")
     assert b.choose(request(), model="-") is None
-    assert b.models(request()) == {"-", "other"}
+    assert set(b.models(request())) == {"-", "other"}
     assert b.choose(request()).name == "c"
     b.finished(works[0])
     assert b.choose(request(), model="-").name in "ab"

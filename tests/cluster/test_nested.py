@@ -415,7 +415,8 @@ async def test_a_region_comes_back_under_its_name_and_stays_drained() -> None:
 async def test_tokens_of_one_model_are_refused_by_a_cluster_of_several() -> None:
     async with cluster() as running, simulated_host() as a, simulated_host(1, 1) as b:
         await running.files.write("ctl", f"mount {a.address}\nmount {b.address}")
-        running.orchestrator._balancer.workers["worker-0001"].host.model = "another"
+        running.orchestrator._balancer.remove("worker-0001")
+        running.orchestrator._balancer.add("worker-0001", "there", model="another")
         await running.files.write("tokens", "65\n66\n")
         with pytest.raises(Error, match="tokens are one model's"):
             await running.files.ask("go")
