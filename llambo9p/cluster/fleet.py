@@ -5,6 +5,9 @@ what becomes of a host that ends.
 what it was asked for, or nothing.  A host that ends though somebody wants its workers is
 started again, with pauses that grow while it does not live long, and with the same
 names; these stay its own meanwhile.  One whose workers were unmounted or killed is not.
+
+Hosts that an orchestrator before us started are taken back without being disturbed, if they
+live, and are otherwise started again.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import Busy, Error
+from ..net import address
 from ..net.backoff import Backoff
 from .config import Cluster
 from .events import Events
 from .host import Host
-from .launchers.base import HostSpec, Launched, Launcher
+from .launchers.base import HostSpec, Launched, Launcher, Remembered
 from .members import Members
 from .models import Models
 from .names import first_free, number_of, worker_name
+from .state import SavedHost, Started
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +176,7 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._keep_names(host, engine)
-        keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
-        self._keepers.add(keeper)
-        keeper.add_done_callback(self._keepers.discard)
+        self._keep(host, launched, engine, launcher)
 
     async def _start(
         self, spec: HostSpec, launcher: Launcher, before: Host | None = None
@@ -220,16 +222,67 @@ class Fleet:
             self._launchers[engine] = self._launcher(engine)
         return self._launchers[engine]
 
+    # -- starting again -----------------------------------------------------------
+
+    async def take_back(self, saved: SavedHost, started: Started) -> None:
+        """Have a host that was started before us.  Raises Error when it has ended and cannot be
+        started again; that is tried further."""
+        launcher = self._launcher_of(started.engine)
+        before = Remembered(
+            started.spec, address.parse(saved.address), started.engine, started.handle
+        )
+        host = self._members.remember(saved, before)
+        if host is None:
+            return
+        host.kept = True
+        kept: tuple[Host, Launched] | None = None
+        try:
+            kept = await self._adopt(host, before, launcher) or await self._again(
+                host, started.spec, launcher
+            )
+        except Error:
+            kept = host, before
+            raise
+        finally:
+            if kept is None:
+                host.kept = False
+            else:
+                self._keep(*kept, started.engine, launcher)
+
+    async def _adopt(
+        self, host: Host, before: Remembered, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host as it still lives, None when it does not."""
+        spec = before.spec
+        try:
+            launched = await launcher.adopt(spec, before.address, before.handle)
+            if launched is None:
+                return None
+            new = await self._members.add_host(
+                launched.address, launched, epoch=spec.epoch, before=host
+            )
+        except Error as e:
+            log.warning("%s cannot be taken back: %s", spec.name, e)
+            host.kept = True
+            return None
+        await self._members.remove_host(host)
+        self._events.emit("host.adopted", host=new.address, type=spec.type, log=launched.log)
+        return new, launched
+
+    def _keep(self, host: Host, launched: Launched, engine: str, launcher: Launcher) -> None:
+        """Start it again, whenever it ends, until nobody wants it."""
+        self._keep_names(host, engine)
+        keeper = asyncio.create_task(self._keeping(host, launched, engine, launcher))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
     def _keep_names(self, host: Host, engine: str) -> None:
         host.kept = True
         self._kept[host] = engine
 
-    # -- starting again -----------------------------------------------------------
-
-    async def _keep(
+    async def _keeping(
         self, host: Host, launched: Launched, engine: str, launcher: Launcher
     ) -> None:
-        """Start a host again, whenever it ends, until nobody wants it."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_S, LONGEST_S)
         while True:
@@ -243,7 +296,7 @@ class Fleet:
                 self._events.emit("host.ended", host=host.address, reason=why, log=launched.log)
                 if loop.time() - began >= STEADY_S:
                     backoff.reset()
-                again = await self._again(host, spec, launcher, backoff)
+                again = await self._again_in_time(host, spec, launcher, backoff)
             finally:
                 del self._kept[host]
                 host.kept = False
@@ -253,23 +306,29 @@ class Fleet:
             self._keep_names(host, engine)
             log.warning("%s was started again", spec.name)
 
-    async def _again(
+    async def _again_in_time(
         self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
     ) -> tuple[Host, Launched] | None:
-        """The host with the workers that it had, None when they were all unmounted meanwhile."""
+        """As `_again`, after a pause, and as often as it takes."""
         while True:
             await asyncio.sleep(backoff.next())
-            numbers = [n for name in host.workers if (n := number_of(name)) is not None]
-            if not numbers:
-                return None
-            first, *others = runs(numbers)
-            spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
             try:
-                new, launched = await self._start(spec, launcher, host)
+                return await self._again(host, spec, launcher)
             except Error as e:
                 log.warning("%s cannot be started again: %s", spec.name, e)
-                continue
-            for run in others:
-                with contextlib.suppress(Error):  # the host ended, and is kept from now on
-                    await self._grow(new, Part(new, run.start, len(run)))
-            return new, launched
+
+    async def _again(
+        self, host: Host, spec: HostSpec, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host with the workers that it had, None when they were all unmounted meanwhile.
+        Raises Error."""
+        numbers = [n for name in host.workers if (n := number_of(name)) is not None]
+        if not numbers:
+            return None
+        first, *others = runs(numbers)
+        spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
+        new, launched = await self._start(spec, launcher, host)
+        for run in others:
+            with contextlib.suppress(Error):  # the host ended, and is kept from now on
+                await self._grow(new, Part(new, run.start, len(run)))
+        return new, launched

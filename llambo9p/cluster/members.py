@@ -20,7 +20,7 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -35,8 +35,8 @@ from ..errors import (
     WorkerLost,
 )
 from ..fs.tree import Directory, TextFile, Tree
+from ..net import address as addresses
 from ..net.address import Address
-from ..net.client import Client
 from ..p9 import constants as c
 from . import names as naming
 from .balancer import UNKNOWN, Balancer
@@ -46,6 +46,7 @@ from .health import Circuit, Health, Pulse, Rules
 from .host import Host, Worker, in_time
 from .launchers.base import Launched
 from .remote import Mount
+from .state import SavedHost
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +175,11 @@ class Members:
         epoch: int | None = None,
         first: int | None = None,
         before: Host | None = None,
+        only: Collection[str] | None = None,
     ) -> Host:
-        """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`; `process` is stopped when that fails."""
+        """Connect to a host of ours and mount all its workers, or of them `only` some, under
+        the names that they had on the host that it was `before`; `process` is stopped when
+        that fails."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -185,7 +188,8 @@ class Members:
             raise
         host.process = process
         try:
-            await self.mount_workers(host, await host.names(), first, before)
+            there = [name for name in await host.names() if only is None or name in only]
+            await self.mount_workers(host, there, first, before)
             host.has_workers_file = True
         except BaseException:
             await self.remove_host(host)
@@ -293,12 +297,8 @@ class Members:
         gives way when the new one answers."""
         if self._taken(name):
             raise Exists(f"{name} exists already")
-
-        async def connection() -> Client:
-            return host.client
-
         aname = host.aname(there) if there else ""
-        mount = Mount(self._tree, name, connection, self._tree.owner, aname)
+        mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
         if self._taken(name):  # while we waited
@@ -308,10 +308,7 @@ class Members:
         if before is not None:
             self._drop_worker(before)
         worker = Worker(name, there, host, mount, capacity=capacity)
-        host.workers[there] = self.workers[name] = worker
-        self.counts[worker.health] += 1
-        for user in self._roots:
-            self._show(worker, user)
+        self._enter(worker)
         if capacity:
             self._balancer.add(
                 name,
@@ -327,6 +324,59 @@ class Members:
             if before.host.address != host.address:
                 self.discovery.forget(before.host.address, before.host.name)
             await self.remove_host(before.host)
+
+    def _enter(self, worker: Worker) -> None:
+        worker.host.workers[worker.there] = self.workers[worker.name] = worker
+        self.counts[worker.health] += 1
+        for user in self._roots:
+            self._show(worker, user)
+
+    # -- those of an orchestrator before us ---------------------------------------
+
+    def remember(self, saved: SavedHost, process: Launched | None = None) -> Host | None:
+        """Put a host into the table as one that is lost, with those workers whose names are
+        free.  None when it has none, or is there."""
+        where = addresses.parse(saved.address)
+        names = {there: name for there, name in saved.workers.items() if self.is_free(name)}
+        there_is = any(h.address == where and h.epoch == saved.epoch for h in self.hosts)
+        if there_is or not names:
+            return None
+        pulse = Pulse(self._rules, asyncio.get_running_loop().time())
+        host = Host.absent(where, self._tree.owner, self._tls, pulse, self._user_lost)
+        host.type, host.model, host.epoch = saved.type, saved.model, saved.epoch
+        host.expected, host.process = saved.expected, process
+        host.name = names.get("")
+        host.has_workers_file = host.name is None
+        self.hosts.append(host)
+        for there, name in names.items():
+            aname = host.aname(there) if there else ""
+            mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
+            self._enter(
+                Worker(
+                    name, there, host, mount, state="lost", health=Health.LOST, capacity=saved.slots
+                )
+            )
+        return host
+
+    async def take_back(self, host: Host) -> None:
+        """Mount what is remembered of a host that was not started here, if it is the same
+        process; otherwise it is tried again as one that is lost."""
+        try:
+            if host.name is not None:
+                await self.mount(host.address, host.name)
+                return
+            async with self._one_at(host.address):
+                if self._known(host.address) is host:
+                    only = set(host.workers)
+                    new = await self.add_host(
+                        host.address, epoch=host.epoch, before=host, only=only
+                    )
+                    new.expected = host.expected
+                    await self.remove_host(host)
+        except Error as e:
+            log.warning("host %s is not back: %s", host.address, e)
+            if host.expected and host in self.hosts:
+                self.discovery.expect(host.address, host.name)
 
     # -- leaving ------------------------------------------------------------------
 

@@ -91,6 +91,13 @@ class Client(asyncio.Protocol):
             raise
         return client
 
+    @classmethod
+    def gone(cls, address: Address) -> Self:
+        """A connection that is lost."""
+        client = cls(address)
+        client.connection_lost(None)
+        return client
+
     @property
     def msize(self) -> int:
         return self._conn.msize
