@@ -36,13 +36,13 @@ def simulated(context: int) -> dict[str, object]:
 
 
 @contextlib.asynccontextmanager
-async def two_hosts(strategy: str, timeout: int = 30_000) -> AsyncIterator[RunningCluster]:
+async def two_hosts(strategy: str, patience: int = 30_000) -> AsyncIterator[RunningCluster]:
     """worker-0000 and worker-0001 of type tiny on one, worker-0002 and worker-0003 of type
     large on the other."""
     config = Cluster.model_validate(
         {
             "nodes": {"tiny": simulated(2048), "large": simulated(32768)},
-            "load_balancer": {"strategy": strategy, "timeout": timeout},
+            "load_balancer": {"strategy": strategy, "timeout": patience},
         }
     )
     async with cluster(config) as running:
@@ -225,7 +225,7 @@ async def test_a_conversation_that_changes_its_type_takes_its_history_along() ->
 
 @story
 async def test_a_type_that_nobody_has_is_refused_with_those_there_are() -> None:
-    async with two_hosts("affinity", timeout=500) as running:
+    async with two_hosts("affinity", patience=500) as running:
         files = running.files
         await files.write("ctl", "type huge")
         said = "no healthy worker of type huge; types are large tiny"

@@ -79,7 +79,7 @@ async def answers(files: Files) -> list[str]:
 
 
 @story
-async def test_200_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
+async def test_two_hundred_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
     expected = [f"simulated: to {number}" for number in range(WORKERS)]
     async with cluster(CONFIG, insecure=True) as running:
         files = running.files
