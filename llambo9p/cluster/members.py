@@ -191,6 +191,7 @@ class Members:
             there = [name for name in await host.names() if only is None or name in only]
             await self.mount_workers(host, there, first, before)
             host.has_workers_file = True
+            await self._heartbeat(host)
         except BaseException:
             await self.remove_host(host)
             raise

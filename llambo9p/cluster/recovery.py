@@ -108,7 +108,9 @@ class Recovery:
         )
 
     def _saved(self, host: Host) -> SavedHost:
-        process = host.process
+        process, started = host.process, None
+        if process is not None:
+            started = Started(process.engine, process.spec, process.handle)
         return SavedHost(
             address=str(host.address),
             epoch=host.epoch,
@@ -117,7 +119,7 @@ class Recovery:
             slots=next(iter(host.workers.values())).capacity,
             workers={there: worker.name for there, worker in host.workers.items()},
             expected=host.expected and host.address not in self._registry.services,
-            started=process and Started(process.engine, process.spec, process.handle),
+            started=started,
         )
 
     # -- the file -----------------------------------------------------------------

@@ -8,6 +8,7 @@ fails is tried again, and until then `trouble` says why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -36,8 +37,11 @@ class Saver(Generic[_T]):
         """the file is not as we are"""
         self._tried = 0
         """of the changes, those that were written, or could not be"""
+        self._awaited = 0
+        """of the changes, those that somebody waited for"""
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
+        """somebody waits"""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """done after the next write"""
         self._wanted.set()
@@ -56,15 +60,16 @@ class Saver(Generic[_T]):
     async def saved(self) -> None:
         """When all changes up to now are saved, or could not be: see `trouble`."""
         changes = self._changes
-        while self._tried < changes and not self._task.done():
+        if self._tried < changes:
+            self._awaited = changes
             self._hurry.set()
+        while self._tried < changes and not self._task.done():
             await asyncio.shield(self._ended)
 
     async def _run(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            self._hurry.clear()
             changes = self._changes
             writing = asyncio.ensure_future(asyncio.to_thread(self._write, self._describe()))
             try:
@@ -79,6 +84,8 @@ class Saver(Generic[_T]):
                 await asyncio.wait([writing])  # or it came after what is written next
                 raise
             self._tried = changes
+            if self._awaited <= changes:
+                self._hurry.clear()
             self._tell()
             await self._pause(AGAIN_S if self.trouble else PAUSE_S)
 
@@ -87,8 +94,6 @@ class Saver(Generic[_T]):
         ended.set_result(None)
 
     async def _pause(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
-        except TimeoutError:
-            pass
