@@ -138,7 +138,7 @@ class Host:
         user_lost: Callable[[Host, str], None],
     ) -> Host:
         """One that is lost and was never connected to."""
-        nobody = Client.gone(address)
+        nobody = Client.gone(address, "it is not mounted again yet")
         host = cls(address, nobody, nobody, 0, uname, tls, pulse, user_lost)
         host.lost = host.closed = True
         return host

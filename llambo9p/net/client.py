@@ -92,9 +92,10 @@ class Client(asyncio.Protocol):
         return client
 
     @classmethod
-    def gone(cls, address: Address) -> Self:
+    def gone(cls, address: Address, why: str) -> Self:
         """A connection that is lost."""
         client = cls(address)
+        client._why = why
         client.connection_lost(None)
         return client
 

@@ -54,9 +54,8 @@ def test_what_is_dumped_is_parsed(saved: State) -> None:
 
 
 GOOD = json.loads(state.dump(State("tcp!127.0.0.1!5640", 1)))
-HOST = json.loads(state.dump(State("tcp!h!1", 1, hosts=[SavedHost("tcp!h!1", 1, "t", "m", 1, {})])))[
-    "hosts"
-][0]
+WITH_HOST = State("tcp!h!1", 1, hosts=[SavedHost("tcp!h!1", 1, "t", "m", 1, {})])
+[HOST] = json.loads(state.dump(WITH_HOST))["hosts"]
 
 
 @pytest.mark.parametrize(
