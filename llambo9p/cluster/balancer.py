@@ -1,8 +1,9 @@
 """Which worker gets a request: the table of workers, and the record of what was sent where.
 
 Pure policy: no I/O and no clock.  Members say who is there (`add`, `allow`, `hold`,
-`remove`) and what a host said in its heartbeat (`heard`); whoever dispatches asks `choose`,
-which at once counts the request's tokens as its host's, and tells of the end by `finished`.
+`remove`) and what a host said in its heartbeat (`heard`, `offered`); whoever dispatches asks
+`choose`, which at once counts the request's tokens as its host's, and tells of the end by
+`finished`.
 
 A choice filters, then asks the strategy.  Eligible are the workers that may be chosen, have
 the request's node type, and whose context holds the prompt by its estimated tokens; a prompt
@@ -32,6 +33,7 @@ from .candidates import (
     Work,
     others,
 )
+from .offer import Offer
 
 UNKNOWN = "-"
 """the node type of a worker that does not say"""
@@ -115,12 +117,33 @@ class Balancer:
             host = HostLoad(address, slots, of_type, self._rates[_ANY], model, most)
             self._hosts[address] = host
         host.workers += 1
-        worker = self.workers[name] = Candidate(name, host, node_type, model, context)
-        for key in (_ANY, node_type):
-            sizes = self._contexts.setdefault(key, [])
-            if context not in sizes:
-                insort(sizes, context)
+        types = frozenset({node_type})
+        worker = self.workers[name] = Candidate(name, host, types, model, context)
+        self._note_context(worker)
         self._enter(worker)
+
+    def offered(self, name: str, offer: Offer) -> None:
+        """What the nested orchestrator of that name has now.  It is the only worker of its
+        host."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return
+        context = _NO_LIMIT if offer.context is None else offer.context
+        host = worker.host
+        now = offer.types, offer.model, context
+        if now != (worker.node_types, host.model, worker.context):
+            was_open = worker.open
+            self._leave(worker)
+            worker.node_types, worker.model, worker.context = now
+            host.model = offer.model
+            self._note_context(worker)
+            if was_open:
+                self._enter(worker)
+        host.slots = max(1, offer.slots)
+        host.engines = max(1, offer.engines)
+        host.most = None if self._queue is None else host.slots + self._queue
+        self._note_room(host)
+        self.heard(host.address, offer.requests)
 
     def allow(self, name: str, degraded: bool = False) -> None:
         """The worker may be chosen, or if it is `degraded` where there is no other."""
@@ -147,6 +170,12 @@ class Balancer:
         host.workers -= 1
         if not host.workers:
             del self._hosts[host.address]
+
+    def _note_context(self, worker: Candidate) -> None:
+        for key in (_ANY, *worker.node_types):
+            sizes = self._contexts.setdefault(key, [])
+            if worker.context not in sizes:
+                insort(sizes, worker.context)
 
     def _enter(self, worker: Candidate) -> None:
         worker.open = True
@@ -307,10 +336,9 @@ class Balancer:
                     return pool
         if not self._open:
             raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
-        types = {each.node_type for each in self.workers.values() if each.open} - {UNKNOWN}
-        raise WorkerLost(
-            f"no healthy worker of type {node_type}; types are {' '.join(sorted(types))}"
-        )
+        known = (each.node_types for each in self.workers.values() if each.open)
+        types = " ".join(sorted(frozenset[str]().union(*known) - {UNKNOWN}))
+        raise WorkerLost(f"no healthy worker of type {node_type}; types are {types}")
 
     def _pool(self, key: tuple[str, int, bool]) -> Eligible:
         pool = self._pools.get(key)
@@ -336,7 +364,7 @@ class Balancer:
 def _belongs(worker: Candidate, key: tuple[str, int, bool]) -> bool:
     node_type, context, degraded = key
     return (
-        node_type in (_ANY, worker.node_type)
+        (node_type == _ANY or node_type in worker.node_types)
         and worker.context >= context
         and (degraded or not worker.degraded)
     )

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass, replace
 
 from ..engine.base import Listener, Load, Message, Request, State, Usage
-from ..errors import Busy, Error, NotSupported, TimedOut, WorkerLost
+from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, WorkerLost
 from ..net.client import ignore
 from .balancer import Balancer
 from .candidates import Work
@@ -124,6 +124,11 @@ class ClusterEngine:
             raise NotSupported("a cluster cannot embed: workers do, whose models differ")
         if not self._may_come(request):
             self._balancer.check(request)
+        if request.answer and len(self._balancer.models(request)) > 1:
+            raise InvalidArgument(
+                "tokens are one model's, and there are several: ask for a type that has one, or "
+                "a worker"
+            )
         if self._waiting.is_full:
             raise Busy(f"{Busy.ename}: {self._waiting.limit} requests wait for a worker")
         loop = asyncio.get_running_loop()
@@ -215,8 +220,8 @@ class ClusterEngine:
     def _may_come(self, request: Request) -> bool:
         """Whether a worker for it is there, though perhaps lost or draining."""
         return any(
-            request.node_type in ("", host.type)
-            and any(worker.capacity for worker in host.workers.values())
+            host.has_type(request.node_type)
+            and any(worker.answers for worker in host.workers.values())
             for host in self._members.hosts
         )
 
@@ -261,7 +266,7 @@ class ClusterEngine:
         if remote is not None:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
-            suits = request.node_type in ("", worker.host.type)
+            suits = worker.host.has_type(request.node_type)
             if mounted and suits and _may_go_on(worker):
                 if self._balancer.is_full(worker.name):
                     return None
@@ -294,7 +299,8 @@ class ClusterEngine:
                 self._ended(asked)
                 self._members.failed(worker, error)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
-                avoid = list(worker.host.workers) if together else [worker.name]
+                fate = worker.host.workers.values() if together else [worker]
+                avoid = [each.name for each in fate]
                 asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
                 self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)

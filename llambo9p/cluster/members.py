@@ -10,6 +10,9 @@ A host that was mounted by its address and is lost is tried again with growing p
 is mounted under the same names when it is back.  One that registered (`registry`) is lost
 when it gives up its lease, and comes back by itself; one that was started here is its
 launcher's to start again.
+
+A nested orchestrator is mounted with a name, as one worker that has what it offers (`offer`);
+it is refused, or lost, when this orchestrator is below it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import ssl
 import time
 from collections import Counter
@@ -43,14 +47,14 @@ from .balancer import UNKNOWN, Balancer
 from .discovery import Discovery
 from .events import Events
 from .health import Circuit, Health, Pulse, Rules
-from .host import Host, Worker, in_time
+from .host import Host, Worker, in_time, look
 from .launchers.base import Launched
+from .offer import Offer
 from .remote import Mount
 from .state import SavedHost
 
 log = logging.getLogger(__name__)
 
-_WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
 _NOT_THE_WORKERS = (Busy, InvalidArgument, NotSupported, PermissionDenied)
 """errors that a worker which is well gives"""
 _A_MOMENT_S = 0.01
@@ -68,6 +72,8 @@ class Members:
         events: Events,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.id = secrets.token_hex(8)
+        """of this orchestrator, among those that mount each other"""
         self.hosts: list[Host] = []
         self.workers: dict[str, Worker] = {}
         self.counts: Counter[Health] = Counter()
@@ -208,7 +214,8 @@ class Members:
         these are free, else as `names.assign` says."""
         text = await host.read("status")
         status = dict(line.split(" ", 1) for line in text.splitlines())
-        host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
+        host.types = frozenset({status.get("type", UNKNOWN)})
+        host.model = status.get("model", "-")
         host.context = int(status["context"]) if "context" in status else None
         host.epoch = int(status["epoch"]) if "epoch" in status else None
         new = [name for name in there if name not in host.workers]
@@ -231,20 +238,27 @@ class Members:
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
-        NAME the whole tree there, which is balanced over if it has a worker's files.
-        Raises Error."""
+        NAME the whole tree there, which is balanced over if it has a worker's files, an
+        orchestrator's for all that it has.  Raises Error."""
         if name is None:
             await self._mount_host(address)
             return
-        host = await self._connect(address)
+        answers, offer = await look(address, self._tree.owner, self._tls)
+        if offer is not None:
+            self._check_loop(address, offer)
+        version = c.VERSION_9P2000 if offer is None else c.VERSION_9P2000_U
+        host = await self._connect(address, version)
+        host.offer = offer
         try:
-            async with in_time(address):
-                entries = await host.entries()
-            await self._mount(host, name, "", 1 if _WORKER_FILES <= entries else 0)
+            await self._mount(host, name, "", int(answers), answers)
             host.name = name
         except BaseException:
             await self.remove_host(host)
             raise
+
+    def _check_loop(self, address: Address, offer: Offer) -> None:
+        if self.id in offer.ids:
+            raise InvalidArgument(f"{address} is this orchestrator, or has it mounted: a loop")
 
     async def _mount_host(self, address: Address) -> None:
         async with self._one_at(address):
@@ -278,11 +292,9 @@ class Members:
     def _one_at(self, address: Address) -> asyncio.Lock:
         return self._joining.setdefault(address, asyncio.Lock())
 
-    async def _connect(
-        self, address: Address, version: str = c.VERSION_9P2000, epoch: int | None = None
-    ) -> Host:
-        """Hosts of ours are spoken to in 9P2000.u, whose errors have an errno; strangers
-        in plain 9P2000, for some answer to every version and speak but one."""
+    async def _connect(self, address: Address, version: str, epoch: int | None = None) -> Host:
+        """Hosts of ours, and orchestrators, are spoken to in 9P2000.u, whose errors have an
+        errno; strangers in plain 9P2000, for some answer to every version and speak but one."""
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
         host = await Host.connect(
@@ -293,7 +305,9 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _mount(self, host: Host, name: str, there: str, capacity: int) -> None:
+    async def _mount(
+        self, host: Host, name: str, there: str, capacity: int, answers: bool = True
+    ) -> None:
         """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name
         gives way when the new one answers."""
         if self._taken(name):
@@ -308,9 +322,10 @@ class Members:
         before = self.workers.get(name)
         if before is not None:
             self._drop_worker(before)
-        worker = Worker(name, there, host, mount, capacity=capacity)
+        worker = Worker(name, there, host, mount, capacity=capacity, answers=answers)
+        worker.drained = before is not None and before.drained
         self._enter(worker)
-        if capacity:
+        if answers:
             self._balancer.add(
                 name,
                 str(host.address),
@@ -320,6 +335,8 @@ class Members:
                 slots=capacity,
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
+        if host.offer is not None:
+            self._offered(worker, host.offer)
         self._judge(worker)
         if before is not None and not before.host.workers:
             if before.host.address != host.address:
@@ -344,7 +361,7 @@ class Members:
             return None
         pulse = Pulse(self._rules, asyncio.get_running_loop().time())
         host = Host.absent(where, self._tree.owner, self._tls, pulse, self._user_lost)
-        host.type, host.model, host.epoch = saved.type, saved.model, saved.epoch
+        host.types, host.model, host.epoch = frozenset(saved.types), saved.model, saved.epoch
         host.expected, host.process = saved.expected, process
         host.name = names.get("")
         host.has_workers_file = host.name is None
@@ -352,11 +369,10 @@ class Members:
         for there, name in names.items():
             aname = host.aname(there) if there else ""
             mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
-            self._enter(
-                Worker(
-                    name, there, host, mount, state="lost", health=Health.LOST, capacity=saved.slots
-                )
-            )
+            worker = Worker(name, there, host, mount, state="lost", health=Health.LOST)
+            worker.capacity, worker.answers = saved.slots, saved.answers
+            worker.drained = saved.drained
+            self._enter(worker)
         return host
 
     async def take_back(self, host: Host) -> None:
@@ -397,8 +413,11 @@ class Members:
         return worker
 
     def living(self, name: str) -> Worker:
-        """Likewise, and raises WorkerLost."""
-        worker = self.of_host(name)
+        """A worker, or a mounted tree that is asked as one.  Raises NotFound, InvalidArgument
+        and WorkerLost."""
+        worker = self.mounted(name)
+        if not worker.answers:
+            raise InvalidArgument(f"{name} is no worker: it can only be unmounted")
         if worker.host.lost:
             raise WorkerLost(f"{WorkerLost.ename}: {name}")
         return worker
@@ -424,17 +443,23 @@ class Members:
             await self._forget_worker(worker)
 
     async def drain(self, name: str) -> None:
-        """Let it finish what it has and give it nothing new."""
+        """Let it finish what it has and give it nothing new.  What is no worker of a host is
+        not told: it may have others who ask it."""
         worker = self.living(name)
-        await self._tell(worker, "drain")
-        worker.state = "draining"
+        if worker.mount.of_worker:
+            await self._tell(worker, "drain")
+            worker.state = "draining"
+        else:
+            worker.drained = True
         self._judge(worker)
 
     async def resume(self, name: str) -> None:
         """The end of `drain`; a circuit that is open closes, too."""
         worker = self.living(name)
-        await self._tell(worker, "resume")
-        worker.state = "idle"
+        if worker.mount.of_worker:
+            await self._tell(worker, "resume")
+            worker.state = "idle"
+        worker.drained = False
         worker.breaker.succeeded()
         self._judge(worker)
 
@@ -524,8 +549,10 @@ class Members:
     def _health_of(self, worker: Worker) -> Health:
         if worker.host.lost:
             return Health.LOST
-        if worker.state == "draining":
+        if worker.drained or worker.state == "draining":
             return Health.DRAINING
+        if worker.answers and not worker.capacity:
+            return Health.DEGRADED
         if self.circuit(worker) is Circuit.OPEN:
             return Health.DEGRADED
         return worker.host.pulse.health
@@ -602,6 +629,14 @@ class Members:
                 self._judge(worker)
 
     async def _heartbeat(self, host: Host) -> None:
+        if host.offer is not None:
+            offer = await host.offers()
+            host.heartbeat = time.time()
+            self._check_loop(host.address, offer)
+            for worker in host.workers.values():
+                self._offered(worker, offer)
+                self._judge(worker)
+            return
         if not host.has_workers_file:
             await host.entries()
             host.heartbeat = time.time()
@@ -622,13 +657,21 @@ class Members:
             active = sum(worker.active for worker in host.workers.values())
             self._balancer.heard(str(host.address), active)
 
+    def _offered(self, worker: Worker, offer: Offer) -> None:
+        """What a nested orchestrator says that it is."""
+        host = worker.host
+        host.offer = offer
+        host.types, host.model, host.context = offer.types, offer.model, offer.context
+        worker.offered(offer)
+        self._balancer.offered(worker.name, offer)
+
     def _node_text(self, worker: Worker) -> str:
         host = worker.host
         attrs = {
             "id": worker.name,
             "addr": host.address,
             "type": host.type,
-            "state": worker.state,
+            "state": "draining" if worker.drained else worker.state,
             "model": host.model,
             "capacity": worker.capacity,
             "load": worker.active,

@@ -47,7 +47,7 @@ class Monitor:
         self._metrics = Metrics(tally, self.now)
 
     def now(self) -> Now:
-        workers = [w for w in self._members.workers.values() if w.capacity]
+        workers = [w for w in self._members.workers.values() if w.answers]
         hosts = [host for host in self._members.hosts if not host.lost]
         load = self._engine.load
         return Now(

@@ -41,6 +41,7 @@ from .members import Members
 from .metrics import Tally
 from .models import Models, ModelsDirectory
 from .monitor import Monitor
+from .offer import Offer, together
 from .recovery import Recovery
 from .registry import Registry
 from .requests import Requests, Watched
@@ -277,7 +278,20 @@ class Orchestrator:
             f"active {sum(w.active for w in workers)}",
             *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
-        return "\n".join(lines) + "\n" + self.recovery.text
+        return "\n".join(lines) + "\n" + self.recovery.text + self._offer.text
+
+    @property
+    def _offer(self) -> Offer:
+        """To an orchestrator that mounts this one."""
+        below = [offer for host in self._members.hosts if (offer := host.adds) is not None]
+        load = self._dispatch.load
+        strangers = sum(host.strangers for host in self._balancer.hosts)
+        return together(
+            self._members.id,
+            below,
+            requests=load.active + load.queued + strangers,
+            waiting=load.queued + sum(offer.waiting for offer in below),
+        )
 
 
 async def _attached(walk: Maybe[Walk]) -> Node:

@@ -111,12 +111,15 @@ class Recovery:
         process, started = host.process, None
         if process is not None:
             started = Started(process.engine, process.spec, process.handle)
+        any_worker = next(iter(host.workers.values()))
         return SavedHost(
             address=str(host.address),
             epoch=host.epoch,
-            type=host.type,
+            types=sorted(host.types),
             model=host.model,
-            slots=next(iter(host.workers.values())).capacity,
+            slots=any_worker.capacity,
+            answers=any_worker.answers,
+            drained=any_worker.drained,
             workers={there: worker.name for there, worker in host.workers.items()},
             expected=host.expected and host.address not in self._registry.services,
             started=started,

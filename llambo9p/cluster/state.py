@@ -41,14 +41,17 @@ class SavedHost:
     address: AddressText
     epoch: Number | None
     """None for a server that has none"""
-    type: str
+    types: list[str]
     model: str
     slots: Number
-    """0 for a tree that is no worker's"""
+    answers: bool
+    """it has a worker's files"""
     workers: dict[str, Annotated[str, AfterValidator(check_mount)]]
     """what the host calls them -> what they are called here; "" is the host's whole tree"""
     expected: bool = True
     """to come back to its address, if it is not there; otherwise it registers by itself"""
+    drained: bool = False
+    """by us, without its knowledge"""
     started: Started | None = None
     """None for one that was mounted or registered"""
 

@@ -28,11 +28,13 @@ HOSTS = st.builds(
     SavedHost,
     address=st.sampled_from(["unix!/a b/c", "tcp!127.0.0.1!9000", "tls!host!1"]),
     epoch=st.none() | NUMBERS,
-    type=st.text(),
+    types=st.lists(st.text(), max_size=2),
     model=st.text(),
     slots=NUMBERS,
+    answers=st.booleans(),
     workers=st.dictionaries(st.text(), NAMES, max_size=3),
     expected=st.booleans(),
+    drained=st.booleans(),
     started=st.none() | st.builds(Started, st.just("local"), st.just(SPEC), st.text()),
 )
 STATES = st.builds(
@@ -54,7 +56,7 @@ def test_what_is_dumped_is_parsed(saved: State) -> None:
 
 
 GOOD = json.loads(state.dump(State("tcp!127.0.0.1!5640", 1)))
-WITH_HOST = State("tcp!h!1", 1, hosts=[SavedHost("tcp!h!1", 1, "t", "m", 1, {})])
+WITH_HOST = State("tcp!h!1", 1, hosts=[SavedHost("tcp!h!1", 1, ["t"], "m", 1, True, {})])
 [HOST] = json.loads(state.dump(WITH_HOST))["hosts"]
 
 
