@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from llambo9p.cluster.recovery import load
+from llambo9p.cluster.state import State
 from llambo9p.errors import Error
+from llambo9p.fs.user import User
 from llambo9p.net.address import parse
 from llambo9p.p9 import constants as c
 from tests.files import Files, files_of, story, until
 
+from .harness import cluster as running_cluster
 from .harness import simulated_host
 
 pytestmark = pytest.mark.timeout(60)
@@ -182,7 +186,7 @@ async def test_those_that_died_meanwhile_are_started_again_with_their_names(
 
 
 @story
-async def test_an_unanswering_host_is_ended_and_its_number_is_believed_to_nobody(
+async def test_neither_a_number_nor_an_address_is_believed_without_the_epoch(
     cluster: Cluster,
 ) -> None:
     async with cluster.orchestrator() as first:
@@ -234,6 +238,38 @@ async def test_what_was_mounted_is_mounted_again_under_its_names(cluster: Cluste
                 assert await second.files.ask("hello", "worker-0001") == "simulated: hello"
                 assert await second.files.ask("hello", "region1/worker-0000") == "simulated: hello"
         assert host.host.workers and not cluster.state.exists()
+
+
+@story
+async def test_a_nested_orchestrator_is_remembered_and_stays_drained(cluster: Cluster) -> None:
+    async with running_cluster() as region, simulated_host(2) as host:
+        await region.files.write("ctl", f"mount {host.address}")
+        async with cluster.orchestrator() as first:
+            await first.files.write("ctl", f"mount {region.address} region1")
+            await first.files.write("ctl", "drain region1")
+            await first.kill()
+        async with cluster.orchestrator() as second:
+            node = (await second.nodes())["region1"]
+            assert (node["addr"], node["health"]) == (str(region.address), "draining")
+            await second.files.write("ctl", "resume region1")
+            assert await second.files.ask("hello") == "simulated: hello"
+
+
+@story
+async def test_settings_wait_for_their_user(cluster: Cluster) -> None:
+    """And what cannot be restored keeps nothing else from it."""
+    settings = {"glenda": "max_tokens 7\n", "ken": "no_setting 1\n", "dmr": "top_k 3\n"}
+    before = State("tcp!h!1", 1, strategy="gone", settings=settings)
+    async with running_cluster() as running:
+        orchestrator = running.orchestrator
+        await orchestrator.recovery.begin(running.address, before)
+        roots = {name: orchestrator.attach(User(name), "") for name in ("glenda", "ken")}
+        assert len(roots) == 2
+        saved = load(orchestrator.config.state.path)
+        assert saved is not None and saved.settings == settings
+        now = orchestrator.recovery.describe()
+        assert now.strategy is None and set(now.settings) == {"glenda", "dmr"}
+        assert "max_tokens 7\n" in now.settings["glenda"] and now.settings["dmr"] == "top_k 3\n"
 
 
 @story
