@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.cluster import environment, state
+from llambo9p.cluster import environment, recovery, state_file
 from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.net.address import Address
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
@@ -58,17 +59,22 @@ def main(
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())
-        monitoring = config.monitoring
-        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
+        logs.start(PROGRAM, config.monitoring.log_format, config.monitoring.log_level)
         if engine is not None:
             config = config.with_engine(engine)
         addresses = [
             process.listen_address(words, config.security, insecure)
             for words in listen or config.network.listen
         ]
-        state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
-        state_file = state_file.absolute()
-        config = config.with_state(state_file)
+        path = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
+        config = config.with_state(path.absolute())
+        with state_file.locked(config.state.path):
+            await serve_cluster(stop, config, addresses)
+
+    async def serve_cluster(
+        stop: asyncio.Event, config: configuration.Cluster, addresses: list[Address]
+    ) -> None:
+        before = recovery.load(config.state.path)
         certificates = config.security.certificates
         tls = client_tls(*certificates) if certificates else None
         orchestrator = Orchestrator(
@@ -86,6 +92,7 @@ def main(
             trace=process.print_message if trace else None,
         )
         exporter = Exporter(orchestrator.monitor.page)
+        monitoring = config.monitoring
         try:
             if monitoring.export_port is not None:
                 url = await exporter.listen(monitoring.export_host, monitoring.export_port)
@@ -93,13 +100,12 @@ def main(
             addresses = [await server.listen(address) for address in addresses]
             # tools of this machine need no certificate where there is another way
             local = next((a for a in addresses if a.net != "tls"), addresses[0])
-            state.write(state_file, str(local))
+            await orchestrator.recovery.begin(local, before)
             for address in addresses:
                 print(f"listening {address}", flush=True)
             os.chdir("/")  # or we and our hosts would keep a file system busy
             await stop.wait()
         finally:
-            state.remove(state_file)
             await exporter.close()
             await orchestrator.close()
             await server.close()

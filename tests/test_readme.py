@@ -96,6 +96,7 @@ class Shell:
         for port, ours in self.ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
         text = text.replace("/n/llambo", f"{self.directory}/n")
+        text = text.replace("/tmp/llambo.checkpoint", f"{self.directory}/checkpoint")
         return text.replace("/tmp/llambo.socket", f"{self.directory}/socket")
 
     def session(self, commands: list[str]) -> list[str]:

@@ -8,6 +8,8 @@ names; these stay its own meanwhile.  One whose workers were unmounted or killed
 
 Workers that are to go, or to move to a host with another model, are drained first: they
 finish what they have.  When that fails, or nobody waits for it any more, they stay.
+Hosts that an orchestrator before us started are taken back without being disturbed, if they
+live, and are otherwise started again.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import dataclass, replace
 
 from ..errors import Busy, Error, InvalidArgument, WorkerLost
+from ..net import address
 from ..net.backoff import Backoff
 from .config import Cluster
 from .events import Events
 from .health import Health
 from .host import Host, Worker
-from .launchers.base import HostSpec, Launched, Launcher
+from .launchers.base import HostSpec, Launched, Launcher, Remembered
 from .members import Members
 from .models import Models
 from .names import first_free, number_of, worker_name
+from .state import SavedHost, Started
 
 log = logging.getLogger(__name__)
 
@@ -227,16 +231,8 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._keep_from_now_on(host, launched, engine, launcher)
+        self._keep(host, launched, engine, launcher)
         return host
-
-    def _keep_from_now_on(
-        self, host: Host, launched: Launched, engine: str, launcher: Launcher
-    ) -> None:
-        self._keep_names(host, engine)
-        keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
-        self._keepers.add(keeper)
-        keeper.add_done_callback(self._keepers.discard)
 
     def _host_name(self, first: int) -> str:
         """A name that no host has.  One that is there may have begun with that worker, too,
@@ -295,9 +291,116 @@ class Fleet:
             self._launchers[engine] = self._launcher(engine)
         return self._launchers[engine]
 
+    # -- starting again -----------------------------------------------------------
+
+    async def take_back(self, saved: SavedHost, started: Started) -> None:
+        """Have a host that was started before us.  Raises Error when it has ended and cannot be
+        started again; that is tried further."""
+        launcher = self._launcher_of(started.engine)
+        before = Remembered(
+            started.spec, address.parse(saved.address), started.engine, started.handle
+        )
+        host = self._members.remember(saved, before)
+        if host is None:
+            return
+        host.kept = True
+        kept: tuple[Host, Launched] | None = None
+        try:
+            kept = await self._adopt(host, before, launcher) or await self._again(
+                host, started.spec, launcher
+            )
+        except Error:
+            kept = host, before
+            raise
+        finally:
+            if kept is None:
+                host.kept = False
+            else:
+                self._keep(*kept, started.engine, launcher)
+
+    async def _adopt(
+        self, host: Host, before: Remembered, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host as it still lives, None when it does not."""
+        spec = before.spec
+        try:
+            launched = await launcher.adopt(spec, before.address, before.handle)
+            if launched is None:
+                return None
+            new = await self._members.add_host(
+                launched.address, launched, epoch=spec.epoch, before=host
+            )
+        except Error as e:
+            log.warning("%s cannot be taken back: %s", spec.name, e)
+            host.kept = True
+            return None
+        await self._members.remove_host(host)
+        self._events.emit("host.adopted", host=new.address, type=spec.type, log=launched.log)
+        return new, launched
+
+    def _keep(self, host: Host, launched: Launched, engine: str, launcher: Launcher) -> None:
+        """Start it again, whenever it ends, until nobody wants it."""
+        self._keep_names(host, engine)
+        keeper = asyncio.create_task(self._keeping(host, launched, engine, launcher))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
     def _keep_names(self, host: Host, engine: str) -> None:
         host.kept = True
         self._kept[host] = engine
+
+    async def _keeping(
+        self, host: Host, launched: Launched, engine: str, launcher: Launcher
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(FIRST_S, LONGEST_S)
+        while True:
+            began = loop.time()
+            try:
+                why = await asyncio.shield(launched.ended)
+                if host not in self._members.hosts:
+                    return  # it was told to
+                spec = launched.spec
+                log.warning("%s ended: %s; its log is %s", spec.name, why, launched.log)
+                self._events.emit("host.ended", host=host.address, reason=why, log=launched.log)
+                if loop.time() - began >= STEADY_S:
+                    backoff.reset()
+                again = await self._again_in_time(host, spec, launcher, backoff)
+            finally:
+                del self._kept[host]
+                host.kept = False
+            if again is None:
+                return
+            host, launched = again
+            self._keep_names(host, engine)
+            log.warning("%s was started again", spec.name)
+
+    async def _again_in_time(
+        self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
+    ) -> tuple[Host, Launched] | None:
+        """As `_again`, after a pause, and as often as it takes."""
+        while True:
+            await asyncio.sleep(backoff.next())
+            try:
+                return await self._again(host, spec, launcher)
+            except Error as e:
+                log.warning("%s cannot be started again: %s", spec.name, e)
+
+    async def _again(
+        self, host: Host, spec: HostSpec, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host with the workers that it had, None when they were all unmounted meanwhile.
+        Raises Error."""
+        numbers = [n for name in host.workers if (n := number_of(name)) is not None]
+        if not numbers:
+            return None
+        first, *others = runs(numbers)
+        spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
+        new, launched = await self._start(spec, launcher, host)
+        for run in others:
+            with contextlib.suppress(Error):  # the host ended, and is kept from now on
+                await self._grow(new, Part(new, run.start, len(run)))
+        return new, launched
 
     # -- ending and moving --------------------------------------------------------
 
@@ -363,7 +466,7 @@ class Fleet:
         except BaseException:
             await launched.stop()
             raise
-        self._keep_from_now_on(host, launched, engine, launcher)
+        self._keep(host, launched, engine, launcher)
 
     async def _move_to(self, host: Host, worker: Worker, number: int) -> None:
         await host.write("ctl", f"grow 1 {number}")
@@ -397,56 +500,6 @@ class Fleet:
     async def _resume(self, worker: Worker) -> None:
         with contextlib.suppress(Error):  # it may be lost
             await self._members.resume(worker.name)
-
-    # -- starting again -----------------------------------------------------------
-
-    async def _keep(
-        self, host: Host, launched: Launched, engine: str, launcher: Launcher
-    ) -> None:
-        """Start a host again, whenever it ends, until nobody wants it."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(FIRST_S, LONGEST_S)
-        while True:
-            began = loop.time()
-            try:
-                why = await asyncio.shield(launched.ended)
-                if host not in self._members.hosts:
-                    return  # it was told to
-                spec = launched.spec
-                log.warning("%s ended: %s; its log is %s", spec.name, why, launched.log)
-                self._events.emit("host.ended", host=host.address, reason=why, log=launched.log)
-                if loop.time() - began >= STEADY_S:
-                    backoff.reset()
-                again = await self._again(host, spec, launcher, backoff)
-            finally:
-                del self._kept[host]
-                host.kept = False
-            if again is None:
-                return
-            host, launched = again
-            self._keep_names(host, engine)
-            log.warning("%s was started again", spec.name)
-
-    async def _again(
-        self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
-    ) -> tuple[Host, Launched] | None:
-        """The host with the workers that it had, None when they were all unmounted meanwhile."""
-        while True:
-            await asyncio.sleep(backoff.next())
-            numbers = [n for name in host.workers if (n := number_of(name)) is not None]
-            if not numbers:
-                return None
-            first, *others = runs(numbers)
-            spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
-            try:
-                new, launched = await self._start(spec, launcher, host)
-            except Error as e:
-                log.warning("%s cannot be started again: %s", spec.name, e)
-                continue
-            for run in others:
-                with contextlib.suppress(Error):  # the host ended, and is kept from now on
-                    await self._grow(new, Part(new, run.start, len(run)))
-            return new, launched
 
 
 def _spec(host: Host) -> HostSpec:

@@ -150,6 +150,21 @@ class Host:
             raise
         return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
 
+    @classmethod
+    def absent(
+        cls,
+        address: Address,
+        uname: str,
+        tls: ssl.SSLContext | None,
+        pulse: Pulse,
+        user_lost: Callable[[Host, str], None],
+    ) -> Host:
+        """One that is lost and was never connected to."""
+        nobody = Client.gone(address, "it is not mounted again yet")
+        host = cls(address, nobody, nobody, 0, uname, tls, pulse, user_lost)
+        host.lost = host.closed = True
+        return host
+
     @property
     def slots(self) -> int:
         """Its workers share them."""
@@ -248,11 +263,17 @@ class Host:
         self.lines = lines
         return fresh, gone
 
+    async def connection(self) -> Client:
+        """The owner's, as `Mount` has it."""
+        return self.client
+
     # -- users --------------------------------------------------------------------
 
     async def client_of(self, user: str) -> Client:
         """The connection for a user that is not the owner: his own, so that its fids and
         tags are his to use up, and nobody else's."""
+        if self.closed:
+            raise WorkerLost(f"{WorkerLost.ename}: {self.address}")
         connecting = self.users.get(user)
         if connecting is None:
             loop = asyncio.get_running_loop()
@@ -284,6 +305,8 @@ class Host:
 
     def close(self) -> None:
         """Close all connections."""
+        if self.closed:
+            return
         self.closed = True
         self.client.close()
         self.control.close()

@@ -24,7 +24,7 @@ import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -38,9 +38,9 @@ from ..errors import (
     Stale,
     WorkerLost,
 )
-from ..fs.tree import Directory, TextFile, Tree
+from ..fs.tree import Directory, Tree
+from ..net import address as addresses
 from ..net.address import Address
-from ..net.client import Client
 from ..p9 import constants as c
 from . import names as naming
 from .balancer import Balancer
@@ -51,6 +51,8 @@ from .host import Host, Worker, in_time, look
 from .launchers.base import Launched
 from .offer import Offer
 from .remote import Mount
+from .state import SavedHost
+from .views import Views
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +81,7 @@ class Members:
         """of the workers"""
         self.discovery = Discovery(self._rejoin)
         self._tree = tree
-        self._roots: dict[str, tuple[Directory, Directory]] = {}
-        """root and `nodes` of each user"""
+        self._views = Views(tree)
         self._tls = tls
         self._balancer = balancer
         self._rules = rules
@@ -95,42 +96,7 @@ class Members:
     def show_to(self, user: str, root: Directory, nodes: Directory) -> None:
         """Put what is mounted, now and later, into the `root` of one more user, and a
         file for each worker into its `nodes`.  The owner comes first."""
-        self._roots[user] = root, nodes
-        for worker in self.workers.values():
-            self._show(worker, user)
-
-    def _show(self, worker: Worker, user: str) -> None:
-        _, nodes = self._roots[user]
-        nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
-        self._show_mount(worker, user)
-
-    def _show_mount(self, worker: Worker, user: str) -> None:
-        root, _ = self._roots[user]
-        mount = worker.mount
-        if user != self._tree.owner:
-            host = worker.host
-            aname = host.aname(worker.there) if mount.of_worker else ""
-            refusal = None
-            if host.address.net == "tcp":
-                refusal = PermissionDenied(
-                    f"{PermissionDenied.ename}: {worker.name} is mounted over plain TCP, which "
-                    "does not tell one user from another"
-                )
-            mount = Mount(
-                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
-            )
-        mount.parent = root
-        worker.mounts[user] = mount
-        root.add(mount)
-
-    def _user_lost(self, host: Host, user: str) -> None:
-        """His connection is gone.  What he has open on it has failed; he sees the host's
-        trees anew."""
-        root, _ = self._roots[user]
-        for worker in host.workers.values():
-            root.discard(worker.name)
-            worker.mounts[user].unmount()
-            self._show_mount(worker, user)
+        self._views.add(user, root, nodes, self.workers.values())
 
     def is_free(self, name: str) -> bool:
         """Whether the next worker may be mounted as `name`."""
@@ -141,8 +107,7 @@ class Members:
         worker = self.workers.get(name)
         if worker is not None:
             return worker.health is not Health.LOST or worker.host.kept
-        root, _ = self._roots[self._tree.owner]
-        return root.find(name) is not None
+        return self._views.has(name)
 
     # -- joining ------------------------------------------------------------------
 
@@ -183,10 +148,12 @@ class Members:
         first: int | None = None,
         before: Host | None = None,
         instead: Worker | None = None,
+        only: Collection[str] | None = None,
     ) -> Host:
-        """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`, or its only one `instead` of another; `process` is
-        stopped when that fails.  Whoever was at its address is lost when it answers."""
+        """Connect to a host of ours and mount all its workers, or of them `only` some, under
+        the names that they had on the host that it was `before`, or its only one `instead` of
+        another; `process` is stopped when that fails.  Whoever was at its address is lost when
+        it answers."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -195,12 +162,15 @@ class Members:
             raise
         host.process = process
         try:
-            if (known := self._known(address)) is not None:
+            known = self._known(address)
+            if known is not None and known is not before:
                 self._lose(known, expected=False)
             if instead is None:
-                await self.mount_workers(host, await host.names(), first, before)
+                there = [name for name in await host.names() if only is None or name in only]
+                await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
+            await self._heartbeat(host)
         except BaseException:
             await self.remove_host(host)
             raise
@@ -337,7 +307,7 @@ class Members:
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
         host = await Host.connect(
-            address, self._tree.owner, self._tls, pulse, self._user_lost, version, epoch
+            address, self._tree.owner, self._tls, pulse, self._views.renew, version, epoch
         )
         host.heartbeat = time.time()
         self.hosts.append(host)
@@ -351,12 +321,8 @@ class Members:
         is "" its whole tree.  The name is free, or that of the one `instead` of which this
         is.  Raises Error."""
         self._check_free(name, instead)
-
-        async def connection() -> Client:
-            return host.client
-
         aname = host.aname(there) if there else ""
-        mount = Mount(self._tree, name, connection, self._tree.owner, aname)
+        mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
         return mount
@@ -376,10 +342,7 @@ class Members:
             self._drop_worker(before)
         worker = Worker(name, there, host, mount, capacity=capacity, answers=answers)
         worker.drained = before is not None and before.drained
-        host.workers[there] = self.workers[name] = worker
-        self.counts[worker.health] += 1
-        for user in self._roots:
-            self._show(worker, user)
+        self._enter(worker)
         if answers:
             self._balancer.add(
                 name,
@@ -401,6 +364,57 @@ class Members:
             if each.address != host.address:
                 self.discovery.forget(each.address, each.name)
             await self.remove_host(each)
+
+    def _enter(self, worker: Worker) -> None:
+        worker.host.workers[worker.there] = self.workers[worker.name] = worker
+        self.counts[worker.health] += 1
+        self._views.show(worker)
+
+    # -- those of an orchestrator before us ---------------------------------------
+
+    def remember(self, saved: SavedHost, process: Launched | None = None) -> Host | None:
+        """Put a host into the table as one that is lost, with those workers whose names are
+        free.  None when it has none, or is there."""
+        where = addresses.parse(saved.address)
+        names = {there: name for there, name in saved.workers.items() if self.is_free(name)}
+        there_is = any(h.address == where and h.epoch == saved.epoch for h in self.hosts)
+        if there_is or not names:
+            return None
+        pulse = Pulse(self._rules, asyncio.get_running_loop().time())
+        host = Host.absent(where, self._tree.owner, self._tls, pulse, self._views.renew)
+        host.types, host.model, host.epoch = frozenset(saved.types), saved.model, saved.epoch
+        host.expected, host.process = saved.expected, process
+        host.name = names.get("")
+        host.has_workers_file = host.name is None
+        self.hosts.append(host)
+        for there, name in names.items():
+            aname = host.aname(there) if there else ""
+            mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
+            worker = Worker(name, there, host, mount, state="lost", health=Health.LOST)
+            worker.capacity, worker.answers = saved.slots, saved.answers
+            worker.drained = saved.drained
+            self._enter(worker)
+        return host
+
+    async def take_back(self, host: Host) -> None:
+        """Mount what is remembered of a host that was not started here, if it is the same
+        process; otherwise it is tried again as one that is lost."""
+        try:
+            if host.name is not None:
+                await self.mount(host.address, host.name)
+                return
+            async with self._one_at(host.address):
+                if self._known(host.address) is host:
+                    only = set(host.workers)
+                    new = await self.add_host(
+                        host.address, epoch=host.epoch, before=host, only=only
+                    )
+                    new.expected = host.expected
+                    await self.remove_host(host)
+        except Error as e:
+            log.warning("host %s is not back: %s", host.address, e)
+            if host.expected and host in self.hosts:
+                self.discovery.expect(host.address, host.name)
 
     # -- leaving ------------------------------------------------------------------
 
@@ -486,13 +500,9 @@ class Members:
             return  # by a heartbeat meanwhile
         self.counts[worker.health] -= 1
         self._balancer.remove(worker.name)
-        for root, nodes in self._roots.values():
-            root.discard(worker.name)
-            nodes.discard(worker.name)
+        self._views.hide(worker)
         self.workers.pop(worker.name, None)
         worker.host.workers.pop(worker.there, None)
-        for mount in worker.mounts.values():
-            mount.unmount()
         self._events.emit("worker.left", worker=worker.name, host=worker.host.address)
 
     async def remove_host(self, host: Host) -> None:
@@ -671,24 +681,3 @@ class Members:
         host.types, host.model, host.context = offer.types, offer.model, offer.context
         worker.offered(offer)
         self._balancer.offered(worker.name, offer)
-
-    def _node_text(self, worker: Worker) -> str:
-        host = worker.host
-        attrs = {
-            "id": worker.name,
-            "addr": host.address,
-            "type": host.type,
-            "state": "draining" if worker.drained else worker.state,
-            "model": host.model,
-            "capacity": worker.capacity,
-            "load": worker.active,
-            "queued": worker.queued,
-            "requests": worker.requests,
-            "tokens": worker.tokens,
-            "errors": worker.errors,
-            "heartbeat": f"{host.heartbeat:.3f}",
-            "epoch": host.epoch or 0,
-            "health": worker.health.value,
-            "circuit": self.circuit(worker).value,
-        }
-        return "".join(f"{name} {value}\n" for name, value in attrs.items())

@@ -9,10 +9,10 @@ This module joins the parts of the cluster and owns none of their rules.
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -25,7 +25,7 @@ from ..fs.tree import Directory, Tree
 from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
-from . import strategies
+from . import names, strategies
 from .balancer import Balancer
 from .balancer_file import BalancerFile
 from .config import ENGINES, MAX_WORKERS, Cluster
@@ -42,12 +42,11 @@ from .metrics import Tally
 from .models import Models, ModelsDirectory
 from .monitor import Monitor
 from .offer import Offer, together
+from .recovery import Recovery
 from .registry import Registry
 from .requests import Requests, Watched
 from .scaling import Scaling
 
-_NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
-"""of a mount: no number, those are conversations'"""
 _MANY = 10_000
 """names that one verb may have"""
 
@@ -108,7 +107,10 @@ class Orchestrator:
             tally,
             lambda: self._dispatch.waiting,
         )
-        self._commands = [
+        self.recovery = Recovery(
+            config.state.path, self._members, self._fleet, self._registry, self._events, self._use
+        )
+        changing = [
             Command("spawn", "--count N --type T --model M --engine E", 0, 8, self._spawn),
             Command("scale", "N [TYPE]", 1, 2, self._scale),
             Command("load", "NAME MODEL", 2, 2, self._load),
@@ -118,6 +120,10 @@ class Orchestrator:
             self._for_each("drain", self._members.living, self._members.drain),
             self._for_each("resume", self._members.living, self._members.resume),
             self._for_each("kill", self._members.of_host, self._members.kill),
+        ]
+        self._commands = [
+            *map(self.recovery.saving, changing),
+            *self.recovery.commands,
             Command("shutdown", "", 0, 0, lambda words: stop),
         ]
         self._roots: dict[str, Directory] = {}
@@ -153,12 +159,20 @@ class Orchestrator:
 
         conversation = converse()
         self._conversations.append(conversation)
+        self.recovery.root(user.name, conversation)
+
+        @contextlib.contextmanager
+        def noting() -> Iterator[None]:
+            with conversation.noting():
+                yield
+            self.recovery.changed()
+
         commands = Commands(
             [
                 *(for_admins(user, command) for command in self._commands),
                 *ctl_commands(conversation),
             ],
-            conversation.noting,
+            noting,
         )
         add_conversation_files(root, conversation, commands, self.status_text)
         root.add(CloneFile(root, converse))
@@ -180,6 +194,7 @@ class Orchestrator:
         """Stop the hosts that were started here and leave the others."""
         for conversation in self._conversations:
             conversation.close()
+        await self.recovery.close()
         await self._scaling.close()
         self._fleet.retire()
         await self._members.close()
@@ -236,11 +251,11 @@ class Orchestrator:
     def _mount(self, words: Sequence[str]) -> Action:
         at = address.parse(words[0])
         name = words[1] if len(words) > 1 else None
-        if name is not None and not _NAME.fullmatch(name):
-            raise InvalidArgument(
-                f"mount: bad name {name[:40]!r}: use a letter, then letters, digits, '.', '_' "
-                "and '-', at most 64 in all"
-            )
+        if name is not None:
+            try:
+                names.check_mount(name)
+            except ValueError as e:
+                raise InvalidArgument(f"mount: {e}") from None
         return lambda: self._members.mount(at, name)
 
     def _unmount(self, words: Sequence[str]) -> Action:
@@ -253,6 +268,7 @@ class Orchestrator:
 
     def _use(self, strategy: str) -> None:
         self._balancer.use(strategy)
+        self.recovery.strategy(self._balancer.strategy)
         self._events.emit("strategy.changed", strategy=self._balancer.strategy)
 
     def _for_each(
@@ -291,7 +307,7 @@ class Orchestrator:
             f"active {sum(w.active for w in workers)}",
             *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
-        return "\n".join(lines) + "\n" + self._offer.text
+        return "\n".join(lines) + "\n" + self.recovery.text + self._offer.text
 
     @property
     def _offer(self) -> Offer:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llambo9p.cluster import views
 from llambo9p.cluster.balancer import Balancer
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.namespace import Orchestrator
@@ -47,8 +48,8 @@ async def until_node(running: RunningCluster, name: str, **wanted: str) -> None:
     members = running.orchestrator._members
 
     def attrs() -> set[tuple[str, ...]]:
-        text = members._node_text(members.workers[name])
-        return {tuple(line.split(" ", 1)) for line in text.splitlines()}
+        lines = views.text(members.workers[name]).splitlines()
+        return {tuple(line.split(" ", 1)) for line in lines}
 
     await until(lambda: wanted.items() <= attrs())
 
