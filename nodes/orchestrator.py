@@ -13,10 +13,11 @@ from pathlib import Path
 import click
 
 from llambo9p.cluster import config as configuration
-from llambo9p.cluster import environment, state
+from llambo9p.cluster import environment, recovery, state_file
 from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.conversation.metrics import Held
+from llambo9p.net.address import Address
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
@@ -41,6 +42,7 @@ PROGRAM = "llambo-orchestrator"
               "of the configuration]")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
+@click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
 def main(
     listen: tuple[str, ...],
     config_path: Path | None,
@@ -48,24 +50,32 @@ def main(
     engine: configuration.Engine | None,
     insecure: bool,
     trace: bool,
+    exit_with_stdin: bool,
 ) -> None:
     """Mount hosts and serve the cluster's tree over 9P."""
 
     async def serve(stop: asyncio.Event) -> None:
+        if exit_with_stdin:
+            process.stop_at_eof(stop)
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())
-        monitoring = config.monitoring
-        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
+        logs.start(PROGRAM, config.monitoring.log_format, config.monitoring.log_level)
         if engine is not None:
             config = config.with_engine(engine)
         addresses = [
             process.listen_address(words, config.security, insecure)
             for words in listen or config.network.listen
         ]
-        state_file = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
-        state_file = state_file.absolute()
-        config = config.with_state(state_file)
+        path = state_path or Path(os.environ.get("LLAMBO_STATE") or config.state.path)
+        config = config.with_state(path.absolute())
+        with state_file.locked(config.state.path):
+            await serve_cluster(stop, config, addresses)
+
+    async def serve_cluster(
+        stop: asyncio.Event, config: configuration.Cluster, addresses: list[Address]
+    ) -> None:
+        before = recovery.load(config.state.path)
         certificates = config.security.certificates
         tls = client_tls(*certificates) if certificates else None
         limits = process.conversation_limits(config.limits)
@@ -85,6 +95,7 @@ def main(
         )
         orchestrator.monitor.metrics.add(Held(server, limits))
         exporter = Exporter(orchestrator.monitor.page)
+        monitoring = config.monitoring
         try:
             if monitoring.export_port is not None:
                 url = await exporter.listen(monitoring.export_host, monitoring.export_port)
@@ -92,13 +103,12 @@ def main(
             addresses = [await server.listen(address) for address in addresses]
             # tools of this machine need no certificate where there is another way
             local = next((a for a in addresses if a.net != "tls"), addresses[0])
-            state.write(state_file, str(local))
+            await orchestrator.recovery.begin(local, before)
             for address in addresses:
                 print(f"listening {address}", flush=True)
             os.chdir("/")  # or we and our hosts would keep a file system busy
             await stop.wait()
         finally:
-            state.remove(state_file)
             await exporter.close()
             await orchestrator.close()
             await server.close()

@@ -61,6 +61,19 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         sys.exit(1)
 
 
+def stop_at_eof(stop: asyncio.Event) -> None:
+    """Set `stop` when whoever started this process is gone."""
+    fd = sys.stdin.fileno()
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(fd, 4096):
+            loop.remove_reader(fd)
+            stop.set()
+
+    loop.add_reader(fd, readable)
+
+
 def listen_address(words: str, security: config.Security, insecure: bool) -> Address:
     """The address to listen on.  Raises InvalidArgument.
 

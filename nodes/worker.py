@@ -137,11 +137,15 @@ def main(
         monitoring = config.monitoring
         logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
         address = process.listen_address(listen, config.security, insecure)
+        if register is None and announce is not None:
+            raise InvalidArgument("--announce is for a host that is to --register")
+        if register is not None and orphan_timeout is not None:
+            raise InvalidArgument("--orphan-timeout is for a host that does not --register")
         orchestrator = addresses.parse(register) if register is not None else None
         announced = _announced(announce, address) if orchestrator is not None else None
         started = time.time_ns() if epoch is None else epoch
         if exit_with_stdin:
-            _stop_at_eof(stop)
+            process.stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
         runner, ram = _runner(model, context, slots, threads, budget, cache_ram)
         engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=ram, tell=TELL)
@@ -275,19 +279,6 @@ async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None
         task.cancel()
         return
     task.result()
-
-
-def _stop_at_eof(stop: asyncio.Event) -> None:
-    """Set `stop` when whoever started this process is gone."""
-    fd = sys.stdin.fileno()
-    loop = asyncio.get_running_loop()
-
-    def readable() -> None:
-        if not os.read(fd, 4096):
-            loop.remove_reader(fd)
-            stop.set()
-
-    loop.add_reader(fd, readable)
 
 
 if __name__ == "__main__":

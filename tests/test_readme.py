@@ -25,7 +25,7 @@ from llambo9p.cluster import config as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PORTS = ("5640", "5641", "5642", "9000")
+PORTS = ("5640", "5641", "5642", "9000", "9001")
 """the ports that README names; each becomes a free one"""
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
@@ -96,6 +96,7 @@ class Shell:
         for port, ours in self.ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
         text = text.replace("/n/llambo", f"{self.directory}/n")
+        text = text.replace("/tmp/llambo.checkpoint", f"{self.directory}/checkpoint")
         return text.replace("/tmp/llambo.socket", f"{self.directory}/socket")
 
     def session(self, commands: list[str]) -> list[str]:

@@ -14,12 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
 from py9p.messages import Dir
 
+from llambo9p.cluster.config import absolute
 from llambo9p.cluster.fusion import STRATEGIES
 from llambo9p.fs.ctl import quote
 
@@ -95,16 +97,22 @@ def init(
               help="How many.  [default: the type's count in the configuration]")  # fmt: skip
 @click.option("--type", "type_name", metavar="T",
               help="A node type of the configuration.  [default: its first]")  # fmt: skip
+@click.option("--model", metavar="M",
+              help="A name in models/, or a path.  [default: the type's]")
 @click.option("--engine", metavar="E",
               help="What starts them, local or ray.  [default: what the configuration says]")
 @addr_option
-def spawn(count: int | None, type_name: str | None, engine: str | None) -> None:
+def spawn(
+    count: int | None, type_name: str | None, model: str | None, engine: str | None
+) -> None:
     """Start workers; returns when they answer."""
     words = ["spawn"]
     if count is not None:
         words += ["--count", str(count)]
     if type_name is not None:
         words += ["--type", quote(type_name)]
+    if model is not None:
+        words += ["--model", quote(absolute(model, Path.cwd()))]
     if engine is not None:
         words += ["--engine", quote(engine)]
     where = cluster()
@@ -382,10 +390,6 @@ def _print_stream(chunks: Iterable[bytes], newline: bool = False) -> None:
     if newline and not last.endswith(b"\n"):
         out.write(b"\n")
         out.flush()
-
-
-# -- the conversation itself ------------------------------------------------------
-
 
 
 def main() -> None:

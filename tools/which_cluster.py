@@ -1,20 +1,18 @@
 """Which cluster a tool talks to: `--addr`, else `$LLAMBO_ADDR`, else the state file.
 
 The state file (`$LLAMBO_STATE`, by default in /tmp) is written by the orchestrator: a
-JSON object with its `address` and `pid`.  /tmp belongs to everybody, so a file that is
-a link or not our own is never believed.
+JSON object with, among others, its `address` and `pid`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from llambo9p.errors import InvalidArgument
+from llambo9p.cluster import state_file
+from llambo9p.errors import Error, InvalidArgument
 from llambo9p.net.address import Address, parse
 
 from .failure import Failure
@@ -61,23 +59,11 @@ def read_state(path: Path) -> Cluster | None:
     """What the state file says, None if there is none.  Raises Failure if it cannot be
     believed or read."""
     try:
-        # O_NONBLOCK: somebody may have put a fifo there
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+        data = state_file.read(path)
+    except Error as e:
+        raise Failure(f"{e}. Set $LLAMBO_STATE to a path of your own") from None
+    if data is None:
         return None
-    except OSError as e:
-        why = "it is a symbolic link" if e.errno == errno.ELOOP else e.strerror
-        raise Failure(f"not using the state file {path}: {why}") from None
-    with os.fdopen(fd, "rb") as f:
-        st = os.fstat(fd)
-        if not stat.S_ISREG(st.st_mode):
-            raise Failure(f"not using the state file {path}: it is not a regular file")
-        if st.st_uid != os.geteuid():
-            raise Failure(
-                f"not using the state file {path}: it belongs to uid {st.st_uid}, not to you. "
-                "Set $LLAMBO_STATE to a path of your own"
-            )
-        data = f.read(65536)
     try:
         said = json.loads(data)
         address, pid = said["address"], said.get("pid")

@@ -1,8 +1,9 @@
 """Which worker gets a request: the table of workers, and the record of what was sent where.
 
 Pure policy: no I/O and no clock.  Members say who is there (`add`, `allow`, `hold`,
-`remove`) and what a host said in its heartbeat (`heard`); whoever dispatches asks `choose`,
-which at once counts the request's tokens as its host's, and tells of the end by `finished`.
+`remove`) and what a host said in its heartbeat (`heard`, `offered`); whoever dispatches asks
+`choose`, which at once counts the request's tokens as its host's, and tells of the end by
+`finished`.
 
 A choice filters, then asks the strategy.  Eligible are the workers that may be chosen, have
 the request's node type, and whose context holds the prompt by its estimated tokens; a prompt
@@ -16,7 +17,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ..engine.base import Request, Usage
 from ..errors import Error, InvalidArgument, WorkerLost
@@ -32,6 +33,7 @@ from .candidates import (
     Work,
     others,
 )
+from .offer import Offer
 
 UNKNOWN = "-"
 """the node type of a worker that does not say"""
@@ -56,6 +58,7 @@ class Balancer:
         self.workers: dict[str, Candidate] = {}
         self._rng = rng or random.Random()
         self._hosts: dict[str, HostLoad] = {}
+        self._with_room: set[HostLoad] = set()
         self._rates = {_ANY: Rates()}
         """of the hosts of each node type, and of all"""
         self._open = 0
@@ -89,8 +92,11 @@ class Balancer:
 
     @property
     def statistics(self) -> Iterator[tuple[str, int]]:
-        """Of the strategy that is used."""
-        yield from self._strategy.statistics().items()
+        """Of the strategy that is used.  Raises Error when it fails."""
+        try:
+            yield from self._strategy.statistics().items()
+        except Exception as e:
+            raise self._failed(e) from e
 
     # -- who is there -------------------------------------------------------------
 
@@ -115,12 +121,34 @@ class Balancer:
             host = HostLoad(address, slots, of_type, self._rates[_ANY], model, most)
             self._hosts[address] = host
         host.workers += 1
-        worker = self.workers[name] = Candidate(name, host, node_type, model, context)
-        for key in (_ANY, node_type):
-            sizes = self._contexts.setdefault(key, [])
-            if context not in sizes:
-                insort(sizes, context)
+        self._note_room(host)
+        types = frozenset({node_type})
+        worker = self.workers[name] = Candidate(name, host, types, model, context)
+        self._note_context(worker)
         self._enter(worker)
+
+    def offered(self, name: str, offer: Offer) -> None:
+        """What the nested orchestrator of that name has now.  It is the only worker of its
+        host."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return
+        context = _NO_LIMIT if offer.context is None else offer.context
+        host = worker.host
+        now = offer.types, offer.model, context
+        if now != (worker.node_types, host.model, worker.context):
+            was_open = worker.open
+            self._leave(worker)
+            worker.node_types, worker.model, worker.context = now
+            host.model = offer.model
+            self._note_context(worker)
+            if was_open:
+                self._enter(worker)
+        host.slots = max(1, offer.slots)
+        host.engines = max(1, offer.engines)
+        host.most = None if self._queue is None else host.slots + self._queue
+        self._note_room(host)
+        self.heard(host.address, offer.requests)
 
     def allow(self, name: str, degraded: bool = False) -> None:
         """The worker may be chosen, or if it is `degraded` where there is no other."""
@@ -147,6 +175,13 @@ class Balancer:
         host.workers -= 1
         if not host.workers:
             del self._hosts[host.address]
+            self._with_room.discard(host)
+
+    def _note_context(self, worker: Candidate) -> None:
+        for key in (_ANY, *worker.node_types):
+            sizes = self._contexts.setdefault(key, [])
+            if worker.context not in sizes:
+                insort(sizes, worker.context)
 
     def _enter(self, worker: Candidate) -> None:
         worker.open = True
@@ -169,22 +204,27 @@ class Balancer:
         if host is not None:
             host.strangers = max(0, requests - host.requests)
 
+    def requests_of(self, address: str) -> int:
+        """That a host has, of whomever."""
+        host = self._hosts.get(address)
+        return 0 if host is None else host.requests + host.strangers
+
     # -- requests -----------------------------------------------------------------
 
     def check(self, request: Request) -> None:
         """Raises WorkerLost when there is nobody to choose, even with room."""
         self._eligible(self._needs(request))
 
-    def models(self, request: Request) -> set[str]:
+    def models(self, request: Request) -> Collection[str]:
         """Of the workers that may be chosen for it, those without room included."""
         try:
-            return self._eligible(self._needs(request)).models
+            return self._eligible(self._needs(request)).models.keys()
         except WorkerLost:
-            return set()
+            return ()
 
     @property
     def has_room(self) -> bool:
-        return any(not host.full for host in self._hosts.values())
+        return bool(self._with_room)
 
     def is_full(self, name: str) -> bool:
         """Whether the worker's host has no room."""
@@ -210,7 +250,7 @@ class Balancer:
         try:
             chosen = self._strategy.choose(needs, eligible)
         except Exception as e:
-            raise Error(f"strategy {self.strategy}: {e!r}") from e
+            raise self._failed(e) from e
         if chosen not in eligible.workers:
             raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
         worker = self._allowed(chosen, needs, eligible, avoid | apart, model)
@@ -218,9 +258,10 @@ class Balancer:
             worker = self._allowed(chosen, needs, eligible, avoid, model)
         if worker is None or (worker.name in avoid and self._others(eligible, avoid, model)):
             return None
+        work = self._started(worker, needs)
         self.decisions[self.strategy] += 1
         self.avoided += worker is not chosen
-        return self._started(worker, needs)
+        return work
 
     def _others(self, eligible: Eligible, avoid: frozenset[str], model: str) -> bool:
         """Whether there is a host, with room or without, of none that is to be avoided."""
@@ -231,7 +272,7 @@ class Balancer:
 
     def started(self, name: str, request: Request) -> Work:
         """A request is sent to a worker that was not chosen: it has its conversation, and so
-        in its KV cache all but the newest turn."""
+        in its KV cache all but the newest turn.  Raises Error when the strategy fails."""
         needs = self._needs(request)
         if not isinstance(request.prompt, str):
             known = needs.size - len(request.prompt[-1].content)
@@ -242,13 +283,24 @@ class Balancer:
         return self._started(worker, needs)
 
     def _started(self, worker: Candidate, needs: Needs) -> Work:
+        try:
+            self._strategy.started(needs, worker)
+        except Exception as e:
+            raise self._failed(e) from e
         worker.dispatched += 1
-        self._strategy.started(needs, worker)
         work = Work(worker.name, worker.host, needs)
         self._note_room(worker.host)
         return work
 
+    def _failed(self, error: Exception) -> Error:
+        """What a request is told when the strategy, which may be anybody's, raises that."""
+        return Error(f"strategy {self.strategy}: {error!r}")
+
     def _note_room(self, host: HostLoad) -> None:
+        if host.full or not host.workers:
+            self._with_room.discard(host)
+        else:
+            self._with_room.add(host)
         if self._queue is not None:
             for pool in self._pools.values():
                 pool.note_room(host)
@@ -315,10 +367,9 @@ class Balancer:
                     return pool
         if not self._open:
             raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
-        types = {each.node_type for each in self.workers.values() if each.open} - {UNKNOWN}
-        raise WorkerLost(
-            f"no healthy worker of type {node_type}; types are {' '.join(sorted(types))}"
-        )
+        known = (each.node_types for each in self.workers.values() if each.open)
+        types = " ".join(sorted(frozenset[str]().union(*known) - {UNKNOWN}))
+        raise WorkerLost(f"no healthy worker of type {node_type}; types are {types}")
 
     def _pool(self, key: tuple[str, int, bool]) -> Eligible:
         pool = self._pools.get(key)
@@ -344,7 +395,7 @@ class Balancer:
 def _belongs(worker: Candidate, key: tuple[str, int, bool]) -> bool:
     node_type, context, degraded = key
     return (
-        node_type in (_ANY, worker.node_type)
+        (node_type == _ANY or node_type in worker.node_types)
         and worker.context >= context
         and (degraded or not worker.degraded)
     )

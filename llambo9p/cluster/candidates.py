@@ -11,6 +11,7 @@ thousand.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -75,7 +76,8 @@ class Pool(Generic[T]):
 
 
 class Rates:
-    """How fast a host is, or hosts of some kind are: tokens/s of all its requests together."""
+    """How fast a host is, or hosts of some kind are: tokens/s of all its requests together; of
+    a nested orchestrator, how fast one of its hosts is."""
 
     __slots__ = ("decode", "known", "prefill")
 
@@ -107,6 +109,7 @@ class HostLoad:
         "address",
         "decode",
         "dispatched",
+        "engines",
         "model",
         "most",
         "prefill",
@@ -133,6 +136,8 @@ class HostLoad:
         self.address = address
         self.slots = max(1, slots)
         """requests that it decodes at once"""
+        self.engines = 1
+        """hosts that it is: of a nested orchestrator, those that are below it"""
         self.model = model
         self.most = most
         """requests of ours that it may have; None for no limit"""
@@ -164,10 +169,11 @@ class HostLoad:
 
     def seconds(self, needs: Needs) -> float:
         """How long it is expected to take for all that it has and one more request: prompt
-        tokens left by its prefill rate, and tokens to answer by its decode rate."""
+        tokens left by its prefill rate, and tokens to answer by its decode rate.  What it has
+        is shared out among its engines."""
         prompt, answer = _STRANGER
-        prefill = self.prefill + self.strangers * prompt + needs.prompt_tokens
-        decode = self.decode + self.strangers * answer + needs.answer_tokens
+        prefill = (self.prefill + self.strangers * prompt) / self.engines + needs.prompt_tokens
+        decode = (self.decode + self.strangers * answer) / self.engines + needs.answer_tokens
         rates = self.rates
         return prefill / rates.prefill + decode / rates.decode
 
@@ -196,14 +202,15 @@ class HostLoad:
 class Candidate:
     """A worker in the balancer's table."""
 
-    __slots__ = ("context", "degraded", "dispatched", "host", "model", "name", "node_type", "open")
+    __slots__ = ("context", "degraded", "dispatched", "host", "model", "name", "node_types", "open")
 
     def __init__(
-        self, name: str, host: HostLoad, node_type: str, model: str, context: int
+        self, name: str, host: HostLoad, node_types: frozenset[str], model: str, context: int
     ) -> None:
         self.name = name
         self.host = host
-        self.node_type = node_type
+        self.node_types = node_types
+        """one, or what a nested orchestrator has"""
         self.model = model
         self.context = context
         """tokens of prompt and answer that it can hold"""
@@ -213,6 +220,11 @@ class Candidate:
         """it is chosen only where there is none that is not"""
         self.dispatched = 0
         """requests that were sent to it, all in all"""
+
+    @property
+    def node_type(self) -> str:
+        """As it is shown."""
+        return ",".join(sorted(self.node_types))
 
     def __repr__(self) -> str:
         return f"<Candidate {self.name} {self.node_type} on {self.host.address}>"
@@ -225,6 +237,8 @@ class Eligible:
     def __init__(self, narrow: Callable[[str], Eligible]) -> None:
         self.workers: Pool[Candidate] = Pool()
         self.hosts: Pool[HostLoad] = Pool()
+        self.models: Counter[str] = Counter()
+        """model -> workers that have it, on hosts with room and without"""
         self._of: dict[HostLoad, Pool[Candidate]] = {}
         self._narrow = narrow
 
@@ -247,6 +261,7 @@ class Eligible:
     def add(self, worker: Candidate) -> None:
         """For the balancer, as `discard` is."""
         self.workers.add(worker)
+        self.models[worker.model] += 1
         if not worker.host.full:
             self.hosts.add(worker.host)
         if worker.host not in self._of:
@@ -257,6 +272,9 @@ class Eligible:
         if worker not in self.workers:
             return
         self.workers.discard(worker)
+        self.models[worker.model] -= 1
+        if not self.models[worker.model]:
+            del self.models[worker.model]
         self._of[worker.host].discard(worker)
         if not len(self._of[worker.host]):
             del self._of[worker.host]
@@ -273,11 +291,6 @@ class Eligible:
     def all_hosts(self) -> Iterable[HostLoad]:
         """With room and without."""
         return self._of
-
-    @property
-    def models(self) -> set[str]:
-        """Of all hosts."""
-        return {host.model for host in self._of}
 
 
 class Needs:
@@ -383,17 +396,17 @@ class Work:
 
     def _learn(self, usage: Usage) -> None:
         """The rates of the host's requests together: this one's, times how many shared the
-        host with it, the mean of that at the beginning and at the end."""
+        host (one of its engines) with it, the mean of that at the beginning and at the end."""
         host = self.host
         prefilling, decoding = self._side_by_side
         seconds = (usage.ttft_ms - usage.queue_ms) / 1000
         tokens = usage.prompt_tokens - usage.cached_tokens
         if tokens >= _MIN_TOKENS and seconds > 0:
-            host.saw(prefill=tokens / seconds * prefilling / 2)
+            host.saw(prefill=tokens / seconds * max(1.0, prefilling / 2 / host.engines))
         rate = usage.tokens_per_second
         if usage.completion_tokens - usage.given_tokens >= _MIN_TOKENS and rate > 0:
-            together = (decoding + self._decoding) / 2
-            host.saw(decode=rate * together)
+            together = (decoding + self._decoding) / 2 / host.engines
+            host.saw(decode=rate * max(1.0, together))
 
 
 def others(pool: Pool[T], avoid: frozenset[T], start: int) -> Iterator[T]:

@@ -55,6 +55,12 @@ def _parse_id(value: str) -> str:
     return value
 
 
+def _check_types(value: dict[str, Any]) -> dict[str, Any]:
+    if not value:
+        raise ValueError("must have a node type")
+    return value
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -120,7 +126,7 @@ class Orchestrator(_Section):
     scale_down_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """and below which there are too many"""
     scale_factor: Annotated[float, Field(gt=1, le=100)] = 2.0
-    """how many times as many there are then, or as few"""
+    """how many times as many there are then, or as few: see `autoscale`"""
     look_back: Milliseconds = 30_000
     cool_down_up: AnyTime = 10_000
     """after any scaling, before there are more"""
@@ -253,9 +259,10 @@ class Limits(_Section):
 
 
 class Cluster(_Section):
-    nodes: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")], NodeType] = {
-        "tiny": NodeType()
-    }
+    nodes: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")], NodeType],
+        AfterValidator(_check_types),
+    ] = {"tiny": NodeType()}
     load_balancer: LoadBalancer = LoadBalancer()
     orchestrator: Orchestrator = Orchestrator()
     network: Network = Network()
@@ -300,6 +307,11 @@ def is_path(model: str) -> bool:
     return "/" in model or model.endswith(".gguf")
 
 
+def absolute(model: str, directory: Path) -> str:
+    """The model for those who are not in the directory: a path is absolute, a name stays."""
+    return str(directory / model) if is_path(model) else model
+
+
 class _File(_Section):
     cluster: Cluster = Cluster()
 
@@ -330,9 +342,7 @@ def _beside(directory: Path, cluster: Cluster) -> Cluster:
     }
     nodes = {}
     for name, node in cluster.nodes.items():
-        model = node.resources.model
-        if is_path(model):
-            model = str(directory / model)
+        model = absolute(node.resources.model, directory)
         resources = node.resources.model_copy(update={"model": model})
         nodes[name] = node.model_copy(update={"resources": resources})
     security = cluster.security.model_copy(update=files)

@@ -14,7 +14,8 @@ Rules it keeps:
   78 instead of 68 when the machine was busier.
 - `timeout` is the longest time without progress, never a limit on an answer: new text or
   tokens are progress, and so is a worker that says it is queued or prefilled.  While
-  there are only workers that are lost or draining, requests wait as long for one to come back.
+  there are only workers that are lost or draining, requests wait as long for one to come back,
+  and while one is started for them as long as that takes.
 - A user's cancel, and an error that is the request's own fault, end it at once.
 """
 
@@ -23,11 +24,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Hashable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, replace
 
 from ..engine.base import Listener, Load, Message, Request, State, Usage
-from ..errors import Busy, Error, NotSupported, TimedOut, WorkerLost
+from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, WorkerLost
 from ..net.client import ignore
 from .balancer import Balancer
 from .candidates import Work
@@ -95,7 +97,10 @@ class _Asked:
 
 
 class ClusterEngine:
-    """An `Engine` over the healthy workers of `members`.  Times are in seconds."""
+    """An `Engine` over the healthy workers of `members`.  Times are in seconds.
+
+    `want` is told of a node type that a request waits for while it has no healthy worker.  It
+    says whether one is started, and raises Error when that was tried and failed."""
 
     def __init__(
         self,
@@ -106,7 +111,9 @@ class ClusterEngine:
         max_retries: int,
         timeout: float,
         queue: int,
+        want: Callable[[str], bool],
     ) -> None:
+        self._want = want
         self._members = members
         self._balancer = balancer
         self._requests = requests
@@ -122,8 +129,13 @@ class ClusterEngine:
     def submit(self, request: Request, listener: Listener) -> None:
         if request.embed:
             raise NotSupported("a cluster cannot embed: workers do, whose models differ")
-        if not self._may_come(request):
+        if not self._may_come(request) and not self._want(request.node_type):
             self._balancer.check(request)
+        if request.answer and len(self._balancer.models(request)) > 1:
+            raise InvalidArgument(
+                "tokens are one model's, and there are several: ask for a type that has one, or "
+                "a worker"
+            )
         if self._waiting.is_full:
             raise Busy(f"{Busy.ename}: {self._waiting.limit} requests wait for a worker")
         loop = asyncio.get_running_loop()
@@ -163,6 +175,11 @@ class ClusterEngine:
             pending_prefill=sum(round(host.prefill) for host in self._balancer.hosts),
             pending_decode=sum(round(host.decode) for host in self._balancer.hosts),
         )
+
+    @property
+    def waiting(self) -> Counter[str]:
+        """Requests without a worker, by the node type that they ask for."""
+        return Counter(asked.request.node_type for asked in self._waiting)
 
     def _over(self, asked: _Asked, task: asyncio.Task[Usage]) -> None:
         del self._tasks[asked.request]
@@ -206,17 +223,25 @@ class ClusterEngine:
         that could become one."""
         for asked in self._waiting:
             models = self._balancer.models(asked.request)
-            possible = {asked.model} & models if asked.splice.tokens else models
-            if possible:
+            possible = asked.model in models if asked.splice.tokens else len(models) > 0
+            if possible or self._is_wanted(asked):
                 asked.hope = now
             elif not self._may_come(asked.request) or now - asked.hope >= self._timeout:
                 self._refuse(asked, asked.failures.last or self._reason(asked.request))
 
+    def _is_wanted(self, asked: _Asked) -> bool:
+        """Whether a worker is started for it; why that failed is what it fails with."""
+        try:
+            return self._want(asked.request.node_type)
+        except Error as error:
+            asked.failures.last = error
+            return False
+
     def _may_come(self, request: Request) -> bool:
         """Whether a worker for it is there, though perhaps lost or draining."""
         return any(
-            request.node_type in ("", host.type)
-            and any(worker.capacity for worker in host.workers.values())
+            host.has_type(request.node_type)
+            and any(worker.answers for worker in host.workers.values())
             for host in self._members.hosts
         )
 
@@ -247,6 +272,7 @@ class ClusterEngine:
             if work is not None:
                 self._waiting.remove(asked)
                 worker = asked.worker = self._members.workers[work.name]
+                worker.asked += 1
                 asked.work = work
                 self._requests.sent(asked.request, worker.name, worker.host.model)
                 if asked.request.placing is not None:
@@ -261,7 +287,7 @@ class ClusterEngine:
         if remote is not None:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
-            suits = request.node_type in ("", worker.host.type)
+            suits = worker.host.has_type(request.node_type)
             if mounted and suits and _may_go_on(worker):
                 if self._balancer.is_full(worker.name):
                     return None
@@ -273,8 +299,9 @@ class ClusterEngine:
 
     def _ended(self, asked: _Asked) -> None:
         """What the worker does for it is over, well or badly."""
-        assert asked.work is not None
+        assert asked.work is not None and asked.worker is not None
         self._balancer.finished(asked.work)
+        asked.worker.asked -= 1
         asked.worker = asked.work = None
         self._dispatch()
 
@@ -294,7 +321,8 @@ class ClusterEngine:
                 self._ended(asked)
                 self._members.failed(worker, error)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
-                avoid = list(worker.host.workers) if together else [worker.name]
+                fate = worker.host.workers.values() if together else [worker]
+                avoid = [each.name for each in fate]
                 asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
                 self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)

@@ -28,6 +28,8 @@ class Events:
     """The ring.  `clock` gives seconds since the epoch."""
 
     def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.time) -> None:
+        self.told: Callable[[str], None] = lambda kind: None
+        """is called with the kind of each"""
         self._clock = clock
         self._lines: deque[bytes] = deque(maxlen=kept)
         self._next = 0
@@ -44,6 +46,7 @@ class Events:
         """Something happened: `kind` is `what.happened`, `attrs` are words and numbers."""
         self._lines.append(self._line(self._next, kind, attrs))
         self._next += 1
+        self.told(kind)
         if self._emitted is not None:
             if not self._emitted.done():
                 self._emitted.set_result(None)

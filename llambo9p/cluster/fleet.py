@@ -5,27 +5,37 @@ what becomes of a host that ends.
 what it was asked for, or nothing.  A host that ends though somebody wants its workers is
 started again, with pauses that grow while it does not live long, and with the same
 names; these stay its own meanwhile.  One whose workers were unmounted or killed is not.
+
+Workers that are to go, or to move to a host with another model, are drained first: they
+finish what they have.  When that fails, or nobody waits for it any more, they stay.
+Hosts that an orchestrator before us started are taken back without being disturbed, if they
+live, and are otherwise started again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import Busy, Error
+from ..errors import Busy, Error, InvalidArgument, WorkerLost
+from ..net import address
 from ..net.backoff import Backoff
 from .config import Cluster
 from .events import Events
-from .host import Host
-from .launchers.base import HostSpec, Launched, Launcher
+from .health import Health
+from .host import Host, Worker
+from .launchers.base import HostSpec, Launched, Launcher, Remembered
 from .members import Members
 from .models import Models
 from .names import first_free, number_of, worker_name
+from .state import SavedHost, Started
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +43,8 @@ FIRST_S, LONGEST_S = 1.0, 60.0
 """pauses before a host is started again"""
 STEADY_S = 60.0
 """a host that lived for so long is started again as soon as the first time"""
+_LOOK_S = 0.1
+"""between looks at workers that are drained"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,8 @@ class Fleet:
     ) -> None:
         self.loading: dict[str, int] = {}
         """first worker of what is being started -> percent of its model that is loaded"""
+        self.floors: Counter[str] = Counter()
+        """workers of each type that were asked for, by `spawn` or `scale`"""
         self._config = config
         self._members = members
         self._models = models
@@ -101,6 +115,22 @@ class Fleet:
         """hosts that were started here -> engine; one that ended too, until it is started again,
         so that nobody else gets its workers' names"""
         self._keepers: set[asyncio.Task[None]] = set()
+        self._moving: set[str] = set()
+        """names of workers that are being given another model"""
+
+    def hosts(self, type_name: str) -> list[Host]:
+        """Of that type, those that are started again when they end; the newest last."""
+        return [h for h in self._members.hosts if h.type == type_name and h in self._kept]
+
+    def engine(self, type_name: str) -> str:
+        """That the newest host of the type was started by, or else the configured one."""
+        hosts = self.hosts(type_name)
+        return self._kept[hosts[-1]] if hosts else self._config.orchestrator.engine
+
+    @property
+    def alive(self) -> int:
+        """Workers that count for `max_nodes`."""
+        return sum(len(h.workers) for h in self._members.hosts if h.kept or not h.lost)
 
     def retire(self) -> None:
         """Start no host again."""
@@ -115,18 +145,38 @@ class Fleet:
 
     # -- spawning -----------------------------------------------------------------
 
-    async def spawn(self, type_name: str, count: int, engine: str) -> None:
-        """Start workers; return when they answer.  Raises Error, and leaves none then."""
+    async def spawn(self, type_name: str, count: int, model: str, engine: str) -> None:
+        """Start workers that somebody asked for; return when they answer.  Raises Error, and
+        leaves none then."""
+        await self._spawn(type_name, count, model, engine, self._parts)
+        self.floors[type_name] += count
+
+    async def add_host(self, type_name: str, count: int) -> None:
+        """Likewise, on a host of their own, and for the load."""
+
+        def parts(type_name: str, count: int, model: str, engine: str) -> list[Part]:
+            return [Part(None, first_free(count, self._members.is_free), count)]
+
+        model = self._config.node_type(type_name).resources.model
+        await self._spawn(type_name, count, model, self.engine(type_name), parts)
+
+    async def _spawn(
+        self,
+        type_name: str,
+        count: int,
+        model: str,
+        engine: str,
+        divided: Callable[[str, int, str, str], Iterable[Part]],
+    ) -> None:
         async with self._spawning:
             limit = self._config.orchestrator.max_nodes
-            alive = sum(not self._members.is_free(name) for name in self._members.workers)
-            if alive + count > limit:
+            if self.alive + count > limit:
                 raise Busy(f"{count} more workers would be more than max_nodes {limit}")
             launcher = self._launcher_of(engine)
-            model = await self._models.path(self._config.node_type(type_name).resources.model)
-            parts = list(self._parts(type_name, count, engine))
+            path = await self._models.path(model)
+            parts = list(divided(type_name, count, path, engine))
             placing = [
-                asyncio.create_task(self._place(part, type_name, model, engine, launcher))
+                asyncio.create_task(self._place(part, type_name, path, engine, launcher))
                 for part in parts
             ]
             try:
@@ -135,17 +185,15 @@ class Fleet:
                 for task in placing:
                     task.cancel()
                 await asyncio.wait(placing)
-                await self._undo([name for part in parts for name in part.names])
+                for task, part in zip(placing, parts, strict=True):
+                    if not task.cancelled() and task.exception() is None:
+                        await self._undo(task.result(), part)
                 raise
         self._events.emit("spawn", type=type_name, count=count, engine=engine)
 
-    def _parts(self, type_name: str, count: int, engine: str) -> Iterator[Part]:
+    def _parts(self, type_name: str, count: int, model: str, engine: str) -> Iterator[Part]:
         each = self._config.node_type(type_name).workers_per_host
-        hosts: list[Host | None] = [
-            host
-            for host in self._members.hosts
-            if host.type == type_name and self._kept.get(host) == engine and not host.lost
-        ]
+        hosts: list[Host | None] = [*self._open(type_name, engine, model)]
         rooms = [count if each is None else max(each - len(h.workers), 0) for h in hosts if h]
         number = first_free(count, self._members.is_free)
         sizes = divide(count, rooms, each)
@@ -155,14 +203,26 @@ class Fleet:
                 yield Part(host, number, size)
             number += size
 
+    def _open(self, type_name: str, engine: str, model: str) -> list[Host]:
+        """Hosts that may get more workers, if they have room."""
+        return [
+            host
+            for host in self.hosts(type_name)
+            if self._kept[host] == engine
+            and not host.lost
+            and _spec(host).model == model
+            and not host.drained
+        ]
+
     async def _place(
         self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
-    ) -> None:
+    ) -> Host:
+        """Where the part is then."""
         if part.host is not None:
             await self._grow(part.host, part)
-            return
+            return part.host
         spec = HostSpec(
-            name=f"host-{part.first:04d}",
+            name=self._host_name(part.first),
             type=type_name,
             resources=self._config.node_type(type_name).resources,
             model=model,
@@ -171,27 +231,42 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._keep_names(host, engine)
-        keeper = asyncio.create_task(self._keep(host, launched, engine, launcher))
-        self._keepers.add(keeper)
-        keeper.add_done_callback(self._keepers.discard)
+        self._keep(host, launched, engine, launcher)
+        return host
+
+    def _host_name(self, first: int) -> str:
+        """A name that no host has.  One that is there may have begun with that worker, too,
+        which was ended since."""
+        taken = {_spec(host).name for host in self._kept}
+        name = f"host-{first:04d}"
+        others = (f"{name}-{number}" for number in itertools.count(2))
+        return next(each for each in itertools.chain((name,), others) if each not in taken)
 
     async def _start(
         self, spec: HostSpec, launcher: Launcher, before: Host | None = None
     ) -> tuple[Host, Launched]:
+        launched = await self._launch(spec, launcher)
+        return await self._join(launched, before=before), launched
+
+    async def _launch(self, spec: HostSpec, launcher: Launcher) -> Launched:
         name = worker_name(spec.first)
         try:
             async with self._starting:
-                launched = await launcher.start(
+                return await launcher.start(
                     spec, lambda percent: self.loading.__setitem__(name, percent)
                 )
         finally:
             self.loading.pop(name, None)
+
+    async def _join(
+        self, launched: Launched, before: Host | None = None, instead: Worker | None = None
+    ) -> Host:
+        spec = launched.spec
         host = await self._members.add_host(
-            launched.address, launched, epoch=spec.epoch, before=before
+            launched.address, launched, epoch=spec.epoch, before=before, instead=instead
         )
         self._events.emit("host.started", host=host.address, type=spec.type, log=launched.log)
-        return host, launched
+        return host
 
     async def _grow(self, host: Host, part: Part) -> None:
         """More workers on a host, or when that fails or is flushed none of them."""
@@ -199,37 +274,84 @@ class Fleet:
             await host.write("ctl", f"grow {part.count} {part.first}")
             await self._members.mount_workers(host, part.names)
         except BaseException:
-            with contextlib.suppress(Error):  # the host may be lost
-                for name in set(part.names) & set(await host.names()):
-                    if name in host.workers:
-                        await self._members.unmount(name)
-                    else:
-                        await host.write(f"{name}/ctl", "shutdown")
+            await self._undo(host, part)
             raise
 
-    async def _undo(self, names: Sequence[str]) -> None:
-        """End those that answer already."""
-        for name in names:
-            worker = self._members.workers.get(name)
-            if worker is not None and worker.state != "lost":
-                with contextlib.suppress(Error):
-                    await self._members.unmount(name)
+    async def _undo(self, host: Host, part: Part) -> None:
+        """End the part's workers, those that are there."""
+        with contextlib.suppress(Error):  # the host may be lost
+            for there in set(part.names) & set(await host.names()):
+                if there in host.workers:
+                    await self._members.unmount(host.workers[there].name)
+                else:
+                    await host.write(f"{there}/ctl", "shutdown")
 
     def _launcher_of(self, engine: str) -> Launcher:
         if engine not in self._launchers:
             self._launchers[engine] = self._launcher(engine)
         return self._launchers[engine]
 
+    # -- starting again -----------------------------------------------------------
+
+    async def take_back(self, saved: SavedHost, started: Started) -> None:
+        """Have a host that was started before us.  Raises Error when it has ended and cannot be
+        started again; that is tried further."""
+        launcher = self._launcher_of(started.engine)
+        before = Remembered(
+            started.spec, address.parse(saved.address), started.engine, started.handle
+        )
+        host = self._members.remember(saved, before)
+        if host is None:
+            return
+        host.kept = True
+        kept: tuple[Host, Launched] | None = None
+        try:
+            kept = await self._adopt(host, before, launcher) or await self._again(
+                host, started.spec, launcher
+            )
+        except Error:
+            kept = host, before
+            raise
+        finally:
+            if kept is None:
+                host.kept = False
+            else:
+                self._keep(*kept, started.engine, launcher)
+
+    async def _adopt(
+        self, host: Host, before: Remembered, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host as it still lives, None when it does not."""
+        spec = before.spec
+        try:
+            launched = await launcher.adopt(spec, before.address, before.handle)
+            if launched is None:
+                return None
+            new = await self._members.add_host(
+                launched.address, launched, epoch=spec.epoch, before=host
+            )
+        except Error as e:
+            log.warning("%s cannot be taken back: %s", spec.name, e)
+            host.kept = True
+            return None
+        await self._members.remove_host(host)
+        self._events.emit("host.adopted", host=new.address, type=spec.type, log=launched.log)
+        return new, launched
+
+    def _keep(self, host: Host, launched: Launched, engine: str, launcher: Launcher) -> None:
+        """Start it again, whenever it ends, until nobody wants it."""
+        self._keep_names(host, engine)
+        keeper = asyncio.create_task(self._keeping(host, launched, engine, launcher))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
     def _keep_names(self, host: Host, engine: str) -> None:
         host.kept = True
         self._kept[host] = engine
 
-    # -- starting again -----------------------------------------------------------
-
-    async def _keep(
+    async def _keeping(
         self, host: Host, launched: Launched, engine: str, launcher: Launcher
     ) -> None:
-        """Start a host again, whenever it ends, until nobody wants it."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_S, LONGEST_S)
         while True:
@@ -243,7 +365,7 @@ class Fleet:
                 self._events.emit("host.ended", host=host.address, reason=why, log=launched.log)
                 if loop.time() - began >= STEADY_S:
                     backoff.reset()
-                again = await self._again(host, spec, launcher, backoff)
+                again = await self._again_in_time(host, spec, launcher, backoff)
             finally:
                 del self._kept[host]
                 host.kept = False
@@ -253,23 +375,145 @@ class Fleet:
             self._keep_names(host, engine)
             log.warning("%s was started again", spec.name)
 
-    async def _again(
+    async def _again_in_time(
         self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
     ) -> tuple[Host, Launched] | None:
-        """The host with the workers that it had, None when they were all unmounted meanwhile."""
+        """As `_again`, after a pause, and as often as it takes."""
         while True:
             await asyncio.sleep(backoff.next())
-            numbers = [n for name in host.workers if (n := number_of(name)) is not None]
-            if not numbers:
-                return None
-            first, *others = runs(numbers)
-            spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
             try:
-                new, launched = await self._start(spec, launcher, host)
+                return await self._again(host, spec, launcher)
             except Error as e:
                 log.warning("%s cannot be started again: %s", spec.name, e)
-                continue
-            for run in others:
-                with contextlib.suppress(Error):  # the host ended, and is kept from now on
-                    await self._grow(new, Part(new, run.start, len(run)))
-            return new, launched
+
+    async def _again(
+        self, host: Host, spec: HostSpec, launcher: Launcher
+    ) -> tuple[Host, Launched] | None:
+        """The host with the workers that it had, None when they were all unmounted meanwhile.
+        Raises Error."""
+        numbers = [n for name in host.workers if (n := number_of(name)) is not None]
+        if not numbers:
+            return None
+        first, *others = runs(numbers)
+        spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
+        new, launched = await self._start(spec, launcher, host)
+        for run in others:
+            with contextlib.suppress(Error):  # the host ended, and is kept from now on
+                await self._grow(new, Part(new, run.start, len(run)))
+        return new, launched
+
+    # -- ending and moving --------------------------------------------------------
+
+    async def end(self, workers: Sequence[Worker]) -> None:
+        """Drain workers that were started here, and end them when they have finished what they
+        had.  Raises Error, and then those that are left stay."""
+        going = set(workers)
+        async with self._drained(workers), self._spawning:
+            hosts = [h for h in {w.host for w in workers} if going.issuperset(h.workers.values())]
+            await asyncio.gather(*map(self._members.remove_host, hosts))
+            for worker in workers:
+                if self._members.workers.get(worker.name) is worker:
+                    await self._members.unmount(worker.name)
+
+    def started(self, name: str) -> Worker:
+        """The worker of that name, which is alive and on a host that was started here.  Raises
+        Error."""
+        worker = self._members.living(name)
+        if worker.host not in self._kept:
+            raise InvalidArgument(f"{name} is on a host that was not started here")
+        return worker
+
+    async def load(self, name: str, model: str) -> None:
+        """Let the worker go on, under its name, on a host with that model.  Raises Error, and
+        then it stays where it is."""
+        worker = self.started(name)
+        path = await self._models.path(model)
+        if _spec(worker.host).model == path:
+            return
+        if name in self._moving:
+            raise Busy(f"{Busy.ename}: {name} is being given a model already")
+        self._moving.add(name)
+        try:
+            await self._move(worker, path)
+        finally:
+            self._moving.discard(name)
+        await self._members.end_replaced(worker)
+        self._events.emit("load", worker=name, model=model)
+
+    async def _move(self, worker: Worker, model: str) -> None:
+        spec, engine = _spec(worker.host), self._kept[worker.host]
+        number = number_of(worker.name)
+        assert number is not None
+        each = self._config.node_type(spec.type).workers_per_host
+        for host in self._open(spec.type, engine, model):
+            if each is None or len(host.workers) < each:
+                async with self._drained([worker]):
+                    await self._move_to(host, worker, number)
+                return
+        launcher = self._launcher_of(engine)
+        spec = replace(
+            spec,
+            name=self._host_name(number),
+            model=model,
+            count=1,
+            first=number,
+            epoch=time.time_ns(),
+        )
+        launched = await self._launch(spec, launcher)
+        try:
+            async with self._drained([worker]):
+                host = await self._join(launched, instead=worker)
+        except BaseException:
+            await launched.stop()
+            raise
+        self._keep(host, launched, engine, launcher)
+
+    async def _move_to(self, host: Host, worker: Worker, number: int) -> None:
+        await host.write("ctl", f"grow 1 {number}")
+        try:
+            await self._members.mount_instead(host, worker)
+        except BaseException:
+            with contextlib.suppress(Error):  # the host may be lost
+                await host.write(f"{worker.name}/ctl", "shutdown")
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _drained(self, workers: Sequence[Worker]) -> AsyncIterator[None]:
+        """Inside they have finished what they had, and get nothing new; when that fails they do
+        again, but for those that were drained before."""
+        drained = [worker for worker in workers if worker.health is not Health.DRAINING]
+        try:
+            done = await asyncio.gather(*map(self._drain, drained), return_exceptions=True)
+            for error in filter(None, done):
+                raise error
+            for host in {worker.host for worker in workers}:
+                await _idle(host, [worker for worker in workers if worker.host is host])
+            yield
+        except BaseException:
+            await asyncio.gather(*map(self._resume, drained))
+            raise
+
+    async def _drain(self, worker: Worker) -> None:
+        with contextlib.suppress(WorkerLost):  # it does nothing any more
+            await self._members.drain(worker.name)
+
+    async def _resume(self, worker: Worker) -> None:
+        with contextlib.suppress(Error):  # it may be lost
+            await self._members.resume(worker.name)
+
+
+def _spec(host: Host) -> HostSpec:
+    """Of a host that was started here."""
+    assert host.process is not None
+    return host.process.spec
+
+
+async def _idle(host: Host, workers: Sequence[Worker]) -> None:
+    """Until these of its workers, which are drained, have no request any more, nor has the
+    orchestrator one that they answered."""
+    while not host.lost:
+        with contextlib.suppress(WorkerLost):
+            active = await host.active()
+            if not any(worker.asked or active.get(worker.there) for worker in workers):
+                return
+        await asyncio.sleep(_LOOK_S)

@@ -85,5 +85,5 @@ class Following:
             self._read(file, offset + len(data), take)
             take(data)
         self._pass_on()
-        if not self._reading:
+        if not self._reading and not self.ended.done():
             self.ended.set_result(None)

@@ -4,6 +4,9 @@ A host has two connections: `client` for what clients do in the mounted trees, a
 `control` for heartbeats and verbs, which no crowd of clients can hold up.  Users other
 than the owner have one each, from the first time that they look into a worker.
 
+A nested orchestrator is a host, too: its whole tree is mounted as one worker, for what it
+offers.
+
 A host of ours says its epoch, by which every attach then names it: a process that comes to
 listen at the same address is refused for it, and refuses us.
 """
@@ -23,15 +26,18 @@ from ..p9 import constants as c
 from .balancer import UNKNOWN
 from .health import Breaker, Health, Pulse
 from .launchers.base import Launched
+from .offer import Offer
 from .remote import Mount
 
+_WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
 CONNECT_S = 10.0
 """for a server to be connected to and attached, and for it to obey a verb"""
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A mounted worker, or a mounted tree that is none (`capacity` 0)."""
+    """A mounted worker, a mounted tree that has a worker's files, or one that is only there to be
+    walked in."""
 
     name: str
     there: str
@@ -45,6 +51,8 @@ class Worker:
     """as its host said last; `lost` when the host is"""
     health: Health = Health.HEALTHY
     breaker: Breaker = field(default_factory=Breaker)
+    asked: int = 0
+    """requests that the orchestrator sent to it and that are not over"""
     active: int = 0
     queued: int = 0
     requests: int = 0
@@ -52,6 +60,10 @@ class Worker:
     errors: int = 0
     capacity: int = 0
     """requests it can decode at once: its host's slots"""
+    answers: bool = True
+    """it has a worker's files"""
+    drained: bool = False
+    """by us, without a word to whoever it is"""
 
     def told(self, state: str, *numbers: str) -> None:
         """What its host said of it.  Raises ValueError for nonsense."""
@@ -59,6 +71,13 @@ class Worker:
         self.state = state
         self.active, self.queued, self.requests = active, queued, requests
         self.tokens, self.errors = tokens, errors
+
+    def offered(self, offer: Offer) -> None:
+        """What the nested orchestrator said that it is."""
+        self.capacity = offer.slots
+        self.active, self.queued = offer.requests, offer.waiting
+        decodes = offer.requests > offer.waiting
+        self.state = "decode" if decodes else "queued" if offer.waiting else "idle"
 
 
 @dataclass(slots=True, eq=False)
@@ -75,12 +94,15 @@ class Host:
     pulse: Pulse
     user_lost: Callable[[Host, str], None]
     """is told when the connection of a user ends, and no other does"""
-    type: str = UNKNOWN
+    types: frozenset[str] = frozenset({UNKNOWN})
+    """its node type, or those that a nested orchestrator has"""
     model: str = "-"
     context: int | None = None
     """tokens of a sequence, when the server says so"""
     epoch: int | None = None
     """None for a server that has none"""
+    offer: Offer | None = None
+    """of a nested orchestrator, the newest"""
     process: Launched | None = None
     """when we started it"""
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -90,7 +112,7 @@ class Host:
     watcher: asyncio.Task[None] | None = None
     has_workers_file: bool = False
     name: str | None = None
-    """of the one mount of a server that is none of our hosts"""
+    """of the one mount of a server that is none of our hosts, nested orchestrators included"""
     expected: bool = True
     """to come back when it is lost"""
     lost: bool = False
@@ -128,6 +150,73 @@ class Host:
             raise
         return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
 
+    @classmethod
+    def absent(
+        cls,
+        address: Address,
+        uname: str,
+        tls: ssl.SSLContext | None,
+        pulse: Pulse,
+        user_lost: Callable[[Host, str], None],
+    ) -> Host:
+        """One that is lost and was never connected to."""
+        nobody = Client.gone(address, "it is not mounted again yet")
+        host = cls(address, nobody, nobody, 0, uname, tls, pulse, user_lost)
+        host.lost = host.closed = True
+        return host
+
+    @property
+    def slots(self) -> int:
+        """Its workers share them."""
+        return next((worker.capacity for worker in self.workers.values()), 0)
+
+    @property
+    def drained(self) -> bool:
+        """None of its workers gets anything new."""
+        return all(worker.health is Health.DRAINING for worker in self.workers.values())
+
+    @property
+    def type(self) -> str:
+        """As it is shown."""
+        return ",".join(sorted(self.types)) or UNKNOWN
+
+    def has_type(self, node_type: str) -> bool:
+        """Whether it may answer who asks for that type, or with "" for none."""
+        return not node_type or node_type in self.types
+
+    @property
+    def adds(self) -> Offer | None:
+        """What it adds to what we offer, when it can answer."""
+        if self.lost:
+            return None
+        workers = [
+            worker
+            for worker in self.workers.values()
+            if worker.health in (Health.HEALTHY, Health.DEGRADED) and worker.answers
+        ]
+        if self.offer is not None:
+            return self.offer if workers else Offer(self.offer.ids)
+        if not workers:
+            return None
+        return Offer(
+            engines=1,
+            slots=workers[0].capacity,
+            types=self.types - {UNKNOWN},
+            models=frozenset({self.model}),
+            context=self.context,
+            waiting=sum(worker.queued for worker in workers),
+        )
+
+    async def learn(self) -> int:
+        """Read what a host of ours says of itself; how many slots it has.  Raises Error."""
+        text = await self.read("status")
+        status = dict(line.split(" ", 1) for line in text.splitlines())
+        self.types = frozenset({status.get("type", UNKNOWN)})
+        self.model = status.get("model", "-")
+        self.context = int(status["context"]) if "context" in status else None
+        self.epoch = int(status["epoch"]) if "epoch" in status else None
+        return int(status.get("slots", 1))
+
     def aname(self, there: str) -> str:
         """By which one worker of it is attached."""
         return _of_epoch(there, self.epoch)
@@ -144,12 +233,23 @@ class Host:
 
     async def entries(self) -> set[str]:
         """The names in its root."""
-        async with await self.control.open(self.root, "", c.OREAD) as file:
-            return {entry.name for entry in self.control.dialect.unpack_dirs(await file.read_all())}
+        return await _entries(self.control, self.root)
+
+    async def offers(self) -> Offer:
+        """The heartbeat of a nested orchestrator.  Raises Error."""
+        offer = Offer.parse(await self.read("status"))
+        if offer is None:
+            raise Error(f"{self.address} is no orchestrator any more")
+        return offer
 
     async def names(self) -> list[str]:
         """The workers that it has, mounted or not, as it calls them."""
         return [line.split()[0] for line in (await self.read("workers")).splitlines()]
+
+    async def active(self) -> dict[str, int]:
+        """How many requests each of its workers has at this moment, as it calls them."""
+        lines = map(str.split, (await self.read("workers")).splitlines())
+        return {words[0]: int(words[2]) for words in lines}
 
     def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
         """What `workers` says that it did not say last time: the words about each worker
@@ -163,11 +263,17 @@ class Host:
         self.lines = lines
         return fresh, gone
 
+    async def connection(self) -> Client:
+        """The owner's, as `Mount` has it."""
+        return self.client
+
     # -- users --------------------------------------------------------------------
 
     async def client_of(self, user: str) -> Client:
         """The connection for a user that is not the owner: his own, so that its fids and
         tags are his to use up, and nobody else's."""
+        if self.closed:
+            raise WorkerLost(f"{WorkerLost.ename}: {self.address}")
         connecting = self.users.get(user)
         if connecting is None:
             loop = asyncio.get_running_loop()
@@ -199,6 +305,8 @@ class Host:
 
     def close(self) -> None:
         """Close all connections."""
+        if self.closed:
+            return
         self.closed = True
         self.client.close()
         self.control.close()
@@ -207,6 +315,30 @@ class Host:
                 connecting.cancel()
             elif not connecting.cancelled() and connecting.exception() is None:
                 connecting.result().close()
+
+
+async def look(
+    address: Address, uname: str, tls: ssl.SSLContext | None
+) -> tuple[bool, Offer | None]:
+    """Whether the root of a stranger has a worker's files, and what it offers if it is an
+    orchestrator.  Raises Error."""
+    async with in_time(address):
+        client = await Client.connect(address, c.VERSION_9P2000, tls)
+        try:
+            root, _ = await client.attach(uname)
+            entries = await _entries(client, root)
+            answers = _WORKER_FILES <= entries
+            if not answers or "status" not in entries:
+                return answers, None
+            async with await client.open(root, "status", c.OREAD) as file:
+                return True, Offer.parse((await file.read_all()).decode(errors="replace"))
+        finally:
+            client.close()
+
+
+async def _entries(client: Client, root: int) -> set[str]:
+    async with await client.open(root, "", c.OREAD) as file:
+        return {entry.name for entry in client.dialect.unpack_dirs(await file.read_all())}
 
 
 def _of_epoch(name: str, epoch: int | None) -> str:

@@ -10,6 +10,9 @@ A host that was mounted by its address and is lost is tried again with growing p
 is mounted under the same names when it is back.  One that registered (`registry`) is lost
 when it gives up its lease, and comes back by itself; one that was started here is its
 launcher's to start again.
+
+A nested orchestrator is mounted with a name, as one worker that has what it offers (`offer`);
+it is refused, or lost, when this orchestrator is below it.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -34,22 +38,24 @@ from ..errors import (
     Stale,
     WorkerLost,
 )
-from ..fs.tree import Directory, TextFile, Tree
+from ..fs.tree import Directory, Tree
+from ..net import address as addresses
 from ..net.address import Address
-from ..net.client import Client
 from ..p9 import constants as c
 from . import names as naming
-from .balancer import UNKNOWN, Balancer
+from .balancer import Balancer
 from .discovery import Discovery
 from .events import Events
 from .health import Circuit, Health, Pulse, Rules
-from .host import Host, Worker, in_time
+from .host import Host, Worker, in_time, look
 from .launchers.base import Launched
+from .offer import Offer
 from .remote import Mount
+from .state import SavedHost
+from .views import Views
 
 log = logging.getLogger(__name__)
 
-_WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
 _NOT_THE_WORKERS = (Busy, InvalidArgument, NotSupported, PermissionDenied)
 """errors that a worker which is well gives"""
 _A_MOMENT_S = 0.01
@@ -67,14 +73,15 @@ class Members:
         events: Events,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.id = secrets.token_hex(8)
+        """of this orchestrator, among those that mount each other"""
         self.hosts: list[Host] = []
         self.workers: dict[str, Worker] = {}
         self.counts: Counter[Health] = Counter()
         """of the workers"""
         self.discovery = Discovery(self._rejoin)
         self._tree = tree
-        self._roots: dict[str, tuple[Directory, Directory]] = {}
-        """root and `nodes` of each user"""
+        self._views = Views(tree)
         self._tls = tls
         self._balancer = balancer
         self._rules = rules
@@ -89,42 +96,7 @@ class Members:
     def show_to(self, user: str, root: Directory, nodes: Directory) -> None:
         """Put what is mounted, now and later, into the `root` of one more user, and a
         file for each worker into its `nodes`.  The owner comes first."""
-        self._roots[user] = root, nodes
-        for worker in self.workers.values():
-            self._show(worker, user)
-
-    def _show(self, worker: Worker, user: str) -> None:
-        _, nodes = self._roots[user]
-        nodes.add(TextFile(self._tree, worker.name, lambda: self._node_text(worker)))
-        self._show_mount(worker, user)
-
-    def _show_mount(self, worker: Worker, user: str) -> None:
-        root, _ = self._roots[user]
-        mount = worker.mount
-        if user != self._tree.owner:
-            host = worker.host
-            aname = host.aname(worker.there) if mount.of_worker else ""
-            refusal = None
-            if host.address.net == "tcp":
-                refusal = PermissionDenied(
-                    f"{PermissionDenied.ename}: {worker.name} is mounted over plain TCP, which "
-                    "does not tell one user from another"
-                )
-            mount = Mount(
-                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
-            )
-        mount.parent = root
-        worker.mounts[user] = mount
-        root.add(mount)
-
-    def _user_lost(self, host: Host, user: str) -> None:
-        """His connection is gone.  What he has open on it has failed; he sees the host's
-        trees anew."""
-        root, _ = self._roots[user]
-        for worker in host.workers.values():
-            root.discard(worker.name)
-            worker.mounts[user].unmount()
-            self._show_mount(worker, user)
+        self._views.add(user, root, nodes, self.workers.values())
 
     def is_free(self, name: str) -> bool:
         """Whether the next worker may be mounted as `name`."""
@@ -135,15 +107,14 @@ class Members:
         worker = self.workers.get(name)
         if worker is not None:
             return worker.health is not Health.LOST or worker.host.kept
-        root, _ = self._roots[self._tree.owner]
-        return root.find(name) is not None
+        return self._views.has(name)
 
     # -- joining ------------------------------------------------------------------
 
     async def join(self, address: Address, epoch: int | None, first: int | None) -> Host:
         """Mount all workers of a host that registers with its epoch and the number that it
         wishes its first worker to have here.  Raises Error, Stale when another host has
-        been at that address since."""
+        been at that address since; what is mounted from there stays then."""
         async with self._one_at(address):
             known = self._known(address)
             if known is not None and epoch is not None and known.epoch is not None:
@@ -152,13 +123,15 @@ class Members:
                         f"{Stale.ename}: stale epoch {epoch}, {address} was last mounted with "
                         f"epoch {known.epoch}"
                     )
-                if epoch == known.epoch and not known.lost:
+            if known is not None and not known.lost:
+                if known.process is not None:
+                    raise Exists(f"{address} was started here, and is mounted")
+                if epoch in (None, known.epoch):
                     known.expected = True
                     return known
+            host = await self.add_host(address, epoch=epoch, first=first)
             self.discovery.forget(address)
-            if known is not None:
-                self._lose(known, expected=False)
-            return await self.add_host(address, epoch=epoch, first=first)
+            return host
 
     def leave(self, address: Address) -> None:
         """The host that registered with this address gave up its lease."""
@@ -174,9 +147,13 @@ class Members:
         epoch: int | None = None,
         first: int | None = None,
         before: Host | None = None,
+        instead: Worker | None = None,
+        only: Collection[str] | None = None,
     ) -> Host:
-        """Connect to a host of ours and mount all its workers, under the names that they had
-        on the host that it was `before`; `process` is stopped when that fails."""
+        """Connect to a host of ours and mount all its workers, or of them `only` some, under
+        the names that they had on the host that it was `before`, or its only one `instead` of
+        another; `process` is stopped when that fails.  Whoever was at its address is lost when
+        it answers."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -185,8 +162,15 @@ class Members:
             raise
         host.process = process
         try:
-            await self.mount_workers(host, await host.names(), first, before)
-            host.has_workers_file = True
+            known = self._known(address)
+            if known is not None and known is not before:
+                self._lose(known, expected=False)
+            if instead is None:
+                there = [name for name in await host.names() if only is None or name in only]
+                await self.mount_workers(host, there, first, before)
+            else:
+                await self.mount_instead(host, instead)
+            await self._heartbeat(host)
         except BaseException:
             await self.remove_host(host)
             raise
@@ -199,47 +183,91 @@ class Members:
         first: int | None = None,
         before: Host | None = None,
     ) -> None:
-        """Mount workers that a host has: under the names that they had here before, if
-        these are free, else as `names.assign` says."""
-        text = await host.read("status")
-        status = dict(line.split(" ", 1) for line in text.splitlines())
-        host.type, host.model = status.get("type", UNKNOWN), status.get("model", "-")
-        host.context = int(status["context"]) if "context" in status else None
-        host.epoch = int(status["epoch"]) if "epoch" in status else None
+        """Mount workers that a host has, all or none: under the names that they had here
+        before, if these are free, else as `names.assign` says."""
+        slots = await host.learn()
         new = [name for name in there if name not in host.workers]
-        if before is None:
-            before = self._known(host.address, but=host)
-        else:
+        were_kept = before is not None and before.kept
+        if before is not None:
             before.kept = False
-        kept = {} if before is None else {w.there: w.name for w in before.workers.values()}
+        last = before or self._known(host.address, but=host)
+        kept = {} if last is None else {w.there: w.name for w in last.workers.values()}
         kept = {name: kept[name] for name in new if name in kept and self.is_free(kept[name])}
         others = [name for name in new if name not in kept]
         names = kept | naming.assign(others, self.is_free, first)
         reserved = set(names.values()) - self._reserved
         self._reserved |= reserved
+        mounts: dict[str, Mount] = {}
         try:
             for name in new:
-                await self._mount(host, names[name], name, int(status.get("slots", 1)))
+                mounts[name] = await self._attached(host, names[name], name)
+            for name in new:
+                self._check_free(names[name])
+            if host.lost:
+                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+        except BaseException:
+            for mount in mounts.values():
+                mount.unmount()
+            if before is not None:
+                before.kept = were_kept
+            raise
         finally:
             self._reserved -= reserved
+        host.has_workers_file = True
+        replaced = [self._put(host, mount, name, slots) for name, mount in mounts.items()]
+        await self._remove_replaced(host, replaced)
         host.lines = frozenset(host.workers)  # of which nothing is known
+
+    async def mount_instead(self, host: Host, worker: Worker) -> None:
+        """Mount the worker of that name that `host` has, and no longer the one of ours, which
+        is to be ended by `end_replaced`."""
+        slots = await host.learn()
+        mount = await self._attached(host, worker.name, worker.name, worker)
+        try:
+            self._check_free(worker.name, worker)
+            if host.lost:
+                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+        except Error:
+            mount.unmount()
+            raise
+        host.has_workers_file = True
+        self._put(host, mount, worker.name, slots)
+        host.lines = frozenset(host.workers)
+
+    async def end_replaced(self, worker: Worker) -> None:
+        """End a worker whose name another one has now, and its host if that was its last."""
+        if not worker.host.workers:
+            await self.remove_host(worker.host)
+        elif not worker.host.lost:
+            with contextlib.suppress(Error):  # it may be lost at this moment
+                await self._tell(worker, "shutdown")
 
     async def mount(self, address: Address, name: str | None) -> None:
         """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
-        NAME the whole tree there, which is balanced over if it has a worker's files.
-        Raises Error."""
+        NAME the whole tree there, which is balanced over if it has a worker's files, an
+        orchestrator's for all that it has.  Raises Error."""
         if name is None:
             await self._mount_host(address)
             return
-        host = await self._connect(address)
+        answers, offer = await look(address, self._tree.owner, self._tls)
+        if offer is not None:
+            self._check_loop(address, offer)
+        version = c.VERSION_9P2000 if offer is None else c.VERSION_9P2000_U
+        host = await self._connect(address, version)
+        host.offer = offer
         try:
-            async with in_time(address):
-                entries = await host.entries()
-            await self._mount(host, name, "", 1 if _WORKER_FILES <= entries else 0)
+            mount = await self._attached(host, name, "")
+            self._check_free(name)  # which we have waited for
+            replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
+            await self._remove_replaced(host, [replaced])
         except BaseException:
             await self.remove_host(host)
             raise
+
+    def _check_loop(self, address: Address, offer: Offer) -> None:
+        if self.id in offer.ids:
+            raise InvalidArgument(f"{address} is this orchestrator, or has it mounted: a loop")
 
     async def _mount_host(self, address: Address) -> None:
         async with self._one_at(address):
@@ -273,46 +301,49 @@ class Members:
     def _one_at(self, address: Address) -> asyncio.Lock:
         return self._joining.setdefault(address, asyncio.Lock())
 
-    async def _connect(
-        self, address: Address, version: str = c.VERSION_9P2000, epoch: int | None = None
-    ) -> Host:
-        """Hosts of ours are spoken to in 9P2000.u, whose errors have an errno; strangers
-        in plain 9P2000, for some answer to every version and speak but one."""
+    async def _connect(self, address: Address, version: str, epoch: int | None = None) -> Host:
+        """Hosts of ours, and orchestrators, are spoken to in 9P2000.u, whose errors have an
+        errno; strangers in plain 9P2000, for some answer to every version and speak but one."""
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
         host = await Host.connect(
-            address, self._tree.owner, self._tls, pulse, self._user_lost, version, epoch
+            address, self._tree.owner, self._tls, pulse, self._views.renew, version, epoch
         )
         host.heartbeat = time.time()
         self.hosts.append(host)
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _mount(self, host: Host, name: str, there: str, capacity: int) -> None:
-        """`there` is a worker's name, or "" for the whole tree.  A lost worker of that name
-        gives way when the new one answers."""
-        if self._taken(name):
-            raise Exists(f"{name} exists already")
-
-        async def connection() -> Client:
-            return host.client
-
+    async def _attached(
+        self, host: Host, name: str, there: str, instead: Worker | None = None
+    ) -> Mount:
+        """What is to be mounted as `name`: the worker that the host calls `there`, or if that
+        is "" its whole tree.  The name is free, or that of the one `instead` of which this
+        is.  Raises Error."""
+        self._check_free(name, instead)
         aname = host.aname(there) if there else ""
-        mount = Mount(self._tree, name, connection, self._tree.owner, aname)
+        mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
-        if self._taken(name):  # while we waited
-            mount.unmount()
+        return mount
+
+    def _check_free(self, name: str, instead: Worker | None = None) -> None:
+        if self._taken(name) and (instead is None or self.workers.get(name) is not instead):
             raise Exists(f"{name} exists already")
+
+    def _put(
+        self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True
+    ) -> Host | None:
+        """Mount it under its name.  Who had that gives way; the result is its host, if that
+        has none any more."""
+        name = mount.name
         before = self.workers.get(name)
         if before is not None:
             self._drop_worker(before)
-        worker = Worker(name, there, host, mount, capacity=capacity)
-        host.workers[there] = self.workers[name] = worker
-        self.counts[worker.health] += 1
-        for user in self._roots:
-            self._show(worker, user)
-        if capacity:
+        worker = Worker(name, there, host, mount, capacity=capacity, answers=answers)
+        worker.drained = before is not None and before.drained
+        self._enter(worker)
+        if answers:
             self._balancer.add(
                 name,
                 str(host.address),
@@ -322,11 +353,68 @@ class Members:
                 slots=capacity,
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
+        if host.offer is not None:
+            self._offered(worker, host.offer)
         self._judge(worker)
-        if before is not None and not before.host.workers:
-            if before.host.address != host.address:
-                self.discovery.forget(before.host.address, before.host.name)
-            await self.remove_host(before.host)
+        return before.host if before is not None and not before.host.workers else None
+
+    async def _remove_replaced(self, host: Host, before: Iterable[Host | None]) -> None:
+        """Hosts that have no workers any more, for `host` has theirs."""
+        for each in filter(None, before):
+            if each.address != host.address:
+                self.discovery.forget(each.address, each.name)
+            await self.remove_host(each)
+
+    def _enter(self, worker: Worker) -> None:
+        worker.host.workers[worker.there] = self.workers[worker.name] = worker
+        self.counts[worker.health] += 1
+        self._views.show(worker)
+
+    # -- those of an orchestrator before us ---------------------------------------
+
+    def remember(self, saved: SavedHost, process: Launched | None = None) -> Host | None:
+        """Put a host into the table as one that is lost, with those workers whose names are
+        free.  None when it has none, or is there."""
+        where = addresses.parse(saved.address)
+        names = {there: name for there, name in saved.workers.items() if self.is_free(name)}
+        there_is = any(h.address == where and h.epoch == saved.epoch for h in self.hosts)
+        if there_is or not names:
+            return None
+        pulse = Pulse(self._rules, asyncio.get_running_loop().time())
+        host = Host.absent(where, self._tree.owner, self._tls, pulse, self._views.renew)
+        host.types, host.model, host.epoch = frozenset(saved.types), saved.model, saved.epoch
+        host.expected, host.process = saved.expected, process
+        host.name = names.get("")
+        host.has_workers_file = host.name is None
+        self.hosts.append(host)
+        for there, name in names.items():
+            aname = host.aname(there) if there else ""
+            mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
+            worker = Worker(name, there, host, mount, state="lost", health=Health.LOST)
+            worker.capacity, worker.answers = saved.slots, saved.answers
+            worker.drained = saved.drained
+            self._enter(worker)
+        return host
+
+    async def take_back(self, host: Host) -> None:
+        """Mount what is remembered of a host that was not started here, if it is the same
+        process; otherwise it is tried again as one that is lost."""
+        try:
+            if host.name is not None:
+                await self.mount(host.address, host.name)
+                return
+            async with self._one_at(host.address):
+                if self._known(host.address) is host:
+                    only = set(host.workers)
+                    new = await self.add_host(
+                        host.address, epoch=host.epoch, before=host, only=only
+                    )
+                    new.expected = host.expected
+                    await self.remove_host(host)
+        except Error as e:
+            log.warning("host %s is not back: %s", host.address, e)
+            if host.expected and host in self.hosts:
+                self.discovery.expect(host.address, host.name)
 
     # -- leaving ------------------------------------------------------------------
 
@@ -346,8 +434,11 @@ class Members:
         return worker
 
     def living(self, name: str) -> Worker:
-        """Likewise, and raises WorkerLost."""
-        worker = self.of_host(name)
+        """A worker, or a mounted tree that is asked as one.  Raises NotFound, InvalidArgument
+        and WorkerLost."""
+        worker = self.mounted(name)
+        if not worker.answers:
+            raise InvalidArgument(f"{name} is no worker: it can only be unmounted")
         if worker.host.lost:
             raise WorkerLost(f"{WorkerLost.ename}: {name}")
         return worker
@@ -373,17 +464,23 @@ class Members:
             await self._forget_worker(worker)
 
     async def drain(self, name: str) -> None:
-        """Let it finish what it has and give it nothing new."""
+        """Let it finish what it has and give it nothing new.  What is no worker of a host is
+        not told: it may have others who ask it."""
         worker = self.living(name)
-        await self._tell(worker, "drain")
-        worker.state = "draining"
+        if worker.mount.of_worker:
+            await self._tell(worker, "drain")
+            worker.state = "draining"
+        else:
+            worker.drained = True
         self._judge(worker)
 
     async def resume(self, name: str) -> None:
         """The end of `drain`; a circuit that is open closes, too."""
         worker = self.living(name)
-        await self._tell(worker, "resume")
-        worker.state = "idle"
+        if worker.mount.of_worker:
+            await self._tell(worker, "resume")
+            worker.state = "idle"
+        worker.drained = False
         worker.breaker.succeeded()
         self._judge(worker)
 
@@ -403,13 +500,9 @@ class Members:
             return  # by a heartbeat meanwhile
         self.counts[worker.health] -= 1
         self._balancer.remove(worker.name)
-        for root, nodes in self._roots.values():
-            root.discard(worker.name)
-            nodes.discard(worker.name)
+        self._views.hide(worker)
         self.workers.pop(worker.name, None)
         worker.host.workers.pop(worker.there, None)
-        for mount in worker.mounts.values():
-            mount.unmount()
         self._events.emit("worker.left", worker=worker.name, host=worker.host.address)
 
     async def remove_host(self, host: Host) -> None:
@@ -473,8 +566,10 @@ class Members:
     def _health_of(self, worker: Worker) -> Health:
         if worker.host.lost:
             return Health.LOST
-        if worker.state == "draining":
+        if worker.drained or worker.state == "draining":
             return Health.DRAINING
+        if worker.answers and not worker.capacity:
+            return Health.DEGRADED
         if self.circuit(worker) is Circuit.OPEN:
             return Health.DEGRADED
         return worker.host.pulse.health
@@ -551,6 +646,14 @@ class Members:
                 self._judge(worker)
 
     async def _heartbeat(self, host: Host) -> None:
+        if host.offer is not None:
+            offer = await host.offers()
+            host.heartbeat = time.time()
+            self._check_loop(host.address, offer)
+            for worker in host.workers.values():
+                self._offered(worker, offer)
+                self._judge(worker)
+            return
         if not host.has_workers_file:
             await host.entries()
             host.heartbeat = time.time()
@@ -571,23 +674,10 @@ class Members:
             active = sum(worker.active for worker in host.workers.values())
             self._balancer.heard(str(host.address), active)
 
-    def _node_text(self, worker: Worker) -> str:
+    def _offered(self, worker: Worker, offer: Offer) -> None:
+        """What a nested orchestrator says that it is."""
         host = worker.host
-        attrs = {
-            "id": worker.name,
-            "addr": host.address,
-            "type": host.type,
-            "state": worker.state,
-            "model": host.model,
-            "capacity": worker.capacity,
-            "load": worker.active,
-            "queued": worker.queued,
-            "requests": worker.requests,
-            "tokens": worker.tokens,
-            "errors": worker.errors,
-            "heartbeat": f"{host.heartbeat:.3f}",
-            "epoch": host.epoch or 0,
-            "health": worker.health.value,
-            "circuit": self.circuit(worker).value,
-        }
-        return "".join(f"{name} {value}\n" for name, value in attrs.items())
+        host.offer = offer
+        host.types, host.model, host.context = offer.types, offer.model, offer.context
+        worker.offered(offer)
+        self._balancer.offered(worker.name, offer)

@@ -94,6 +94,7 @@ class Recent:
 
     def add(self, now: float, seconds: float, tokens: int) -> None:
         """An answer that took so long and has so many tokens."""
+        self._forget(now)
         if not self._seconds or self._seconds[-1].number != int(now):
             self._seconds.append(_Second(int(now)))
         last = self._seconds[-1]
@@ -103,12 +104,15 @@ class Recent:
 
     def means(self, now: float) -> tuple[float, float]:
         """Seconds an answer, and tokens a second."""
-        while self._seconds and self._seconds[0].number <= int(now) - _RECENT_S:
-            self._seconds.popleft()
+        self._forget(now)
         answers = sum(s.answers for s in self._seconds)
         seconds = sum(s.seconds for s in self._seconds)
         tokens = sum(s.tokens for s in self._seconds)
         return (seconds / answers if answers else 0.0), tokens / _RECENT_S
+
+    def _forget(self, now: float) -> None:
+        while self._seconds and self._seconds[0].number <= int(now) - _RECENT_S:
+            self._seconds.popleft()
 
 
 class Tally:
@@ -119,6 +123,7 @@ class Tally:
         self.requests: Counter[str] = Counter()
         """that are over, by outcome"""
         self.retries: Counter[str] = Counter()
+        self.scalings: Counter[str] = Counter()
         self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
         self._recent = Recent()
         self._histograms = CollectorRegistry()
@@ -163,6 +168,10 @@ class Tally:
         """A request was sent to another worker: `retry` before its first token, `failover`
         after it."""
         self.retries[kind] += 1
+
+    def scaled(self, up: bool) -> None:
+        """There are more workers of a type now, or fewer, by the load or by `scale`."""
+        self.scalings["up" if up else "down"] += 1
 
     def over(self, answered: Answered) -> None:
         """A request ended."""
@@ -234,6 +243,13 @@ class Metrics(Collector):
         for kind in ("retry", "failover"):
             retries.add_metric([kind], self._tally.retries[kind])
         yield retries
+        scalings = CounterMetricFamily(
+            "llambo_scalings", "Times that workers of a type became more or fewer.",
+            labels=["direction"],
+        )  # fmt: skip
+        for direction in ("up", "down"):
+            scalings.add_metric([direction], self._tally.scalings[direction])
+        yield scalings
         for name, text, value in (
             ("llambo_prompt_tokens", "Tokens of prompts.", self._tally.prompt_tokens),
             ("llambo_cached_tokens", "Of those, found in a KV cache.", self._tally.cached_tokens),

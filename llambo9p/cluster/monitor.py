@@ -22,7 +22,6 @@ from .balancer import Balancer
 from .config import Cluster
 from .events import Events, EventsFile
 from .exporter import Page
-from .host import Host
 from .members import Members
 from .metrics import STATES, Metrics, Now, Tally
 
@@ -47,13 +46,13 @@ class Monitor:
         self.metrics = Metrics(tally, self.now)
 
     def now(self) -> Now:
-        workers = [w for w in self._members.workers.values() if w.capacity]
+        workers = [w for w in self._members.workers.values() if w.answers]
         hosts = [host for host in self._members.hosts if not host.lost]
         load = self._engine.load
         return Now(
             nodes=Counter(worker.health.value for worker in workers),
             hosts=len(hosts),
-            slots=sum(map(_slots, hosts)),
+            slots=sum(host.slots for host in hosts),
             busy=load.queued + sum(w.active for w in workers),
             waiting=load.queued + sum(w.queued for w in workers),
             requests=load.queued + load.active,
@@ -126,8 +125,3 @@ class _ConfigFile(TextFile):
         if self.allows(mode):
             self._user.check_admin(self.name)
         return super().open(mode)
-
-
-def _slots(host: Host) -> int:
-    """Its workers share them."""
-    return max((worker.capacity for worker in host.workers.values()), default=0)

@@ -11,7 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+_MOUNT = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
+"""no number, those are conversations'"""
 _NUMBERED = re.compile(r"worker-(\d{4,9})", re.ASCII)
+
+
+def check_mount(name: str) -> str:
+    """The name, when something may be mounted under it.  Raises ValueError."""
+    if not _MOUNT.fullmatch(name):
+        raise ValueError(
+            f"bad name {name[:40]!r}: use a letter, then letters, digits, '.', '_' and '-', at "
+            "most 64 in all"
+        )
+    return name
 
 
 def worker_name(number: int) -> str:

@@ -9,10 +9,10 @@ This module joins the parts of the cluster and owns none of their rules.
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -25,10 +25,10 @@ from ..fs.tree import Directory, Tree
 from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
-from . import strategies
+from . import names, strategies
 from .balancer import Balancer
 from .balancer_file import BalancerFile
-from .config import ENGINES, Cluster
+from .config import ENGINES, MAX_WORKERS, Cluster
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet
@@ -41,11 +41,12 @@ from .members import Members
 from .metrics import Tally
 from .models import Models, ModelsDirectory
 from .monitor import Monitor
+from .offer import Offer, together
+from .recovery import Recovery
 from .registry import Registry
 from .requests import Requests, Watched
+from .scaling import Scaling
 
-_NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
-"""of a mount: no number, those are conversations'"""
 _MANY = 10_000
 """names that one verb may have"""
 
@@ -86,6 +87,7 @@ class Orchestrator:
             max_retries=lb.max_retries,
             timeout=lb.timeout / 1000,
             queue=config.limits.queue,
+            want=lambda node_type: self._scaling.want(node_type),
         )
         self._engine = Watched(self._dispatch, requests)
         self.monitor = Monitor(
@@ -96,14 +98,32 @@ class Orchestrator:
         self._fleet = Fleet(
             config, self._members, self._models, self._launcher, self._events
         )
-        self._commands = [
-            Command("spawn", "--count N --type T --engine E", 0, 6, self._spawn),
+        self._scaling = Scaling(
+            config,
+            self._members,
+            self._balancer,
+            self._fleet,
+            self._events,
+            tally,
+            lambda: self._dispatch.waiting,
+        )
+        self.recovery = Recovery(
+            config.state.path, self._members, self._fleet, self._registry, self._events, self._use
+        )
+        changing = [
+            Command("spawn", "--count N --type T --model M --engine E", 0, 8, self._spawn),
+            Command("scale", "N [TYPE]", 1, 2, self._scale),
+            Command("load", "NAME MODEL", 2, 2, self._load),
             Command("mount", "ADDR [NAME]", 1, 2, self._mount),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
             self._for_each("drain", self._members.living, self._members.drain),
             self._for_each("resume", self._members.living, self._members.resume),
             self._for_each("kill", self._members.of_host, self._members.kill),
+        ]
+        self._commands = [
+            *map(self.recovery.saving, changing),
+            *self.recovery.commands,
             Command("shutdown", "", 0, 0, lambda words: stop),
         ]
         self._roots: dict[str, Directory] = {}
@@ -139,12 +159,20 @@ class Orchestrator:
 
         conversation = converse()
         self._conversations.append(conversation)
+        self.recovery.root(user.name, conversation)
+
+        @contextlib.contextmanager
+        def noting() -> Iterator[None]:
+            with conversation.noting():
+                yield
+            self.recovery.changed()
+
         commands = Commands(
             [
                 *(for_admins(user, command) for command in self._commands),
                 *ctl_commands(conversation),
             ],
-            conversation.noting,
+            noting,
         )
         add_conversation_files(root, conversation, commands, self.status_text)
         root.add(CloneFile(root, converse))
@@ -166,6 +194,8 @@ class Orchestrator:
         """Stop the hosts that were started here and leave the others."""
         for conversation in self._conversations:
             conversation.close()
+        await self.recovery.close()
+        await self._scaling.close()
         self._fleet.retire()
         await self._members.close()
         await self._fleet.close()
@@ -176,6 +206,7 @@ class Orchestrator:
         options = {
             "--count": "",
             "--type": next(iter(self.config.nodes)),
+            "--model": "",
             "--engine": self.config.orchestrator.engine,
         }
         rest = list(words)
@@ -189,7 +220,21 @@ class Orchestrator:
         engine = options["--engine"]
         if engine not in ENGINES:
             raise InvalidArgument(f"spawn: no engine {engine!r}; engines are {' '.join(ENGINES)}")
-        return lambda: self._fleet.spawn(options["--type"], count, engine)
+        model = options["--model"] or node.resources.model
+        return lambda: self._fleet.spawn(options["--type"], count, model, engine)
+
+    def _scale(self, words: Sequence[str]) -> Action:
+        count = whole_number(words[0])
+        if count is None or count > MAX_WORKERS:
+            raise InvalidArgument(f"scale: N must be 0..{MAX_WORKERS}, not {words[0][:40]!r}")
+        type_name = words[1] if len(words) > 1 else next(iter(self.config.nodes))
+        self.config.node_type(type_name)
+        return lambda: self._scaling.scale(type_name, count)
+
+    def _load(self, words: Sequence[str]) -> Action:
+        name, model = words
+        self._fleet.started(name)
+        return lambda: self._fleet.load(name, model)
 
     def _launcher(self, engine: str) -> Launcher:
         if engine == "ray":
@@ -206,11 +251,11 @@ class Orchestrator:
     def _mount(self, words: Sequence[str]) -> Action:
         at = address.parse(words[0])
         name = words[1] if len(words) > 1 else None
-        if name is not None and not _NAME.fullmatch(name):
-            raise InvalidArgument(
-                f"mount: bad name {name[:40]!r}: use a letter, then letters, digits, '.', '_' "
-                "and '-', at most 64 in all"
-            )
+        if name is not None:
+            try:
+                names.check_mount(name)
+            except ValueError as e:
+                raise InvalidArgument(f"mount: {e}") from None
         return lambda: self._members.mount(at, name)
 
     def _unmount(self, words: Sequence[str]) -> Action:
@@ -223,6 +268,7 @@ class Orchestrator:
 
     def _use(self, strategy: str) -> None:
         self._balancer.use(strategy)
+        self.recovery.strategy(self._balancer.strategy)
         self._events.emit("strategy.changed", strategy=self._balancer.strategy)
 
     def _for_each(
@@ -261,7 +307,20 @@ class Orchestrator:
             f"active {sum(w.active for w in workers)}",
             *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n" + self.recovery.text + self._offer.text
+
+    @property
+    def _offer(self) -> Offer:
+        """To an orchestrator that mounts this one."""
+        below = [offer for host in self._members.hosts if (offer := host.adds) is not None]
+        load = self._dispatch.load
+        strangers = sum(host.strangers for host in self._balancer.hosts)
+        return together(
+            self._members.id,
+            below,
+            requests=load.active + load.queued + strangers,
+            waiting=load.queued + sum(offer.waiting for offer in below),
+        )
 
 
 async def _attached(walk: Maybe[Walk]) -> Node:

@@ -1,50 +1,95 @@
-"""The state file: where the running cluster listens, for tools on this machine.
+"""What is saved of a cluster, as JSON with a version number: pure.
 
-A JSON object `{"address", "pid"}`, written atomically with mode 0600 and removed at
-shutdown.  A file that is a link or somebody else's is never followed or replaced.
+Saved is what cannot be asked of anybody after the orchestrator died: the hosts, where they
+are and by which epoch to know them, what their workers are called here, and how those that
+were started here are started again; and what was changed at run time, the strategy and
+the settings of each user's root.  Histories and system prompts are not.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import stat
-import tempfile
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import Error
+from .config import Engine
+from .launchers.base import HostSpec
+from .names import check_mount
+from .units import AddressText
+
+VERSION = 1
+
+Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _check_ours(path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Started:
+    """How a host came to be that was started here."""
+
+    engine: Engine
+    spec: HostSpec
+    handle: str
+    """by which its launcher finds it"""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedHost:
+    address: AddressText
+    epoch: Number | None
+    """None for a server that has none"""
+    types: list[str]
+    model: str
+    slots: Number
+    answers: bool
+    """it has a worker's files"""
+    workers: dict[str, Annotated[str, AfterValidator(check_mount)]]
+    """what the host calls them -> what they are called here; "" is the host's whole tree"""
+    expected: bool = True
+    """to come back to its address, if it is not there; otherwise it registers by itself"""
+    drained: bool = False
+    """by us, without its knowledge"""
+    started: Started | None = None
+    """None for one that was mounted or registered"""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    address: AddressText
+    """where tools of this machine reach the orchestrator"""
+    pid: Number
+    strategy: str | None = None
+    """None for that of the configuration"""
+    settings: dict[str, str] = field(default_factory=dict)
+    """user -> what the `ctl` of his root says, when that is not what it said at first"""
+    hosts: list[SavedHost] = field(default_factory=list)
+    floors: dict[str, int] = field(default_factory=dict)
+    """node type -> workers that were asked for, below which scaling does not go"""
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+_STATE = TypeAdapter(State)
+
+
+def dump(state: State) -> bytes:
+    return _STATE.dump_json(state) + b"\n"
+
+
+def parse(data: bytes, name: str) -> State:
+    """What `dump` made.  Raises Error naming the file and what is wrong in it."""
     try:
-        st = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(st.st_mode):
-        raise Error(f"state file {path} is not a regular file")
-    if st.st_uid != os.geteuid():
-        raise Error(f"state file {path} belongs to uid {st.st_uid}, not to us")
-
-
-def write(path: Path, address: str) -> None:
-    """Say that this process serves the cluster at `address`.  Raises Error."""
-    _check_ours(path)
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
-        with os.fdopen(fd, "w") as f:
-            json.dump({"address": address, "pid": os.getpid()}, f)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        raise Error(f"cannot write state file {path}: {e.strerror}") from e
-
-
-def remove(path: Path) -> None:
-    """Forget the cluster, if the file is of this process."""
-    with contextlib.suppress(OSError, ValueError, Error):
-        _check_ours(path)
-        if json.loads(path.read_text()).get("pid") == os.getpid():
-            path.unlink()
+        return _STATE.validate_json(data)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Error(
+            f"state file {name} is damaged, or not ours: {where and where + ': '}{first['msg']}; "
+            "move it away to start with an empty cluster"
+        ) from None

@@ -116,6 +116,8 @@ def _read_type(words: Sequence[str]) -> str:
     if name and not _TYPE.fullmatch(name):
         raise InvalidArgument(f"type must be a node type's name, not {quote(name[:64])}")
     return name
+
+
 _REQUEST_ID = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
 
 

@@ -91,6 +91,14 @@ class Client(asyncio.Protocol):
             raise
         return client
 
+    @classmethod
+    def gone(cls, address: Address, why: str) -> Self:
+        """A connection that is lost."""
+        client = cls(address)
+        client._why = why
+        client.connection_lost(None)
+        return client
+
     @property
     def msize(self) -> int:
         return self._conn.msize

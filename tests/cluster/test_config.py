@@ -45,6 +45,7 @@ def test_empty_file_is_the_defaults() -> None:
             "f:5: cluster.nodes.tiny.resources.model: must be the name or path of a model, "
             "not 'a\\x00b'",
         ),
+        ("cluster:\n  nodes: {}", "f:2: cluster.nodes: must have a node type"),
         (
             "cluster:\n  load_balancer:\n    strategy: fastest",
             "f:3: cluster.load_balancer.strategy: "

@@ -182,7 +182,8 @@ async def test_another_model_does_not_go_on_with_an_answer() -> None:
         await running.files.write("ctl", f"mount {other.address}")
         [mounted] = [h for h in running.orchestrator._members.hosts if h.address == other.address]
         mounted.model = "another"
-        running.orchestrator._balancer.workers["worker-0001"].host.model = "another"
+        running.orchestrator._balancer.remove("worker-0001")
+        running.orchestrator._balancer.add("worker-0001", "there", model="another")
         fails.kill()
         with pytest.raises(Error, match="worker-0000 was lost in the middle of the answer"):
             await running.files.read("out")

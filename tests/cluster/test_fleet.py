@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from llambo9p.cluster import fleet
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.fleet import divide, runs
+from llambo9p.cluster.health import Health
+from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
+from llambo9p.cluster.remote import Mount
 from llambo9p.errors import Error
 from tests.files import story, until
 
@@ -128,6 +131,86 @@ async def test_what_was_started_is_undone_when_one_of_several_hosts_fails(
         assert {name: host.spec.first for name, host in processes(running).items()} == {
             "host-0000": 0, "host-0003": 3
         }  # fmt: skip
+
+
+@story
+async def test_only_what_a_spawn_started_is_undone_whoever_has_its_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the second host starts, another comes that has the names of the first."""
+    async with cluster(config()) as running, simulated_host(3) as other:
+        files = running.files
+        await files.write("ctl", "spawn --count 1 --type one")
+        await files.write("ctl", "unmount worker-0000")
+        launcher = running.orchestrator._fleet._launchers["local"]
+        members = running.orchestrator._members
+        start = launcher.start
+
+        async def starting(spec: HostSpec, progress: Progress) -> Launched:
+            if spec.first == 0:
+                await files.write("ctl", f"mount {other.address}")
+                return await start(spec, progress)
+            await until(lambda: len(members.workers) == 6)
+            raise Error("no room")
+
+        monkeypatch.setattr(launcher, "start", starting)
+        with pytest.raises(Error, match="no room"):
+            await files.write("ctl", "spawn --count 4 --type spread")
+        assert await files.ls("nodes") == ["worker-0000", "worker-0001", "worker-0002"]
+        assert {str(host.address) for host in members.hosts} == {str(other.address)}
+
+
+@story
+async def test_no_two_hosts_have_one_name() -> None:
+    """The launchers know hosts by it, and one on Ray would end the other."""
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 2 --type one")
+        await files.write("ctl", "unmount worker-0000")
+        await files.write("ctl", "spawn --count 1 --type spread")
+        assert set(processes(running)) == {"host-0000", "host-0000-2"}
+        assert await files.ask("hello", "worker-0001") == "simulated: hello"
+
+
+@story
+async def test_workers_are_kept_when_their_host_dies_while_they_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    async with cluster(config()) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 3 --type spread")
+        members = running.orchestrator._members
+        attach = Mount.attach
+        attached: list[str] = []
+
+        async def attach_and_die(mount: Mount) -> None:
+            await attach(mount)
+            attached.append(mount.name)
+            if len(attached) == 2:
+                host = members.hosts[-1].process
+                assert isinstance(host, LocalHost)
+                os.kill(host.pid, signal.SIGKILL)
+                await host.ended
+
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        monkeypatch.setattr(Mount, "attach", attach_and_die)
+        await until(lambda: len(attached) > 2)
+        await until(lambda: members.counts[Health.HEALTHY] == 3)
+        assert await files.ls("nodes") == ["worker-0000", "worker-0001", "worker-0002"]
+        for name in members.workers:
+            assert await files.ask("hello", name) == "simulated: hello"
+
+
+@story
+async def test_a_host_that_cannot_be_started_says_why() -> None:
+    async with cluster(config()) as running:
+        files = running.files
+        directory = f"{running.orchestrator.config.state.path}.hosts"
+        os.mkdir(directory, 0o700)
+        os.mkdir(f"{directory}/host.yaml")
+        with pytest.raises(Error, match="cannot start host-0000: .*host.yaml: Is a directory"):
+            await files.write("ctl", "spawn --count 1 --type one")
 
 
 @story

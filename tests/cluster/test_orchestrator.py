@@ -255,7 +255,7 @@ def test_bad_verbs_name_what_is_allowed() -> None:
                 "spawn --many 3": "bad option '--many'",
                 "unmount worker-0042": "nothing is mounted as worker-0042",
                 "mount": "usage: mount ADDR [NAME]",
-                "frobnicate": "unknown verb frobnicate; verbs are spawn mount",
+                "frobnicate": "unknown verb frobnicate; verbs are spawn scale load mount",
             }.items():
                 with pytest.raises(Error) as e:
                     await running.files.write("ctl", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,8 +16,9 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.launchers import ray as launcher
+from llambo9p.cluster.launchers.base import HostSpec
 from llambo9p.errors import Error
-from tests.files import Files, story, until
+from tests.files import Files, files_of, story, until
 
 from .harness import RunningCluster, cluster
 
@@ -79,7 +81,7 @@ async def answers(files: Files) -> list[str]:
 
 
 @story
-async def test_200_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
+async def test_two_hundred_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
     expected = [f"simulated: to {number}" for number in range(WORKERS)]
     async with cluster(CONFIG, insecure=True) as running:
         files = running.files
@@ -118,3 +120,19 @@ async def test_what_cannot_be_started_is_told_and_leaves_no_actor(
     async with cluster(CONFIG) as running:
         with pytest.raises(Error, match="is reached over a network: set security.cert and .ca"):
             await running.files.write("ctl", "spawn --count 1 --type sim")
+
+
+@story
+async def test_a_host_is_adopted_by_who_knows_its_epoch(ray_cluster: RayCluster) -> None:
+    resources = CONFIG.nodes["sim"].resources
+    spec = HostSpec("host-0000", "sim", resources, "simulated", count=1, first=0, epoch=7)
+    first, second = (launcher.RayLauncher(CONFIG, insecure=True) for _ in range(2))
+    host = await first.start(spec, lambda percent: None)
+    assert await second.adopt(replace(spec, epoch=8), host.address, host.handle) is None
+    assert await second.adopt(spec, host.address, "host-0001") is None
+    adopted = await second.adopt(spec, host.address, host.handle)
+    assert adopted is not None and adopted.address == host.address
+    async with files_of(adopted.address) as files:
+        assert await files.ask("hello", "worker-0000") == "simulated: hello"
+    await second.close()
+    assert adopted.ended.done()

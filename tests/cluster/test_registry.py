@@ -153,6 +153,7 @@ async def test_an_orphan_is_refused_and_a_successor_takes_its_place() -> None:
             await lease(files, f"{host.address} epoch 4")
         with pytest.raises(Stale, match="stale epoch 6, this host's is 5"):
             await lease(files, f"{host.address} epoch 6")  # it is not who listens there
+        assert (await files.attrs("nodes/worker-0000"))["health"] == "healthy", "all the same"
         host.host.epoch = 7
         with pytest.raises(Error, match="is registered already"):
             await lease(files, str(host.address))
@@ -161,6 +162,31 @@ async def test_an_orphan_is_refused_and_a_successor_takes_its_place() -> None:
         assert (await files.attrs("nodes/worker-0000"))["health"] == "healthy"
         await successor.clunk()
         assert (await files.attrs("nodes/worker-0000"))["health"] == "lost"
+
+
+@story
+async def test_a_host_that_is_mounted_gets_a_lease_and_keeps_its_connections() -> None:
+    async with cluster() as running, simulated_host(1) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        [mounted] = members_of(running).hosts
+        held = await lease(files, str(host.address))
+        assert members_of(running).hosts == [mounted] and not mounted.lost
+        await held.clunk()
+        assert mounted.lost and not members_of(running).discovery._trying
+
+
+@story
+async def test_who_was_started_here_is_not_registered_by_hand() -> None:
+    config = {"nodes": {"one": {"resources": {"model": "simulated"}}}}
+    async with cluster(Cluster.model_validate(config)) as running:
+        files = running.files
+        await files.write("ctl", "spawn --count 1")
+        address = (await files.attrs("nodes/worker-0000"))["addr"]
+        with pytest.raises(Error, match=f"{address} was started here, and is mounted"):
+            await lease(files, address)
+        assert await files.ask("hello", "worker-0000") == "simulated: hello"
+        assert (await files.attrs("nodes/worker-0000"))["health"] == "healthy"
 
 
 @story

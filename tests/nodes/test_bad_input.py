@@ -55,6 +55,20 @@ def test_truncated_model_is_named(tmp_path: Path) -> None:
     assert str(path) in worker("--model", str(path)).splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("--announce tcp!here!1", "--announce is for a host that is to --register"),
+        (
+            "--register tcp!127.0.0.1!9 --orphan-timeout 5",
+            "--orphan-timeout is for a host that does not --register",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words: str, why: str) -> None:
+    assert worker("--model", "simulated", *words.split()) == f"llambo-worker: {why}\n"
+
+
 def test_context_beyond_the_models_is_refused() -> None:
     said = worker("--context", "1000000")
     assert "1000000" in said and "8192" in said

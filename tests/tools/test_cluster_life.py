@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from llambo9p.engine.gguf import default_model
 from llambo9p.net.address import parse
 
 from .cluster import COMMAND, environment, llamboctl
@@ -213,3 +214,13 @@ def test_in_the_foreground(cluster):
         assert cluster.pid() == process.pid
         cluster.out("shutdown")
     assert process.returncode == 0
+
+
+def test_spawn_takes_a_model_by_its_name_or_its_path(running):
+    path = running.state.parent / "link.gguf"
+    path.symlink_to(default_model())
+    running.out("spawn", "--count", "1", "--model", str(path))
+    running.out("spawn", "--count", "1", "--model", "simulated")
+    nodes = json.loads(running.out("nodes", "list", "--json"))
+    assert [node["model"] for node in nodes] == ["link", "simulated"]
+    assert "no model 'none'" in running.error("spawn", "--model", "none")

@@ -1,8 +1,9 @@
 """What every launcher offers, and what every host is told whoever starts it.
 
 A launcher starts hosts, each from a `HostSpec`, says where they listen and when they have
-ended, and stops them.  It keeps no promise that a host lives: whether one that ended is
-started again is for the `fleet` to say.
+ended, and stops them.  It adopts those that outlived the orchestrator which started them.
+It keeps no promise that a host lives: whether one that ended is started again is for the
+`fleet` to say.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...net.address import Address
-from ..config import Cluster, Resources
+from ..config import Cluster, Engine, Resources
 
 PROGRAM = "llambo-worker"
 """what a host calls itself at the start of each line of its log"""
@@ -71,11 +72,19 @@ def host_config(config: Cluster) -> dict[str, Any]:
 class Launched(ABC):
     """A host that was started and listened."""
 
+    engine: Engine
+    """what started it"""
+
     def __init__(self, spec: HostSpec, address: Address, ended: asyncio.Future[str]) -> None:
         self.spec = spec
         self.address = address
         self.ended = ended
         """done when it ended, with the reason in words"""
+
+    @property
+    @abstractmethod
+    def handle(self) -> str:
+        """By which `Launcher.adopt` finds it."""
 
     @property
     @abstractmethod
@@ -91,6 +100,31 @@ class Launched(ABC):
         """End it at once: it is lost to us.  Another of its name may be started then."""
 
 
+class Remembered(Launched):
+    """One of before us, which nobody has adopted: it is as if it had ended."""
+
+    def __init__(self, spec: HostSpec, address: Address, engine: Engine, handle: str) -> None:
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        ended.set_result("it did not outlive its orchestrator")
+        super().__init__(spec, address, ended)
+        self.engine = engine
+        self._handle = handle
+
+    @property
+    def handle(self) -> str:
+        return self._handle
+
+    @property
+    def log(self) -> str:
+        return "that of before"
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    async def kill(self) -> None:
+        """Nor to kill."""
+
+
 class Launcher(ABC):
     """`hosts` are those that were started and have not ended, by name."""
 
@@ -104,6 +138,11 @@ class Launcher(ABC):
         Raises Error with its own words when it ends before.  Whoever is cancelled here
         leaves no host behind.
         """
+
+    @abstractmethod
+    async def adopt(self, spec: HostSpec, address: Address, handle: str) -> Launched | None:
+        """The host that was started from `spec` by a launcher before us and listens at
+        `address`; None when it has ended.  Raises Error."""
 
     async def close(self) -> None:
         """Stop all hosts."""

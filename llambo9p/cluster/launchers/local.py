@@ -1,7 +1,7 @@
 """Starts hosts as processes of this machine.
 
-A host outlives its orchestrator, which may come back for it; when nobody does, it ends by
-itself (`--orphan-timeout`).  So it holds nothing of the orchestrator's but the pipe on
+A host outlives its orchestrator, which may come back for it (`adopt`); when nobody does, it
+ends by itself (`--orphan-timeout`).  So it holds nothing of the orchestrator's but the pipe on
 which it tells how its start goes, a line each: `loading PERCENT` while the model loads,
 then `listening ADDR`.  What else it says goes to its `Log`.
 
@@ -28,6 +28,7 @@ from ...net.address import Address, parse
 from ..config import Cluster
 from .base import HostSpec, Launched, Launcher, Progress, host_config
 from .log import Log, start_error, why
+from .orphan import Orphan
 
 _LOOK_S = 10.0
 """between looks at the sizes of logs"""
@@ -38,7 +39,11 @@ _PATH_BYTES = 107
 
 
 class LocalHost(Launched):
-    def __init__(self, spec: HostSpec, address: Address, process: Process, log: Log) -> None:
+    engine = "local"
+
+    def __init__(
+        self, spec: HostSpec, address: Address, process: Process | Orphan, log: Log
+    ) -> None:
         super().__init__(spec, address, asyncio.create_task(self._wait()))
         self._process = process
         self._log = log
@@ -53,6 +58,10 @@ class LocalHost(Launched):
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def handle(self) -> str:
+        return str(self.pid)
 
     @property
     def log(self) -> str:
@@ -77,19 +86,23 @@ class LocalLauncher(Launcher):
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:
-        config = self._prepare()
-        log = Log(self._directory / f"{spec.name}.log")
+        log = self._log_of(spec)
         timeout = self._config.state.orphan_timeout / 1000
-        with log.open() as stderr:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
-                *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
-                *self._listen(spec),
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        try:
+            config = self._prepare()
+            with log.open() as stderr:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
+                    *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
+                    *self._listen(spec),
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
+        except OSError as e:  # too many processes or files, a disk that is full
+            where = f"{e.filename}: " if e.filename else ""
+            raise Error(f"cannot start {spec.name}: {where}{e.strerror}") from e
         try:
             address = await _listening(process, progress)
             if address is None:
@@ -98,6 +111,16 @@ class LocalLauncher(Launcher):
             await _stop(process)
             raise
         return self._started(LocalHost(spec, address, process, log))
+
+    async def adopt(self, spec: HostSpec, address: Address, handle: str) -> Launched | None:
+        self._prepare()
+        orphan = Orphan.find(handle, ("--epoch", str(spec.epoch)))
+        if orphan is None:
+            if address.net == "unix":
+                with contextlib.suppress(OSError):
+                    (self._directory / Path(address.path).name).unlink()
+            return None
+        return self._started(LocalHost(spec, address, orphan, self._log_of(spec)))
 
     async def close(self) -> None:
         if self._looking is not None:
@@ -112,6 +135,9 @@ class LocalLauncher(Launcher):
         path = self._directory / "host.yaml"
         path.write_text(yaml.safe_dump(host_config(self._config)))
         return path
+
+    def _log_of(self, spec: HostSpec) -> Log:
+        return Log(self._directory / f"{spec.name}.log")
 
     def _listen(self, spec: HostSpec) -> list[str]:
         network = self._config.network
@@ -147,7 +173,7 @@ async def _listening(process: Process, progress: Progress) -> Address | None:
     return None
 
 
-async def _stop(process: Process) -> None:
+async def _stop(process: Process | Orphan) -> None:
     if process.returncode is None:
         _signal(process.terminate)
         try:

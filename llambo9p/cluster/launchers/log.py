@@ -57,8 +57,11 @@ class Log:
             return []
 
 
-def why(status: int, log: Log) -> str:
-    """Why a process ended, which did with `status`, negative for a signal."""
+def why(status: int | None, log: Log) -> str:
+    """Why a process ended, which did with `status`, negative for a signal, None when nobody
+    knows."""
+    if status is None:
+        return "host ended"
     lines = log.lines()
     if status < 0:
         name = {each.value: each.name for each in signal.Signals}.get(-status, f"signal {-status}")

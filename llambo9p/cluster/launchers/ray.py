@@ -37,6 +37,8 @@ from .log import Log, start_error, why
 _NAMESPACE = "llambo"
 _PLACE_S = 60.0
 """for Ray to find a place for a host"""
+_ADOPT_S = 5.0
+"""for an actor that may be lost to say whether its host runs"""
 _AGAIN_S = 0.2
 """to wait for Ray to forget an actor of the same name that has ended"""
 _STOP_S = 5.0
@@ -97,6 +99,10 @@ class HostActor:
             model = words[words.index("--model") + 1]
             return "", start_error(self._process.wait(), self._log, model)
 
+    def listens(self, epoch: int) -> str:
+        """Where the host of that epoch listens, "" when it is not here any more."""
+        return self._address if epoch == self._epoch and self._runs() else ""
+
     def ended(self, epoch: int) -> str:
         """Wait until the host of that epoch ends; why it did."""
         process = self._process
@@ -143,6 +149,8 @@ def _listen(ip: str, base_port: int, ports: int, certified: bool, insecure: bool
 
 
 class RayHost(Launched):
+    engine = "ray"
+
     def __init__(
         self, launcher: RayLauncher, spec: HostSpec, address: Address, actor: Any
     ) -> None:
@@ -163,6 +171,10 @@ class RayHost(Launched):
             return str(said.result())
         except Error as e:
             return str(e)
+
+    @property
+    def handle(self) -> str:
+        return self.spec.name
 
     @property
     def log(self) -> str:
@@ -202,8 +214,7 @@ class RayLauncher(Launcher):
         self._connecting = asyncio.Lock()
 
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:
-        async with self._connecting:
-            await asyncio.to_thread(_connect)
+        await self._connect()
         actor = await self._placed(spec)
         try:
             timeout = self._config.state.orphan_timeout / 1000
@@ -218,6 +229,19 @@ class RayLauncher(Launcher):
             ray.kill(actor, no_restart=True)
             raise
         host = self.newest[spec.name] = RayHost(self, spec, parse(address), actor)
+        return self._started(host)
+
+    async def adopt(self, spec: HostSpec, address: Address, handle: str) -> Launched | None:
+        await self._connect()
+        name = self._name(handle)
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, name, _NAMESPACE)
+            where = await asyncio.wait_for(_reply(actor.listens.remote(spec.epoch)), _ADOPT_S)
+        except (ValueError, TimeoutError):
+            return None
+        if not where:
+            return None
+        host = self.newest[spec.name] = RayHost(self, spec, parse(where), actor)
         return self._started(host)
 
     async def close(self) -> None:
@@ -249,7 +273,7 @@ class RayLauncher(Launcher):
 
     def _actor(self, name: str, need: dict[str, Any]) -> Any:
         options = {
-            "name": f"{self._config.network.cluster_id}/{name}",
+            "name": self._name(name),
             "namespace": _NAMESPACE,
             "get_if_exists": True,
             "lifetime": "detached",
@@ -260,6 +284,15 @@ class RayLauncher(Launcher):
         }
         actor = ray.remote(HostActor).options(**options, **need)
         return actor.remote(self._config.state.orphan_timeout / 1000)
+
+    def _name(self, host: str) -> str:
+        """Of its actor."""
+        return f"{self._config.network.cluster_id}/{host}"
+
+    async def _connect(self) -> None:
+        """Raises Error."""
+        async with self._connecting:
+            await asyncio.to_thread(_connect)
 
     def _resources(self, spec: HostSpec) -> dict[str, Any]:
         """Of all its workers; beyond one core Ray counts whole ones."""

@@ -23,37 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from llambo9p import errors
-from llambo9p.engine import gbnf, json_schema
-from llambo9p.engine.base import (
-    FinishReason,
-    Message,
-    ModelInfo,
-    Request,
-    SamplingParams,
-    Token,
-    Usage,
-    mean_logprob,
-)
+from llambo9p.api.request import InferenceRequest, InferenceResponse
+from llambo9p.engine.base import ModelInfo, Request, Token, Usage, mean_logprob
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
 from llambo9p.engine.scheduler import Failed, Finished, Scheduler, Tokens
-
-__all__ = [
-    "Context",
-    "InferenceRequest",
-    "InferenceResponse",
-    "Message",
-    "Model",
-    "ModelInfo",
-    "ModelParams",
-    "Usage",
-    "infer",
-]
-
-_DEFAULT = SamplingParams()
 
 
 class _Freeable(abc.ABC):
@@ -194,7 +171,7 @@ class Context(_Freeable):
     def infer_all(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse]:
         """The answers, in this order, decoded `n_seq` at once.  The first request that fails
         ends them all with what `infer` would raise."""
-        asked = [request._for_engine() for request in requests]
+        asked = [request.for_engine() for request in requests]
         with self._in_use():
             try:
                 return self._answers(asked)
@@ -239,92 +216,6 @@ class Context(_Freeable):
                     case Failed(_, error):
                         raise error
         return [answers[request].response() for request in asked]
-
-@dataclass(slots=True)
-class InferenceRequest:
-    """A prompt, and how to answer it; the settings are those of a conversation's `ctl`."""
-
-    prompt: str | Sequence[Message] = ""
-    """a user's turn, or all turns of a chat; in mode `complete` a text to continue"""
-    max_tokens: int = _DEFAULT.max_tokens
-    temperature: float = _DEFAULT.temperature
-    top_p: float = _DEFAULT.top_p
-    top_k: int = _DEFAULT.top_k
-    min_p: float = _DEFAULT.min_p
-    repeat_penalty: float = _DEFAULT.repeat_penalty
-    seed: int | None = _DEFAULT.seed
-    stop: Sequence[str] = _DEFAULT.stop
-    grammar: str = ""
-    """GBNF that the answer follows"""
-    schema: str = ""
-    """a JSON schema that it satisfies, as text"""
-    logprobs: bool = False
-    """whether the response has a `mean_logprob`"""
-    mode: Literal["chat", "complete"] = "chat"
-    ctx: Context | None = field(default=None, repr=False)
-    """where the function `infer` decodes it"""
-
-    def _for_engine(self) -> Request:
-        if isinstance(self.stop, str):
-            raise errors.InvalidArgument("stop must be strings, as a list or a tuple")
-        if self.grammar and self.schema:
-            raise errors.InvalidArgument("a request has a grammar or a schema, not both")
-        if self.grammar:
-            gbnf.check(self.grammar)
-        if self.schema:
-            json_schema.check(self.schema)
-        params = SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=self.seed,
-            stop=tuple(self.stop),
-            grammar=self.grammar,
-            schema=self.schema,
-            logprobs=int(self.logprobs),
-        )
-        return Request(self._turns(), params, overflow="error")
-
-    def _turns(self) -> tuple[Message, ...] | str:
-        if self.mode == "chat":
-            prompt = self.prompt
-            return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-        if self.mode != "complete":
-            raise errors.InvalidArgument(f"mode must be chat or complete, not {self.mode}")
-        if not isinstance(self.prompt, str):
-            raise errors.InvalidArgument("in mode complete the prompt is a text, not messages")
-        return self.prompt
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceResponse:
-    """An answer that is complete."""
-
-    text: str
-    tokens: list[int] = field(repr=False)
-    """as they were sampled, those of a stop string too"""
-    usage: Usage = field(repr=False)
-    """what it took, in full"""
-    mean_logprob: float | None = None
-    """the mean, over its tokens, of the natural logarithm of the probability that the model
-    gave them; None for an answer without tokens, and when it was not asked for"""
-
-    @property
-    def token_count(self) -> int:
-        return self.usage.completion_tokens
-
-    @property
-    def completion_time(self) -> float:
-        """Milliseconds from the call to the last token."""
-        return self.usage.total_ms
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        return self.usage.finish_reason
-
 
 def infer(request: InferenceRequest) -> InferenceResponse:
     """`Context.infer` of the context that `request.ctx` names."""

@@ -1,0 +1,104 @@
+"""What is asked and what is answered, in this process or by a cluster.  Neither needs llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from llambo9p import errors
+from llambo9p.engine import gbnf, json_schema, sampling
+from llambo9p.engine.base import FinishReason, Message, Request, SamplingParams, Usage
+
+if TYPE_CHECKING:
+    from llambo9p.api.model import Context
+
+_DEFAULT = SamplingParams()
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """A prompt, and how to answer it; the settings are those of a conversation's `ctl`."""
+
+    prompt: str | Sequence[Message] = ""
+    """a user's turn, or all turns of a chat; in mode `complete` a text to continue"""
+    max_tokens: int = _DEFAULT.max_tokens
+    temperature: float = _DEFAULT.temperature
+    top_p: float = _DEFAULT.top_p
+    top_k: int = _DEFAULT.top_k
+    min_p: float = _DEFAULT.min_p
+    repeat_penalty: float = _DEFAULT.repeat_penalty
+    seed: int | None = _DEFAULT.seed
+    stop: Sequence[str] = _DEFAULT.stop
+    grammar: str = ""
+    """GBNF that the answer follows"""
+    schema: str = ""
+    """a JSON schema that it satisfies, as text"""
+    logprobs: bool = False
+    """whether the response has a `mean_logprob`"""
+    mode: Literal["chat", "complete"] = "chat"
+    ctx: Context | None = field(default=None, repr=False)
+    """where the function `infer` decodes it; nodes and clusters do not look at it"""
+
+    def for_engine(self) -> Request:
+        """As engines take it.  Raises InvalidArgument for what makes no sense."""
+        if isinstance(self.stop, str):
+            raise errors.InvalidArgument("stop must be strings, as a list or a tuple")
+        if self.grammar and self.schema:
+            raise errors.InvalidArgument("a request has a grammar or a schema, not both")
+        if self.grammar:
+            gbnf.check(self.grammar)
+        if self.schema:
+            json_schema.check(self.schema)
+        params = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=self.seed,
+            stop=tuple(self.stop),
+            grammar=self.grammar,
+            schema=self.schema,
+            logprobs=int(self.logprobs),
+        )
+        sampling.check(params)
+        return Request(self._turns(), params, overflow="error")
+
+    def _turns(self) -> tuple[Message, ...] | str:
+        if self.mode == "chat":
+            prompt = self.prompt
+            return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        if self.mode != "complete":
+            raise errors.InvalidArgument(f"mode must be chat or complete, not {self.mode}")
+        if not isinstance(self.prompt, str):
+            raise errors.InvalidArgument("in mode complete the prompt is a text, not messages")
+        return self.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """An answer that is complete."""
+
+    text: str
+    tokens: list[int] = field(repr=False)
+    """as they were sampled, those of a stop string too"""
+    usage: Usage = field(repr=False)
+    """what it took, in full"""
+    mean_logprob: float | None = None
+    """the mean, over its tokens, of the natural logarithm of the probability that the model
+    gave them; None for an answer without tokens, and when it was not asked for"""
+
+    @property
+    def token_count(self) -> int:
+        return self.usage.completion_tokens
+
+    @property
+    def completion_time(self) -> float:
+        """Milliseconds from the call to the last token."""
+        return self.usage.total_ms
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.usage.finish_reason

@@ -1,0 +1,105 @@
+"""What users see of the workers: in each one's root the trees as he may look into them, and in
+his `nodes` a file of attributes for each.
+
+Users other than the owner have a mount of their own, over a connection of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from ..errors import PermissionDenied
+from ..fs.tree import Directory, TextFile, Tree
+from .host import Host, Worker
+from .remote import Mount
+
+
+class Views:
+    """See the module.  The owner of `tree` is the first user."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._roots: dict[str, tuple[Directory, Directory]] = {}
+        """root and `nodes` of each user"""
+
+    def add(
+        self, user: str, root: Directory, nodes: Directory, workers: Iterable[Worker]
+    ) -> None:
+        """One more user, who sees all `workers`."""
+        self._roots[user] = root, nodes
+        for worker in workers:
+            self._show(worker, user)
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything of that name."""
+        root, _ = self._roots[self._tree.owner]
+        return root.find(name) is not None
+
+    def show(self, worker: Worker) -> None:
+        for user in self._roots:
+            self._show(worker, user)
+
+    def hide(self, worker: Worker) -> None:
+        """And unmount it for everybody."""
+        for root, nodes in self._roots.values():
+            root.discard(worker.name)
+            nodes.discard(worker.name)
+        for mount in worker.mounts.values():
+            mount.unmount()
+
+    def renew(self, host: Host, user: str) -> None:
+        """His connection is gone.  What he has open on it has failed; he sees the host's
+        trees anew."""
+        root, _ = self._roots[user]
+        for worker in host.workers.values():
+            root.discard(worker.name)
+            worker.mounts[user].unmount()
+            self._show_mount(worker, user)
+
+    def _show(self, worker: Worker, user: str) -> None:
+        _, nodes = self._roots[user]
+        nodes.add(TextFile(self._tree, worker.name, lambda: text(worker)))
+        self._show_mount(worker, user)
+
+    def _show_mount(self, worker: Worker, user: str) -> None:
+        root, _ = self._roots[user]
+        mount = worker.mount
+        if user != self._tree.owner:
+            host = worker.host
+            aname = host.aname(worker.there) if mount.of_worker else ""
+            refusal = None
+            if host.address.net == "tcp":
+                refusal = PermissionDenied(
+                    f"{PermissionDenied.ename}: {worker.name} is mounted over plain TCP, which "
+                    "does not tell one user from another"
+                )
+            mount = Mount(
+                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
+            )
+        mount.parent = root
+        worker.mounts[user] = mount
+        root.add(mount)
+
+
+def text(worker: Worker) -> str:
+    """`attr value` lines."""
+    host = worker.host
+    attrs = {
+        "id": worker.name,
+        "addr": host.address,
+        "type": host.type,
+        "state": "draining" if worker.drained else worker.state,
+        "model": host.model,
+        "capacity": worker.capacity,
+        "load": worker.active,
+        "queued": worker.queued,
+        "requests": worker.requests,
+        "tokens": worker.tokens,
+        "errors": worker.errors,
+        "heartbeat": f"{host.heartbeat:.3f}",
+        "epoch": host.epoch or 0,
+        "health": worker.health.value,
+        "circuit": worker.breaker.circuit(asyncio.get_running_loop().time()).value,
+    }
+    return "".join(f"{name} {value}\n" for name, value in attrs.items())
