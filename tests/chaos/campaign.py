@@ -112,9 +112,12 @@ async def _run(plan: Plan, cluster: ChaosCluster, rng: random.Random) -> Found:
         for _ in range(plan.clients)
     ]
     running = [asyncio.create_task(client.run()) for client in clients]
+    operating = asyncio.create_task(cluster.operate(random.Random(rng.random())))
     troubles = await make_trouble(
         cluster.hosts, random.Random(rng.random()), plan.seconds, plan.spared, plan.pause
     )
+    operating.cancel()
+    await asyncio.wait([operating])
     for client in clients:
         client.stop()
     await asyncio.gather(*running)

@@ -107,6 +107,7 @@ class ChaosClient:
             (self._converse, 8),
             (self._ask_once, 8),
             (self._ask_worker, 4),
+            (self._fuse, 1),
             (self._leave, 2),
             (self._look, 2),
         ]
@@ -148,10 +149,8 @@ class ChaosClient:
     async def _converse_at(self, place: str, failed: Counter[str]) -> None:
         """In a new conversation: some turns, each of which knows those before."""
         files = await self._connected()
-        clone = await in_time(files.open(f"{place}clone", c.ORDWR), f"{place}clone")
+        clone, number = await self._clone(files, place)
         try:
-            number = (await in_time(clone.read(0), "clone's number")).decode().strip()
-            await in_time(clone.write(self._settings.encode()), "settings")
             history: list[str] = []
             for _ in range(self._rng.randint(1, 4)):
                 if not await self._turn(files, f"{place}{number}/", clone, history, failed):
@@ -240,51 +239,75 @@ class ChaosClient:
 
     async def _ask_worker(self) -> None:
         """In the tree of a worker, by its name."""
+        worker = await self._some_worker(await self._connected())
+        if worker is not None:
+            how = self._converse_at if self._rng.random() < 0.5 else self._query_at
+            await how(f"{worker}/", self._count.failed_there)
+
+    async def _query_at(self, place: str, failed: Counter[str]) -> None:
+        """One-shots of a new conversation."""
         files = await self._connected()
-        names = [name for name in await in_time(files.ls("nodes"), "nodes") if name[-1].isdigit()]
-        if not names:
-            return
-        worker = self._rng.choice(names)
-        if self._rng.random() < 0.5:
-            await self._converse_at(f"{worker}/", self._count.failed_there)
-            return
-        clone = await in_time(files.open(f"{worker}/clone", c.ORDWR), f"{worker}/clone")
+        clone, number = await self._clone(files, place)
         try:
-            number = (await in_time(clone.read(0), "clone's number")).decode().strip()
-            await in_time(clone.write(self._settings.encode()), "settings")
-            await self._data(files, f"{worker}/{number}/data", self._count.failed_there)
+            await self._data(files, f"{place}{number}/data", failed)
         finally:
             clone.forget()
 
+    async def _fuse(self) -> None:
+        """Ask three workers, of whose answers one is taken: all say the same."""
+        await self._query_at("fusion/", self._count.failed)
+
     async def _leave(self) -> None:
-        """Ask, and hang up in the middle of the answer, or of the question."""
+        """Ask, and hang up in the middle of the answers, or of the question."""
         files = await self._connected()
         prompt = self._prompt(self._rng)
         data = await in_time(files.open("data", c.ORDWR), "data")
-        clone = await in_time(files.open("clone", c.ORDWR), "clone")
         await in_time(data.write(prompt.encode()), "data: write")
         if self._rng.random() < 0.7:
-            self._count.asked += 1
-            number = (await in_time(clone.read(0), "clone's number")).decode().strip()
-            await in_time(files.write(f"{number}/prompt", prompt), "prompt")
-            self._count.asked += 1
-            pending = reading(data)
+            worker = await self._some_worker(files)
+            place = f"{worker}/" if worker is not None and self._rng.random() < 0.5 else ""
+            _, number = await self._clone(files, place)
+            await in_time(files.write(f"{place}{number}/prompt", prompt), "prompt")
+            out = await in_time(files.open(f"{place}{number}/out"), "out")
+            pending = [reading(data), reading(out, 10**6)]
             await asyncio.sleep(self._rng.uniform(0, 0.5))
+            self._count.asked += 2
             self._count.left += 2
             self._hang_up()
-            await asyncio.gather(pending, return_exceptions=True)
+            await asyncio.gather(*pending, return_exceptions=True)
         self._hang_up()
 
     async def _look(self) -> None:
         """At files that operators look at, and at some that may be gone."""
         files = await self._connected()
-        for path in self._rng.sample(("status", "metrics", "balancer", "health"), 2):
+        for path in self._rng.sample(("status", "metrics", "balancer", "health", "config"), 2):
             await in_time(files.read(path), path)
-        names = await in_time(files.ls("nodes"), "nodes")
-        if names:
-            worker = self._rng.choice(names)
+        events = await in_time(files.open("events"), "events")
+        try:
+            watching = reading(events)
+            await asyncio.wait([watching], timeout=self._rng.uniform(0, 0.5))
+            watching.cancel()
+            worker = await self._some_worker(files)
             for path in (f"nodes/{worker}", f"{worker}/status"):
                 await in_time(files.read(path), path)
+        finally:
+            events.forget()
+
+    async def _some_worker(self, files: Files) -> str | None:
+        names = await in_time(files.ls("nodes"), "nodes")
+        return self._rng.choice(names) if names else None
+
+    async def _clone(self, files: Files, place: str) -> tuple[RemoteOpen, str]:
+        """A new conversation with our settings: its `ctl`, and its number."""
+        clone = await in_time(files.open(f"{place}clone", c.ORDWR), f"{place}clone")
+        try:
+            number = (await in_time(clone.read(0), "clone's number")).decode().strip()
+            settings = self._settings + ("strategy best-of-n\n" if place == "fusion/" else "")
+            await in_time(clone.write(settings.encode()), "settings")
+        except BaseException:
+            clone.forget()
+            raise
+        return clone, number
 
     async def _read(
         self, file: RemoteOpen, offset: int = 0, stop_after: int | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 import signal
 from collections import Counter
@@ -31,6 +32,7 @@ cluster:
 WORKERS = 2
 """of each host"""
 CONTEXT = 4096
+STRATEGIES = "least-loaded", "round-robin", "affinity", "random"
 STEP_S, SLOW_STEP_S = 0.005, 0.02
 """of a simulated engine; the first host is slow"""
 SAMPLES = 5
@@ -127,6 +129,25 @@ class ChaosCluster:
                 await host.kill()
         for proxy in self._proxies:
             await proxy.close()
+
+    async def operate(self, rng: random.Random) -> None:
+        """Drain workers for a while, and change the strategy, until cancelled; then all is
+        resumed."""
+        try:
+            while True:
+                await asyncio.sleep(rng.uniform(0.5, 3))
+                await self._do(f"strategy {rng.choice(STRATEGIES)}")
+                name = rng.choice(await self.files.ls("nodes"))
+                await self._do(f"drain {name}")
+                await asyncio.sleep(rng.uniform(0, 3))
+                await self._do(f"resume {name}")
+        finally:
+            for name in await self.files.ls("nodes"):
+                await self._do(f"resume {name}")
+
+    async def _do(self, verb: str) -> None:
+        with contextlib.suppress(Error):  # the worker may be lost
+            await self.files.write("ctl", verb)
 
     # -- what can be seen -----------------------------------------------------------
 
