@@ -289,7 +289,9 @@ async def test_a_long_prompt_goes_where_it_fits() -> None:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package with strategies, as pip would install it: README's, which is the seed's custom
     load balancer, and some that cannot be used."""
-    [by_length] = re.findall(r"^```python\n([^`]*class ByLength[^`]*)^```$", README, re.MULTILINE)
+    [by_length] = re.findall(
+        r"^```python\n([^`]*class ByLength\(LeastLoaded\)[^`]*)^```$", README, re.MULTILINE
+    )
     (tmp_path / "by_length.py").write_text(
         f"{by_length}\n\n"
         "class Broken(LeastLoaded):\n"

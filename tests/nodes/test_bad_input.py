@@ -117,7 +117,7 @@ def test_state_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
     said = run(
         "orchestrator", "--listen", "tcp!127.0.0.1!0", "--state", str(tmp_path / "state")
     )
-    assert "is not a regular file" in said
+    assert "it is a symbolic link" in said
     assert (tmp_path / "target").read_text() == "precious"
 
 
