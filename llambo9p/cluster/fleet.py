@@ -268,11 +268,15 @@ class Fleet:
         self._events.emit("host.started", host=host.address, type=spec.type, log=launched.log)
         return host
 
-    async def _grow(self, host: Host, part: Part) -> None:
-        """More workers on a host, or when that fails or is flushed none of them."""
+    async def _grow(self, host: Host, part: Part, instead: Worker | None = None) -> None:
+        """More workers on a host, or the one `instead` of another; when that fails or is
+        flushed none of them."""
         try:
             await host.write("ctl", f"grow {part.count} {part.first}")
-            await self._members.mount_workers(host, part.names)
+            if instead is None:
+                await self._members.mount_workers(host, part.names)
+            else:
+                await self._members.mount_instead(host, instead)
         except BaseException:
             await self._undo(host, part)
             raise
@@ -448,7 +452,7 @@ class Fleet:
         for host in self._open(spec.type, engine, model):
             if each is None or len(host.workers) < each:
                 async with self._drained([worker]):
-                    await self._move_to(host, worker, number)
+                    await self._grow(host, Part(host, number, 1), worker)
                 return
         launcher = self._launcher_of(engine)
         spec = replace(
@@ -467,15 +471,6 @@ class Fleet:
             await launched.stop()
             raise
         self._keep(host, launched, engine, launcher)
-
-    async def _move_to(self, host: Host, worker: Worker, number: int) -> None:
-        await host.write("ctl", f"grow 1 {number}")
-        try:
-            await self._members.mount_instead(host, worker)
-        except BaseException:
-            with contextlib.suppress(Error):  # the host may be lost
-                await host.write(f"{worker.name}/ctl", "shutdown")
-            raise
 
     @contextlib.asynccontextmanager
     async def _drained(self, workers: Sequence[Worker]) -> AsyncIterator[None]:

@@ -24,7 +24,7 @@ from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
 from .balancer import UNKNOWN
-from .health import Breaker, Health, Pulse
+from .health import Breaker, Circuit, Health, Pulse
 from .launchers.base import Launched
 from .offer import Offer
 from .remote import Mount
@@ -64,6 +64,11 @@ class Worker:
     """it has a worker's files"""
     drained: bool = False
     """by us, without a word to whoever it is"""
+
+    @property
+    def circuit(self) -> Circuit:
+        """Now."""
+        return self.breaker.circuit(asyncio.get_running_loop().time())
 
     def told(self, state: str, *numbers: str) -> None:
         """What its host said of it.  Raises ValueError for nonsense."""

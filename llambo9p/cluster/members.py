@@ -197,42 +197,43 @@ class Members:
         names = kept | naming.assign(others, self.is_free, first)
         reserved = set(names.values()) - self._reserved
         self._reserved |= reserved
-        mounts: dict[str, Mount] = {}
         try:
-            for name in new:
-                mounts[name] = await self._attached(host, names[name], name)
-            for name in new:
-                self._check_free(names[name])
-            if host.lost:
-                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
+            replaced = await self._mount_all(host, {name: names[name] for name in new}, slots)
         except BaseException:
-            for mount in mounts.values():
-                mount.unmount()
             if before is not None:
                 before.kept = were_kept
             raise
         finally:
             self._reserved -= reserved
-        host.has_workers_file = True
-        replaced = [self._put(host, mount, name, slots) for name, mount in mounts.items()]
         await self._remove_replaced(host, replaced)
-        host.lines = frozenset(host.workers)  # of which nothing is known
 
     async def mount_instead(self, host: Host, worker: Worker) -> None:
         """Mount the worker of that name that `host` has, and no longer the one of ours, which
         is to be ended by `end_replaced`."""
         slots = await host.learn()
-        mount = await self._attached(host, worker.name, worker.name, worker)
+        await self._mount_all(host, {worker.name: worker.name}, slots, worker)
+
+    async def _mount_all(
+        self, host: Host, names: dict[str, str], slots: int, instead: Worker | None = None
+    ) -> list[Host | None]:
+        """Mount workers of a host, all or none; `names` are its names -> ours.  Returns what
+        `_put` does of each."""
+        mounts: dict[str, Mount] = {}
         try:
-            self._check_free(worker.name, worker)
+            for there, name in names.items():
+                mounts[there] = await self._attached(host, name, there, instead)
+            for name in names.values():
+                self._check_free(name, instead)  # which we have waited for
             if host.lost:
                 raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
-        except Error:
-            mount.unmount()
+        except BaseException:
+            for mount in mounts.values():
+                mount.unmount()
             raise
         host.has_workers_file = True
-        self._put(host, mount, worker.name, slots)
-        host.lines = frozenset(host.workers)
+        replaced = [self._put(host, mount, there, slots) for there, mount in mounts.items()]
+        host.lines = frozenset(host.workers)  # of which nothing is known
+        return replaced
 
     async def end_replaced(self, worker: Worker) -> None:
         """End a worker whose name another one has now, and its host if that was its last."""
@@ -547,9 +548,9 @@ class Members:
         if isinstance(error, _NOT_THE_WORKERS) or worker.host.lost:
             return
         loop = asyncio.get_running_loop()
-        was_open = worker.breaker.circuit(loop.time()) is Circuit.OPEN
+        was_open = worker.circuit is Circuit.OPEN
         worker.breaker.failed(loop.time())
-        if not was_open and worker.breaker.circuit(loop.time()) is Circuit.OPEN:
+        if not was_open and worker.circuit is Circuit.OPEN:
             log.warning("%s fails: %s", worker.name, error)
             self._judge(worker)
             loop.call_at(worker.breaker.until + _A_MOMENT_S, self._judge, worker)
@@ -560,9 +561,6 @@ class Members:
         if worker.health is Health.DEGRADED:
             self._judge(worker)
 
-    def circuit(self, worker: Worker) -> Circuit:
-        return worker.breaker.circuit(asyncio.get_running_loop().time())
-
     def _health_of(self, worker: Worker) -> Health:
         if worker.host.lost:
             return Health.LOST
@@ -570,7 +568,7 @@ class Members:
             return Health.DRAINING
         if worker.answers and not worker.capacity:
             return Health.DEGRADED
-        if self.circuit(worker) is Circuit.OPEN:
+        if worker.circuit is Circuit.OPEN:
             return Health.DEGRADED
         return worker.host.pulse.health
 

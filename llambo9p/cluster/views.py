@@ -6,7 +6,6 @@ Users other than the owner have a mount of their own, over a connection of their
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from ..errors import PermissionDenied
@@ -100,6 +99,6 @@ def text(worker: Worker) -> str:
         "heartbeat": f"{host.heartbeat:.3f}",
         "epoch": host.epoch or 0,
         "health": worker.health.value,
-        "circuit": worker.breaker.circuit(asyncio.get_running_loop().time()).value,
+        "circuit": worker.circuit.value,
     }
     return "".join(f"{name} {value}\n" for name, value in attrs.items())

@@ -358,18 +358,18 @@ async def test_a_worker_that_fails_repeatedly_is_passed_over_and_tried_again(
         bad = members.workers["worker-0000"]
         for _ in range(10):
             members.failed(bad, Busy())  # that is no fault of its own
-        assert members.circuit(bad) is Circuit.CLOSED
+        assert bad.circuit is Circuit.CLOSED
         for _ in range(FAILURES):
             members.failed(bad, WorkerLost())
         assert (await files.attrs("nodes/worker-0000"))["circuit"] == "open"
         assert await nodes(files) == {"worker-0000": "degraded", "worker-0001": "healthy"}
         await until(lambda: members.counts[Health.HEALTHY] == 2)
-        assert members.circuit(bad) is Circuit.HALF_OPEN
+        assert bad.circuit is Circuit.HALF_OPEN
         await query(files, "one")
         await query(files, "two")
         assert host.host.workers["worker-0000"].requests == 1
         members.succeeded(bad)
-        assert members.circuit(bad) is Circuit.CLOSED
+        assert bad.circuit is Circuit.CLOSED
 
 
 @story
