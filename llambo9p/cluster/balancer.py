@@ -297,13 +297,15 @@ class Balancer:
         return Error(f"strategy {self.strategy}: {error!r}")
 
     def _note_room(self, host: HostLoad) -> None:
-        if host.full or not host.workers:
-            self._with_room.discard(host)
-        else:
+        has_room = host.workers > 0 and not host.full
+        if has_room == (host in self._with_room):
+            return
+        if has_room:
             self._with_room.add(host)
-        if self._queue is not None:
-            for pool in self._pools.values():
-                pool.note_room(host)
+        else:
+            self._with_room.discard(host)
+        for pool in self._pools.values():
+            pool.note_room(host)
 
     def finished(self, work: Work, usage: Usage | None = None) -> None:
         """The end of what `choose` or `started` began, with what the worker said of it if
