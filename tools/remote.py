@@ -21,7 +21,7 @@ from py9p.messages import Dir, NinePError, Rattach, Tattach
 from py9p.native import decode_dir
 
 from llambo9p.net.address import Address
-from llambo9p.net.sockets import explain
+from llambo9p.net.sockets import blocking, explain
 
 from .certificate import tls_for
 from .failure import Failure
@@ -213,17 +213,8 @@ class RemoteFile:
 
 
 def _connect(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
-    if address.net == "unix":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(_ANSWER_S)
-        try:
-            sock.connect(address.path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    sock = socket.create_connection((address.host, address.port), timeout=_ANSWER_S)
-    if tls is None:
+    sock = blocking(address, _ANSWER_S)
+    if tls is None or address.net == "unix":
         return sock
     try:
         return tls.wrap_socket(sock, server_hostname=address.host)

@@ -7,13 +7,11 @@ whatever was asked over it.
 
 from __future__ import annotations
 
-import socket
-from types import TracebackType
 from typing import Self, TypeVar
 
 from llambo9p.errors import Error, NotFound, WorkerLost, from_ename
 from llambo9p.net.address import Address
-from llambo9p.net.sockets import explain
+from llambo9p.net.sockets import blocking, explain
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.client import ClientConn
@@ -40,7 +38,7 @@ class Connection:
         self._iounits: dict[int, int] = {}
         """of the fids that are open"""
         try:
-            self._socket = _connected(address)
+            self._socket = blocking(address)
         except (OSError, UnicodeError) as e:
             raise WorkerLost(f"{WorkerLost.ename}: {address}: {explain(e)}") from e
         try:
@@ -56,12 +54,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     # -- files: each raises the server's error, and WorkerLost when there is no server any more --
@@ -131,15 +124,3 @@ class Connection:
                 raise ConnectionResetError("connection closed")
             for _, reply in self._conn.receive(data):
                 return reply
-
-
-def _connected(address: Address) -> socket.socket:
-    if address.net == "unix":
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.connect(address.path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    return socket.create_connection((address.host, address.port))

@@ -1,6 +1,6 @@
 """How an `Address` becomes sockets: the one place where transports are made.
 
-Every failure is an `errors.Error` that names the address.
+Every failure is an `errors.Error` that names the address, but for `blocking`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ async def connect(
     except (OSError, UnicodeError) as e:
         raise WorkerLost(f"cannot connect to {address}: {explain(e)}") from e
     return protocol
+
+
+def blocking(address: Address, timeout: float | None = None) -> socket.socket:
+    """A connected socket for who has no event loop, without TLS; `timeout` is in seconds, for
+    this and all that is done with it.  Raises OSError and UnicodeError, which `explain` puts into
+    words."""
+    if address.net != "unix":
+        return socket.create_connection((address.host, address.port), timeout)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(address.path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 HANDSHAKES = 256
