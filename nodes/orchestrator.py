@@ -93,7 +93,7 @@ def main(
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
-        orchestrator.monitor.metrics.add(Held(server, limits))
+        orchestrator.monitor.metrics.register(Held(server, limits))
         exporter = Exporter(orchestrator.monitor.page)
         monitoring = config.monitoring
         try:

@@ -184,7 +184,7 @@ def main(
                 first_path=process.first_path(),
                 epoch=started,
             )
-            host.metrics.add(Held(server, limits))
+            host.metrics.register(Held(server, limits))
             host.grow(count, first)
             _tell(f"listening {address}")
             if orphan_timeout is not None:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Histogram, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -217,18 +217,11 @@ class Metrics(Collector):
     def __init__(self, tally: Tally, now: Callable[[], Now]) -> None:
         self._tally = tally
         self._now = now
-        self._others: list[Collector] = [ProcessCollector(registry=None)]
-
-    def add(self, other: Collector) -> None:
-        """Tell what that one tells, too."""
-        self._others.append(other)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()
         yield from self._gauges(self._now())
         yield from self._tally.histograms()
-        for other in self._others:
-            yield from other.collect()
 
     def _counters(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import yaml
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from ..engine.base import Engine
@@ -43,7 +44,10 @@ class Monitor:
         self._balancer = balancer
         self._engine = engine
         self._events = events
-        self.metrics = Metrics(tally, self.now)
+        self._own = Metrics(tally, self.now)
+        self.metrics = CollectorRegistry()
+        self.metrics.register(self._own)
+        ProcessCollector(registry=self.metrics)
 
     def now(self) -> Now:
         workers = [w for w in self._members.workers.values() if w.answers]
@@ -92,7 +96,7 @@ class Monitor:
         for name, text in (
             ("health", self.health),
             ("metrics", lambda: exposition.prometheus(self.metrics)),
-            ("metrics.legacy", self.metrics.legacy),
+            ("metrics.legacy", self._own.legacy),
             ("metrics.json", lambda: exposition.as_json(self.metrics)),
         ):
             root.add(TextFile(tree, name, text))

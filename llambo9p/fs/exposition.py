@@ -1,21 +1,20 @@
 """Metrics as texts: Prometheus's format, and JSON.
 
-A `Collector` says what there is; what it means is its own business.
+The collectors of a registry say what there is; what it means is their own business.
 """
 
 from __future__ import annotations
 
 import json
 
-from prometheus_client import generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, generate_latest
 
 
-def prometheus(collector: Collector) -> str:
-    return generate_latest(collector).decode()
+def prometheus(registry: CollectorRegistry) -> str:
+    return generate_latest(registry).decode()
 
 
-def as_json(collector: Collector) -> str:
+def as_json(registry: CollectorRegistry) -> str:
     """`{NAME: {"type", "help", "samples": [{"name", "labels", "value"}]}}`, where a histogram
     has a sample for each bucket, as in Prometheus's format."""
     families = {
@@ -27,6 +26,6 @@ def as_json(collector: Collector) -> str:
                 for sample in family.samples
             ],
         }
-        for family in collector.collect()
+        for family in registry.collect()
     }
     return json.dumps(families, indent=1) + "\n"

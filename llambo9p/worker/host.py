@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from prometheus_client import CollectorRegistry
+
 from ..conversation.limits import Limits
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound, Stale
@@ -58,7 +60,8 @@ class Host:
         self._next = 0
         self._shutdown = shutdown
         self._limits = limits or Limits()
-        self.metrics = Metrics(lambda: engine.load, lambda: len(self.workers))
+        self.metrics = CollectorRegistry()
+        self.metrics.register(Metrics(lambda: engine.load, lambda: len(self.workers)))
         self._tree = Tree(first=first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
         """each user's tree, by name"""

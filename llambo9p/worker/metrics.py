@@ -21,11 +21,6 @@ class Metrics(Collector):
     def __init__(self, load: Callable[[], Load], workers: Callable[[], int]) -> None:
         self._load = load
         self._workers = workers
-        self._others: list[Collector] = []
-
-    def add(self, other: Collector) -> None:
-        """Tell what that one tells, too."""
-        self._others.append(other)
 
     def collect(self) -> Iterator[Metric]:
         load = self._load()
@@ -50,5 +45,3 @@ class Metrics(Collector):
             ("llambo_decode_steps", "Calls of llama_decode.", load.steps),
         ):
             yield CounterMetricFamily(name, text, value)
-        for other in self._others:
-            yield from other.collect()
