@@ -15,10 +15,10 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import stat
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -72,7 +72,7 @@ class LocalHost(Launched):
         await asyncio.wait((self.ended,))
 
     async def kill(self) -> None:
-        _signal(self._process.kill)
+        _signal(self._process, signal.SIGKILL)
         await asyncio.wait((self.ended,))
 
 
@@ -175,17 +175,22 @@ async def _listening(process: Process, progress: Progress) -> Address | None:
 
 async def _stop(process: Process | Orphan) -> None:
     if process.returncode is None:
-        _signal(process.terminate)
+        _signal(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), _STOP_S)
         except TimeoutError:
-            _signal(process.kill)
+            _signal(process, signal.SIGKILL)
             await process.wait()
 
 
-def _signal(send: Callable[[], None]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended
-        send()
+def _signal(process: Process | Orphan, number: signal.Signals) -> None:
+    """Not by asyncio's `send_signal`: that looks first whether it has ended, and so may take its
+    status from who waits for that."""
+    if isinstance(process, Orphan):
+        process.send(number)
+    elif process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(process.pid, number)
 
 
 def _make_private(directory: Path) -> None:
