@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
-
 import click
 
 
 class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr.  The line says what
     went wrong and, where that helps, what to do next."""
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"llamboctl: {self.message}", file=file, err=file is None)

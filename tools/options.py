@@ -1,20 +1,42 @@
-"""The options that several commands of llamboctl take, and the cluster that they mean."""
+"""The options that commands share, and the cluster that they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from .explain import Explained
+from .remote import Remote
+from .tree import Tree
 from .which_cluster import Cluster, find
 
 _Command = Callable[..., Any]
 
 
+@dataclass(slots=True)
+class _Chosen:
+    """By options that stand anywhere on the command line."""
+
+    addr: str | None = None
+    tell: Callable[[str], None] | None = None
+    """with --explain, what the lines are given to"""
+
+
+def _chosen() -> _Chosen:
+    chosen: _Chosen = click.get_current_context().find_root().ensure_object(_Chosen)
+    return chosen
+
+
 def _remember_address(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value:
-        ctx.find_root().obj = value
+        ctx.find_root().ensure_object(_Chosen).addr = value
 
 
 def addr_option(command: _Command) -> _Command:
@@ -29,9 +51,64 @@ def addr_option(command: _Command) -> _Command:
     )(command)
 
 
+def _explain(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """What the command itself would print, it has read from nowhere: it is not shown."""
+    if not value:
+        return
+    out = sys.stdout
+
+    def tell(line: str) -> None:
+        click.echo(line.encode("utf-8", "surrogateescape"), file=out)
+
+    ctx.ensure_object(_Chosen).tell = tell
+    ctx.with_resource(_silence())
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+        yield
+
+
+explain_option = click.option(
+    "--explain",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Do nothing; print as lines of sh what the command does to a mounted tree.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def cluster() -> Cluster:
     """The cluster of the command that runs.  Raises Failure."""
-    return find(click.get_current_context().find_root().obj)
+    return find(_chosen().addr)
+
+
+def explaining() -> bool:
+    return _chosen().tell is not None
+
+
+def connect() -> Tree:
+    """The tree of the command that runs.  Raises Failure."""
+    tell = _chosen().tell
+    return Remote(cluster().address) if tell is None else Explained(tell)
+
+
+def beyond_files(what: str) -> Callable[[_Command], _Command]:
+    """For a command that is not made of file operations: `what` says of what it is."""
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def explained(*args: Any, **kwargs: Any) -> Any:
+            tell = _chosen().tell
+            if tell is not None:
+                tell(f"# {what}")
+                return None
+            return command(*args, **kwargs)
+
+        return explained
+
+    return decorate

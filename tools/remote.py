@@ -1,9 +1,9 @@
-"""A cluster's files, through py9p: what every command of llamboctl is made of.
+"""A cluster's files, through py9p: what every tool is made of.
 
 `Remote` is one connection; its methods take paths from the root and block.  Whatever
 goes wrong becomes a `Failure` that names the path or the address.  An interrupt in the
-middle of a call leaves the connection unusable, so ^C must end the program (which
-clunks what was open, and so cancels what runs for it).
+middle of a call leaves the connection unusable, so ^C must end it (which clunks what was
+open, and so cancels what runs for it) or be kept from the thread that calls.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import itertools
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Self
 
 from py9p.client import Client, RemoteError
-from py9p.constants import DMDIR, IOHDRSZ, OREAD, OWRITE, QTDIR, VERSION9P
+from py9p.constants import IOHDRSZ, OREAD, QTDIR, VERSION9P
 from py9p.messages import Dir, NinePError, Rattach, Tattach
-from py9p.native import decode_dir
 
 from llambo9p.net.address import Address
 from llambo9p.net.sockets import blocking, explain
 
 from .certificate import tls_for
 from .failure import Failure
+from .tree import OpenFile, Tree
 
 _MSIZE = 65536
 _ANSWER_S = 10.0
@@ -36,7 +35,7 @@ class Unreachable(Failure):
     """Nobody answers 9P there."""
 
 
-class Remote:
+class Remote(Tree):
     """A connection, attached as the user that runs the tool."""
 
     def __init__(self, address: Address) -> None:
@@ -76,14 +75,7 @@ class Remote:
     def close(self) -> None:
         self._client.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def open(self, path: str, mode: int = OREAD) -> RemoteFile:
-        """Walk to `path` from the root and open it."""
         fid = self._walk(path)
         with self._blame(path):
             try:
@@ -100,31 +92,6 @@ class Remote:
                 return self._client.stat(fid)
         finally:
             self._clunk(fid)
-
-    def read(self, path: str) -> bytes:
-        """The whole of a file that ends by itself."""
-        with self.open(path) as f:
-            return b"".join(f.chunks())
-
-    def text(self, path: str) -> str:
-        return self.read(path).decode(errors="replace")
-
-    def write(self, path: str, data: bytes) -> None:
-        """One open, as many Twrites as it takes, and a clunk, which may fail, too."""
-        with self.open(path, OWRITE) as f:
-            f.write(data)
-
-    def entries(self, path: str) -> list[Dir]:
-        """A directory's entries in its own order; of a file, itself."""
-        if not self.stat(path).mode & DMDIR:
-            return [self.stat(path)]
-        data = self.read(path)
-        entries = []
-        while data:
-            size = 2 + int.from_bytes(data[:2], "little")
-            entries.append(decode_dir(data[:size]))
-            data = data[size:]
-        return entries
 
     # -- what RemoteFile needs ----------------------------------------------------
 
@@ -167,7 +134,7 @@ class Remote:
             ) from None
 
 
-class RemoteFile:
+class RemoteFile(OpenFile):
     """An open fid.  As a context it is clunked at the end, and the clunk's error
     counts; after an error or an interrupt only the connection's end clunks it."""
 
@@ -180,10 +147,8 @@ class RemoteFile:
         self._path = path
         room = remote._client.msize - IOHDRSZ
         self.iounit = min(iounit or room, room)
-        """bytes that one Tread or Twrite may carry"""
 
     def chunks(self) -> Iterator[bytes]:
-        """The file from its start to its end, each piece as it comes."""
         offset = 0
         while True:
             with self._remote._blame(self._path):
@@ -199,9 +164,6 @@ class RemoteFile:
                 part = data[at : at + self.iounit]
                 if self._remote._client.write(self._fid, part, offset + at) != len(part):
                     raise RemoteError("the server took only part of what was written")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         if exc_type is None:

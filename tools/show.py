@@ -22,6 +22,18 @@ def as_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def stream(chunks: Iterable[bytes], newline: bool = False) -> None:
+    """Each piece at once; with `newline` the last line is ended if it is not."""
+    last = b""
+    out = sys.stdout.buffer
+    for last in chunks:
+        out.write(last)
+        out.flush()
+    if newline and not last.endswith(b"\n"):
+        out.write(b"\n")
+        out.flush()
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their widest word; the last one is not padded."""
     lines = [[*map(str.upper, header)], *map(list, rows)]

@@ -18,7 +18,7 @@ from .mounts import Served, cannot_mount
 # a user may not be able to read root's Python: all is imported before
 AS_NOBODY = """
 import concurrent.futures.thread, os, sys
-from llambo9p_tools import mount
+from llambo9p_tools.commands import mount
 from llambo9p_tools.llamboctl import cli
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 cli(sys.argv[1:], standalone_mode=False)

@@ -18,7 +18,7 @@ import py9p
 import pytest
 import uvloop
 from click.testing import CliRunner
-from llambo9p_tools.cert import cert
+from llambo9p_tools.commands.cert import cert
 
 from llambo9p.errors import AuthenticationFailed, Busy, Error, InvalidArgument, WorkerLost
 from llambo9p.fs.tree import Directory, Tree

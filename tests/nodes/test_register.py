@@ -15,7 +15,7 @@ from pathlib import Path
 import py9p
 import pytest
 from click.testing import CliRunner
-from llambo9p_tools.cert import cert
+from llambo9p_tools.commands.cert import cert
 
 from llambo9p.p9.wire import unpack_dirs
 from tests.clients.cluster import Namespace, listening

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from llambo9p_tools.cert import cert
+from llambo9p_tools.commands.cert import cert
 from llambo9p_tools.remote import Remote, Unreachable
 
 from tests.clients.cluster import listening

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from llambo9p_tools.cert import cert
+from llambo9p_tools.commands.cert import cert
 
 from llambo9p.net.security import server_tls
 from llambo9p.p9.messages import Tversion

@@ -26,9 +26,10 @@ from llambo9p.net import sockets
 from llambo9p.net.address import Address
 from llambo9p.p9.trace import Tracer
 
-from .certificate import tls_for
-from .failure import Failure
-from .which_cluster import parse_address
+from ..certificate import tls_for
+from ..failure import Failure
+from ..options import beyond_files
+from ..which_cluster import parse_address
 
 
 @click.command()
@@ -42,6 +43,7 @@ from .which_cluster import parse_address
               help="Show N bytes of data a message; what is cut cannot be played again.  "
               "[default: all]")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
+@beyond_files("stands between a client and a server")
 def trace(
     addr: str, listen: str, output: Path | None, max_data: int | None, insecure: bool
 ) -> None:

@@ -24,7 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from llambo9p.fs.user import owner
 
-from .failure import Failure
+from ..failure import Failure
+from ..options import beyond_files
 
 _CA_DAYS = 3650
 _NAME = re.compile(r"[A-Za-z0-9_][\w.@-]{0,63}", re.ASCII)
@@ -47,6 +48,7 @@ def cert() -> None:
 
 @cert.command()
 @_dir_option
+@beyond_files("makes certificates")
 def ca(directory: Path) -> None:
     """Make the CA: everybody gets DIR/ca.pem, nobody gets DIR/ca.key."""
     for file in ("ca.key", "ca.pem"):  # one without the other would sign what nobody accepts
@@ -80,6 +82,7 @@ def ca(directory: Path) -> None:
               help="The user that runs the server.")  # fmt: skip
 @_dir_option
 @_days_option
+@beyond_files("makes certificates")
 def server(hosts: tuple[str, ...], name: str, directory: Path, days: int) -> None:
     """Make DIR/server-HOST.pem for a server that is reached by these names or addresses."""
     _check_name(name)
@@ -99,6 +102,7 @@ def server(hosts: tuple[str, ...], name: str, directory: Path, days: int) -> Non
 @click.argument("name")
 @_dir_option
 @_days_option
+@beyond_files("makes certificates")
 def user(name: str, directory: Path, days: int) -> None:
     """Make DIR/NAME.pem for a user, who puts it with ca.pem into ~/.config/llambo, as
     cert.pem, or names it in $LLAMBO_CERT."""

@@ -26,11 +26,11 @@ from llambo9p.mount.attachment import Attachment
 from llambo9p.mount.bridge import Bridge
 from llambo9p.net.address import Address
 
-from .certificate import tls_for
-from .failure import Failure
-from .options import addr_option, cluster
-from .start import last_words, open_log
-from .which_cluster import state_path
+from ..certificate import tls_for
+from ..failure import Failure
+from ..options import addr_option, beyond_files, cluster
+from ..start import last_words, open_log
+from ..which_cluster import state_path
 
 _DIR = "/n/llambo"
 
@@ -44,6 +44,7 @@ _dir_argument = click.argument("directory", metavar="[DIR]", default=_DIR)
 @click.option("--kernel", is_flag=True,
               help="By the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
 @addr_option
+@beyond_files("mounts the tree, so that the rest can be done there")
 def mount(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
     """Mount the cluster's tree on DIR  [default: /n/llambo]."""
     address = cluster().address
@@ -59,6 +60,7 @@ def mount(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> 
 
 @click.command()
 @_dir_argument
+@beyond_files("unmounts the tree: fusermount3 -u, or umount")
 def unmount(directory: str) -> None:
     """Unmount DIR  [default: /n/llambo], whatever state it is in."""
     with _failing():

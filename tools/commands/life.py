@@ -1,0 +1,109 @@
+"""The life of a cluster: it comes up, gets workers, and goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from llambo9p.cluster.config import absolute
+from llambo9p.fs.ctl import quote
+
+from .. import show, start
+from ..options import addr_option, beyond_files, cluster, connect, explaining
+from ..remote import Unreachable
+from ..tree import Tree
+from ..which_cluster import parse_address, state_path
+
+
+@click.command()
+@click.option("--listen", metavar="ADDR",
+              help="Where to serve; port 0 is a free one.  [default: what the configuration "
+              "says, and that is tcp!127.0.0.1!5640 unless you changed it]")  # fmt: skip
+@click.option("--config", metavar="FILE",
+              help="[default: $CLUSTER_CONFIG, cluster-config.yaml in $LLAMBO_ROOT or here, or the "
+              "one installed]")  # fmt: skip
+@click.option("--engine", metavar="E",
+              help="What starts hosts where `spawn` does not say, local or ray.")
+@click.option("--foreground", is_flag=True, help="Become the orchestrator; ^C stops it.")
+@beyond_files("starts the program that makes the tree: llambo-orchestrator")
+def init(
+    listen: str | None, config: str | None, engine: str | None, foreground: bool
+) -> None:
+    """Start an orchestrator, without any worker, and print its address."""
+    address = parse_address(listen, "--listen") if listen else None
+    state = state_path()
+    start.refuse_if_running(state)
+    path = start.config_path(config)
+    if foreground:
+        start.run_in_foreground(address, path, state, engine)
+    click.echo(start.start_in_background(address, path, state, engine).address)
+
+
+@click.command()
+@click.option("--count", metavar="N", type=click.IntRange(min=1),
+              help="How many.  [default: the type's count in the configuration]")  # fmt: skip
+@click.option("--type", "type_name", metavar="T",
+              help="A node type of the configuration.  [default: its first]")  # fmt: skip
+@click.option("--model", metavar="M",
+              help="A name in models/, or a path.  [default: the type's]")
+@click.option("--engine", metavar="E",
+              help="What starts them, local or ray.  [default: what the configuration says]")
+@addr_option
+def spawn(
+    count: int | None, type_name: str | None, model: str | None, engine: str | None
+) -> None:
+    """Start workers; returns when they answer."""
+    words = ["spawn"]
+    if count is not None:
+        words += ["--count", str(count)]
+    if type_name is not None:
+        words += ["--type", quote(type_name)]
+    if model is not None:
+        words += ["--model", quote(absolute(model, Path.cwd()))]
+    if engine is not None:
+        words += ["--engine", quote(engine)]
+    with connect() as tree:
+        before = {entry.name for entry in tree.entries("nodes")}
+        what = "starting workers" if type_name is None else f"starting {type_name} workers"
+        with show.loading_bar(what, _Loading()):
+            tree.write("ctl", (" ".join(words) + "\n").encode())
+        new = [e.name for e in tree.entries("nodes") if e.name not in before]
+    if sys.stderr.isatty() and new:
+        names = new[0] if len(new) == 1 else f"{new[0]} to {new[-1]}"
+        answer = "worker answers" if len(new) == 1 else "workers answer"
+        click.echo(f"{len(new)} {answer}: {names}", err=True)
+
+
+class _Loading:
+    """What the cluster says is loading, asked over a connection of its own: the other
+    one waits for the answer to `spawn`."""
+
+    def __init__(self) -> None:
+        self._context = click.get_current_context()
+        self._tree: Tree | None = None
+
+    def __call__(self) -> dict[str, float]:
+        with self._context.scope(cleanup=False):  # it is called on another thread
+            self._tree = self._tree or connect()
+        percents = {}
+        for line in self._tree.text("status").splitlines():
+            words = line.split()
+            if words[:1] == ["loading"] and len(words) == 3:
+                with contextlib.suppress(ValueError):
+                    percents[words[1]] = float(words[2])
+        return percents
+
+
+@click.command()
+@addr_option
+def shutdown() -> None:
+    """Stop the cluster and wait until it is gone."""
+    where = None if explaining() else cluster()
+    with connect() as tree, contextlib.suppress(Unreachable):
+        # it may be gone before it answers
+        tree.write("ctl", b"shutdown\n")
+    if where is not None:
+        start.wait_until_gone(where)

@@ -1,0 +1,49 @@
+"""How a tool runs: its exit code, and what is said when it fails.
+
+Data goes to stdout, everything else to stderr.  A failure is one line there, which begins
+with the program's name, and exit code 1; a wrong command line is 2, and ^C is 130.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from .failure import Failure
+
+
+def run(command: click.Command, name: str) -> NoReturn:
+    """The body of a console script."""
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+        # click returns the code of --help and --version, and a command's None
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.Abort:
+        sys.exit(130)
+    except Exception as e:
+        if interrupted:  # ctypes, below py9p, makes an error of its own of KeyboardInterrupt
+            sys.exit(130)
+        match e:
+            case Failure():
+                click.echo(f"{name}: {e.message}", err=True)
+                sys.exit(e.exit_code)
+            case click.ClickException():
+                e.show()
+                sys.exit(e.exit_code)
+            case OSError():  # standard output cannot be written, or a file not be read
+                where = f"{e.filename}: " if e.filename else ""
+                click.echo(f"{name}: {where}{e.strerror or e}", err=True)
+                sys.exit(1)
+        raise

@@ -1,0 +1,82 @@
+"""What the tools see of a cluster: a tree of files, and nothing else.
+
+Owns the two interfaces that commands are written against, and what follows from them.
+A `remote.Remote` does what it is asked over 9P; an `explain.Explained` writes it down as
+what a shell would do on a mount.  Whatever goes wrong is a `Failure` that names the path.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Self
+
+from py9p.constants import DMDIR, OREAD, OWRITE
+from py9p.messages import Dir
+from py9p.native import decode_dir
+
+
+class OpenFile(ABC):
+    """As a context it is closed at the end, and what the close says counts."""
+
+    is_directory: bool
+    iounit: int
+    """bytes that one read or write may carry"""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[bytes]:
+        """The file from its start to its end, each piece as it comes."""
+
+    @abstractmethod
+    def write(self, data: bytes, offset: int = 0) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None: ...
+
+
+class Tree(ABC):
+    """Paths are from the root; a leading `/` makes no difference."""
+
+    @abstractmethod
+    def open(self, path: str, mode: int = OREAD) -> OpenFile: ...
+
+    @abstractmethod
+    def stat(self, path: str) -> Dir: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def read(self, path: str) -> bytes:
+        """The whole of a file that ends by itself."""
+        with self.open(path) as f:
+            return b"".join(f.chunks())
+
+    def text(self, path: str) -> str:
+        return self.read(path).decode(errors="replace")
+
+    def write(self, path: str, data: bytes) -> None:
+        """One open, as many writes as it takes, and a close, which may fail, too."""
+        with self.open(path, OWRITE) as f:
+            f.write(data)
+
+    def entries(self, path: str) -> list[Dir]:
+        """A directory's entries in its own order; of a file, itself."""
+        found = self.stat(path)
+        if not found.mode & DMDIR:
+            return [found]
+        data = self.read(path)
+        entries = []
+        while data:
+            size = 2 + int.from_bytes(data[:2], "little")
+            entries.append(decode_dir(data[:size]))
+            data = data[size:]
+        return entries
