@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument
 from . import strategies
 from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
@@ -30,8 +31,6 @@ from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, S
 SIMULATED = "simulated"
 """the `model` of an engine that has none"""
 
-MAX_WORKERS = 10_000
-"""of a cluster"""
 Engine = Literal["local", "ray"]
 """what starts hosts: this machine's processes, or Ray's actors"""
 ENGINES = get_args(Engine)

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ..conversation.worker_names import number_of, worker_name
 from ..errors import Busy, Error, InvalidArgument, WorkerLost
 from ..net import address
 from ..net.backoff import Backoff
@@ -34,7 +35,7 @@ from .host import Host, Worker
 from .launchers.base import HostSpec, Launched, Launcher, Remembered
 from .members import Members
 from .models import Models
-from .names import first_free, number_of, worker_name
+from .names import first_free
 from .state import SavedHost, Started
 
 log = logging.getLogger(__name__)

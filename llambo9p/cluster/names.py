@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ..conversation.worker_names import number_of, worker_name
+
 _MOUNT = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """no number, those are conversations'"""
-_NUMBERED = re.compile(r"worker-(\d{4,9})", re.ASCII)
 
 
 def check_mount(name: str) -> str:
@@ -24,16 +25,6 @@ def check_mount(name: str) -> str:
             "most 64 in all"
         )
     return name
-
-
-def worker_name(number: int) -> str:
-    return f"worker-{number:04d}"
-
-
-def number_of(name: str) -> int | None:
-    """The number of a worker; None for a name of another kind."""
-    numbered = _NUMBERED.fullmatch(name)
-    return int(numbered[1]) if numbered else None
 
 
 def assign(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.cluster.names import assign, first_free, number_of, worker_name
+from llambo9p.cluster.names import assign, first_free
+from llambo9p.conversation.worker_names import number_of, worker_name
 
 
 def named(*numbers: int) -> list[str]:
