@@ -542,6 +542,13 @@ class Members:
 
     # -- health -------------------------------------------------------------------
 
+    def sent(self, worker: Worker, requests: int = 1) -> None:
+        """So many requests more are the worker's, -1 when one is over.  Of a circuit that is
+        half-open the first decides: until it is over, others go elsewhere."""
+        worker.asked += requests
+        if worker.circuit is Circuit.HALF_OPEN:
+            self._judge(worker)
+
     def failed(self, worker: Worker, error: Exception) -> None:
         """A request failed on the worker; errors that a worker which is well gives do not
         count."""
@@ -568,7 +575,8 @@ class Members:
             return Health.DRAINING
         if worker.answers and not worker.capacity:
             return Health.DEGRADED
-        if worker.circuit is Circuit.OPEN:
+        circuit = worker.circuit
+        if circuit is Circuit.OPEN or (circuit is Circuit.HALF_OPEN and worker.asked):
             return Health.DEGRADED
         return worker.host.pulse.health
 
