@@ -28,7 +28,7 @@ from ..conversation.worker_names import number_of, worker_name
 from ..errors import Busy, Error, InvalidArgument, WorkerLost
 from ..net import address
 from ..net.backoff import Backoff
-from .config import Cluster
+from .config import Cluster, Engine
 from .events import Events
 from .health import Health
 from .host import Host, Worker
@@ -112,26 +112,29 @@ class Fleet:
         self._spawning = asyncio.Lock()
         self._starting = asyncio.Semaphore(os.cpu_count() or 1)
         """a start takes a core for a while"""
-        self._kept: dict[Host, str] = {}
-        """hosts that were started here -> engine; one that ended too, until it is started again,
-        so that nobody else gets its workers' names"""
         self._keepers: set[asyncio.Task[None]] = set()
         self._moving: set[str] = set()
         """names of workers that are being given another model"""
 
     def hosts(self, type_name: str) -> list[Host]:
-        """Of that type, those that are started again when they end; the newest last."""
-        return [h for h in self._members.hosts if h.type == type_name and h in self._kept]
+        """Of that type, those that were started here, the newest last; also those that ended
+        and are to be started again."""
+        return [h for h in self._members.hosts if h.type == type_name and h.process is not None]
 
     def engine(self, type_name: str) -> str:
         """That the newest host of the type was started by, or else the configured one."""
         hosts = self.hosts(type_name)
-        return self._kept[hosts[-1]] if hosts else self._config.orchestrator.engine
+        return _engine(hosts[-1]) if hosts else self._config.orchestrator.engine
 
     @property
     def alive(self) -> int:
         """Workers that count for `max_nodes`."""
         return sum(len(h.workers) for h in self._members.hosts if h.kept or not h.lost)
+
+    def lower_floor(self, type_name: str) -> None:
+        """To the workers that there are: who ends some, in whatever way, asks for fewer."""
+        started = sum(len(host.workers) for host in self.hosts(type_name))
+        self.floors[type_name] = min(self.floors[type_name], started)
 
     def retire(self) -> None:
         """Start no host again."""
@@ -177,7 +180,7 @@ class Fleet:
             path = await self._models.path(model)
             parts = list(divided(type_name, count, path, engine))
             placing = [
-                asyncio.create_task(self._place(part, type_name, path, engine, launcher))
+                asyncio.create_task(self._place(part, type_name, path, launcher))
                 for part in parts
             ]
             try:
@@ -209,15 +212,13 @@ class Fleet:
         return [
             host
             for host in self.hosts(type_name)
-            if self._kept[host] == engine
+            if _engine(host) == engine
             and not host.lost
             and _spec(host).model == model
             and not host.drained
         ]
 
-    async def _place(
-        self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
-    ) -> Host:
+    async def _place(self, part: Part, type_name: str, model: str, launcher: Launcher) -> Host:
         """Where the part is then."""
         if part.host is not None:
             await self._grow(part.host, part)
@@ -232,13 +233,14 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._keep(host, launched, engine, launcher)
+        self._keep(host, launched, launcher)
         return host
 
     def _host_name(self, first: int) -> str:
-        """A name that no host has.  One that is there may have begun with that worker, too,
-        which was ended since."""
-        taken = {_spec(host).name for host in self._kept}
+        """A name that no host has, nor one that is being stopped.  One that is there may have
+        begun with that worker, too, which was ended since."""
+        taken = {host.started_as for host in self._members.hosts}
+        taken.update(*(launcher.hosts for launcher in self._launchers.values()))
         name = f"host-{first:04d}"
         others = (f"{name}-{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain((name,), others) if each not in taken)
@@ -314,14 +316,14 @@ class Fleet:
             kept = await self._adopt(host, before, launcher) or await self._again(
                 host, started.spec, launcher
             )
-        except Error:
+        except Exception:
             kept = host, before
             raise
         finally:
             if kept is None:
                 host.kept = False
             else:
-                self._keep(*kept, started.engine, launcher)
+                self._keep(*kept, launcher)
 
     async def _adopt(
         self, host: Host, before: Remembered, launcher: Launcher
@@ -343,26 +345,20 @@ class Fleet:
         self._events.emit("host.adopted", host=new.address, type=spec.type, log=launched.log)
         return new, launched
 
-    def _keep(self, host: Host, launched: Launched, engine: str, launcher: Launcher) -> None:
+    def _keep(self, host: Host, launched: Launched, launcher: Launcher) -> None:
         """Start it again, whenever it ends, until nobody wants it."""
-        self._keep_names(host, engine)
-        keeper = asyncio.create_task(self._keeping(host, launched, engine, launcher))
+        host.kept = True
+        keeper = asyncio.create_task(self._keeping(host, launched, launcher))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
 
-    def _keep_names(self, host: Host, engine: str) -> None:
-        host.kept = True
-        self._kept[host] = engine
-
-    async def _keeping(
-        self, host: Host, launched: Launched, engine: str, launcher: Launcher
-    ) -> None:
+    async def _keeping(self, host: Host, launched: Launched, launcher: Launcher) -> None:
         loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_S, LONGEST_S)
         while True:
             began = loop.time()
             try:
-                why = await asyncio.shield(launched.ended)
+                why = await _end(launched)
                 if host not in self._members.hosts:
                     return  # it was told to
                 spec = launched.spec
@@ -372,12 +368,11 @@ class Fleet:
                     backoff.reset()
                 again = await self._again_in_time(host, spec, launcher, backoff)
             finally:
-                del self._kept[host]
                 host.kept = False
             if again is None:
                 return
             host, launched = again
-            self._keep_names(host, engine)
+            host.kept = True
             log.warning("%s was started again", spec.name)
 
     async def _again_in_time(
@@ -390,6 +385,8 @@ class Fleet:
                 return await self._again(host, spec, launcher)
             except Error as e:
                 log.warning("%s cannot be started again: %s", spec.name, e)
+            except Exception:
+                log.exception("%s cannot be started again", spec.name)
 
     async def _again(
         self, host: Host, spec: HostSpec, launcher: Launcher
@@ -424,7 +421,7 @@ class Fleet:
         """The worker of that name, which is alive and on a host that was started here.  Raises
         Error."""
         worker = self._members.living(name)
-        if worker.host not in self._kept:
+        if worker.host.process is None:
             raise InvalidArgument(f"{name} is on a host that was not started here")
         return worker
 
@@ -446,7 +443,7 @@ class Fleet:
         self._events.emit("load", worker=name, model=model)
 
     async def _move(self, worker: Worker, model: str) -> None:
-        spec, engine = _spec(worker.host), self._kept[worker.host]
+        spec, engine = _spec(worker.host), _engine(worker.host)
         number = number_of(worker.name)
         assert number is not None
         each = self._config.node_type(spec.type).workers_per_host
@@ -471,7 +468,7 @@ class Fleet:
         except BaseException:
             await launched.stop()
             raise
-        self._keep(host, launched, engine, launcher)
+        self._keep(host, launched, launcher)
 
     @contextlib.asynccontextmanager
     async def _drained(self, workers: Sequence[Worker]) -> AsyncIterator[None]:
@@ -502,6 +499,21 @@ def _spec(host: Host) -> HostSpec:
     """Of a host that was started here."""
     assert host.process is not None
     return host.process.spec
+
+
+def _engine(host: Host) -> Engine:
+    """By which a host was started that was started here."""
+    assert host.process is not None
+    return host.process.engine
+
+
+async def _end(launched: Launched) -> str:
+    """Wait until it ends; why it did."""
+    try:
+        return await asyncio.shield(launched.ended)
+    except Exception as e:
+        log.exception("nobody knows why %s ended", launched.spec.name)
+        return repr(e)
 
 
 async def _idle(host: Host, workers: Sequence[Worker]) -> None:

@@ -185,6 +185,11 @@ class Host:
         """As it is shown."""
         return ",".join(sorted(self.types)) or UNKNOWN
 
+    @property
+    def started_as(self) -> str | None:
+        """Its name, if it was started here."""
+        return None if self.process is None else self.process.spec.name
+
     def has_type(self, node_type: str) -> bool:
         """Whether it may answer who asks for that type, or with "" for none."""
         return not node_type or node_type in self.types
