@@ -114,6 +114,9 @@ class LoadBalancer(_Section):
 class Orchestrator(_Section):
     engine: Engine = "local"
     """what starts hosts where `spawn` does not say"""
+    start_timeout: Milliseconds = 300_000
+    """without progress of its model's loading, until the start of a host is given up; on Ray,
+    which tells of no progress, of a whole start"""
     auto_scale: bool = False
     """whether workers are started and ended by the load"""
     min_nodes: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0

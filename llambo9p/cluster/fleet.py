@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import dataclass, replace
 
 from ..conversation.worker_names import number_of, worker_name
-from ..errors import Busy, Error, InvalidArgument, WorkerLost
+from ..errors import Busy, Error, InvalidArgument, TimedOut, WorkerLost
 from ..net import address
 from ..net.backoff import Backoff
 from .config import Cluster, Engine
@@ -253,11 +253,22 @@ class Fleet:
 
     async def _launch(self, spec: HostSpec, launcher: Launcher) -> Launched:
         name = worker_name(spec.first)
+        time_of = asyncio.get_running_loop().time
+        seconds = self._config.orchestrator.start_timeout / 1000
+
+        def progress(percent: int) -> None:
+            if percent > self.loading.get(name, -1):
+                self.loading[name] = percent
+                limit.reschedule(time_of() + seconds)
+
         try:
-            async with self._starting:
-                return await launcher.start(
-                    spec, lambda percent: self.loading.__setitem__(name, percent)
-                )
+            async with self._starting, asyncio.timeout(seconds) as limit:
+                return await launcher.start(spec, progress)
+        except TimeoutError:
+            raise TimedOut(
+                f"{spec.name} made no progress for {seconds:g} s while it was started: see its "
+                "log, and if its model takes so long let orchestrator.start_timeout be more"
+            ) from None
         finally:
             self.loading.pop(name, None)
 
