@@ -2,9 +2,12 @@
 what becomes of a host that ends.
 
 `spawn` fills the hosts of the type that have room, then starts others, and leaves all of
-what it was asked for, or nothing.  A host that ends though somebody wants its workers is
-started again, with pauses that grow while it does not live long, and with the same
-names; these stay its own meanwhile.  One whose workers were unmounted or killed is not.
+what it was asked for, or nothing.  Names are a host's from the moment that it is to be started.  A
+start whose model does not go on loading is given up after `orchestrator.start_timeout`.
+
+A host that ends though somebody wants its workers is started again, with pauses that grow
+while it does not live long, and with the same names; these stay its own meanwhile, and who
+was drained stays drained.  One whose workers were unmounted or killed is not.
 
 Workers that are to go, or to move to a host with another model, are drained first: they
 finish what they have.  When that fails, or nobody waits for it any more, they stay.
@@ -21,8 +24,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..conversation.worker_names import number_of, worker_name
 from ..errors import Busy, Error, InvalidArgument, TimedOut, WorkerLost
@@ -54,6 +58,8 @@ class Part:
 
     host: Host | None
     """None for a new one"""
+    name: str
+    """of the host"""
     first: int
     count: int
 
@@ -159,7 +165,8 @@ class Fleet:
         """Likewise, on a host of their own, and for the load."""
 
         def parts(type_name: str, count: int, model: str, engine: str) -> list[Part]:
-            return [Part(None, first_free(count, self._members.is_free), count)]
+            first = first_free(count, self._members.is_free)
+            return [Part(None, self._host_name(first), first, count)]
 
         model = self._config.node_type(type_name).resources.model
         await self._spawn(type_name, count, model, self.engine(type_name), parts)
@@ -179,21 +186,27 @@ class Fleet:
             launcher = self._launcher_of(engine)
             path = await self._models.path(model)
             parts = list(divided(type_name, count, path, engine))
-            placing = [
-                asyncio.create_task(self._place(part, type_name, path, launcher))
-                for part in parts
-            ]
-            try:
-                await asyncio.gather(*placing)
-            except BaseException:
-                for task in placing:
-                    task.cancel()
-                await asyncio.wait(placing)
-                for task, part in zip(placing, parts, strict=True):
-                    if not task.cancelled() and task.exception() is None:
-                        await self._undo(task.result(), part)
-                raise
+            with self._members.promises.kept({n: part.name for part in parts for n in part.names}):
+                await self._place_all(
+                    parts, lambda part: self._place(part, type_name, path, launcher)
+                )
         self._events.emit("spawn", type=type_name, count=count, engine=engine)
+
+    async def _place_all(
+        self, parts: Sequence[Part], place: Callable[[Part], Coroutine[Any, Any, Host]]
+    ) -> None:
+        """All of them, or none."""
+        placing = [asyncio.create_task(place(part)) for part in parts]
+        try:
+            await asyncio.gather(*placing)
+        except BaseException:
+            for task in placing:
+                task.cancel()
+            await asyncio.wait(placing)
+            for task, part in zip(placing, parts, strict=True):
+                if not task.cancelled() and task.exception() is None:
+                    await self._undo(task.result(), part)
+            raise
 
     def _parts(self, type_name: str, count: int, model: str, engine: str) -> Iterator[Part]:
         each = self._config.node_type(type_name).workers_per_host
@@ -204,7 +217,8 @@ class Fleet:
         hosts += [None] * (len(sizes) - len(hosts))
         for host, size in zip(hosts, sizes, strict=True):
             if size:
-                yield Part(host, number, size)
+                name = self._host_name(number) if host is None else _spec(host).name
+                yield Part(host, name, number, size)
             number += size
 
     def _open(self, type_name: str, engine: str, model: str) -> list[Host]:
@@ -224,7 +238,7 @@ class Fleet:
             await self._grow(part.host, part)
             return part.host
         spec = HostSpec(
-            name=self._host_name(part.first),
+            name=part.name,
             type=type_name,
             resources=self._config.node_type(type_name).resources,
             model=model,
@@ -402,17 +416,23 @@ class Fleet:
     async def _again(
         self, host: Host, spec: HostSpec, launcher: Launcher
     ) -> tuple[Host, Launched] | None:
-        """The host with the workers that it had, None when they were all unmounted meanwhile.
-        Raises Error."""
+        """The host with the workers that it had, drained as they were, None when they were all
+        unmounted meanwhile.  Raises Error."""
         numbers = [n for name in host.workers if (n := number_of(name)) is not None]
         if not numbers:
             return None
         first, *others = runs(numbers)
         spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
-        new, launched = await self._start(spec, launcher, host)
-        for run in others:
-            with contextlib.suppress(Error):  # the host ended, and is kept from now on
-                await self._grow(new, Part(new, run.start, len(run)))
+        names = [worker.name for worker in host.workers.values()]
+        with self._members.promises.kept(dict.fromkeys(names, spec.name)):
+            new, launched = await self._start(spec, launcher, host)
+            for run in others:
+                with contextlib.suppress(Error):  # the host ended, and is kept from now on
+                    await self._grow(new, Part(new, spec.name, run.start, len(run)))
+        for worker in list(new.workers.values()):
+            if worker.drained:
+                with contextlib.suppress(Error):  # likewise
+                    await self._members.drain(worker.name)
         return new, launched
 
     # -- ending and moving --------------------------------------------------------
@@ -461,7 +481,7 @@ class Fleet:
         for host in self._open(spec.type, engine, model):
             if each is None or len(host.workers) < each:
                 async with self._drained([worker]):
-                    await self._grow(host, Part(host, number, 1), worker)
+                    await self._grow(host, Part(host, _spec(host).name, number, 1), worker)
                 return
         launcher = self._launcher_of(engine)
         spec = replace(
@@ -502,6 +522,7 @@ class Fleet:
             await self._members.drain(worker.name)
 
     async def _resume(self, worker: Worker) -> None:
+        worker.drained = False  # when it is started again
         with contextlib.suppress(Error):  # it may be lost
             await self._members.resume(worker.name)
 

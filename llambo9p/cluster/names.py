@@ -3,13 +3,15 @@
 A host numbers its workers as if it were alone, and two that were started by hand both begin
 at `worker-0000`.  So each is mounted under a name that is free here: its own if all of the
 host's are, and otherwise the next numbers of which there are enough in a row.  A host that
-was here before wishes for the numbers that it had.
+was here before wishes for the numbers that it had.  What is being started has its names from
+the beginning, whoever registers before it listens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..conversation.worker_names import number_of, worker_name
 
@@ -54,3 +56,25 @@ def first_free(count: int, is_free: Callable[[str], bool]) -> int:
             first = number + 1
         number += 1
     return first
+
+
+class Promises:
+    """Names of workers that are being started: they are for one host each."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, str] = {}
+
+    def allow(self, name: str, host: str | None) -> bool:
+        """Whether a worker of the host of that name may have it; None for a host that was not
+        started here."""
+        return self._hosts.get(name, host) == host
+
+    @contextlib.contextmanager
+    def kept(self, hosts: Mapping[str, str]) -> Iterator[None]:
+        """Inside, these names of workers are for the hosts of those names."""
+        self._hosts.update(hosts)
+        try:
+            yield
+        finally:
+            for name in hosts:
+                del self._hosts[name]
