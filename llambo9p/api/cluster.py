@@ -23,6 +23,7 @@ from llambo9p.api.process import Process
 from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster import environment, strategies
+from llambo9p.conversation.worker_names import MAX_WORKERS
 from llambo9p.errors import InvalidArgument, WorkerLost
 from llambo9p.fs.ctl import quote
 from llambo9p.net.address import Address, parse
@@ -150,7 +151,7 @@ class Orchestrator(_Served):
 
     def __init__(
         self,
-        max_nodes: int = configuration.MAX_WORKERS,
+        max_nodes: int = MAX_WORKERS,
         strategy: int | str = "least-loaded",
         *,
         listen: str | None = None,
@@ -222,8 +223,8 @@ def strategy_name(strategy: int | str) -> str:
 def _limited(
     config: configuration.Cluster, max_nodes: int, strategy: str
 ) -> configuration.Cluster:
-    if not 1 <= max_nodes <= configuration.MAX_WORKERS:
-        raise InvalidArgument(f"max_nodes must be 1..{configuration.MAX_WORKERS}, not {max_nodes}")
+    if not 1 <= max_nodes <= MAX_WORKERS:
+        raise InvalidArgument(f"max_nodes must be 1..{MAX_WORKERS}, not {max_nodes}")
     orchestrator = config.orchestrator.model_copy(update={"max_nodes": max_nodes})
     balancer = config.load_balancer.model_copy(update={"strategy": strategy})
     return config.model_copy(update={"orchestrator": orchestrator, "load_balancer": balancer})

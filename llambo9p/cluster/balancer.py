@@ -18,6 +18,7 @@ import random
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from ..engine.base import Request, Usage
 from ..errors import Error, InvalidArgument, WorkerLost
@@ -41,6 +42,14 @@ _ANY = ""
 """the node type of a request that asks for none"""
 _NO_LIMIT = 2**62
 """tokens of context of a worker that does not say"""
+
+
+class _Avoided(NamedTuple):
+    """Who is not to be chosen if that can be helped."""
+
+    workers: frozenset[Candidate]
+    hosts: frozenset[HostLoad]
+    """of those workers"""
 
 
 class Balancer:
@@ -253,22 +262,21 @@ class Balancer:
             raise self._failed(e) from e
         if chosen not in eligible.workers:
             raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
-        worker = self._allowed(chosen, needs, eligible, avoid | apart, model)
-        if worker is not None and apart and worker.name in avoid:
-            worker = self._allowed(chosen, needs, eligible, avoid, model)
-        if worker is None or (worker.name in avoid and self._others(eligible, avoid, model)):
+        avoided = self._avoided(avoid)
+        more = self._avoided(avoid | apart) if apart else avoided
+        worker = self._allowed(chosen, needs, eligible, more, model)
+        if more is not avoided and worker in avoided.workers:
+            worker = self._allowed(chosen, needs, eligible, avoided, model)
+        if worker is None or (worker in avoided.workers and _others(eligible, avoided, model)):
             return None
         work = self._started(worker, needs)
         self.decisions[self.strategy] += 1
         self.avoided += worker is not chosen
         return work
 
-    def _others(self, eligible: Eligible, avoid: frozenset[str], model: str) -> bool:
-        """Whether there is a host, with room or without, of none that is to be avoided."""
-        avoided = {self.workers[name].host for name in avoid if name in self.workers}
-        return any(
-            host not in avoided and model in ("", host.model) for host in eligible.all_hosts
-        )
+    def _avoided(self, names: frozenset[str]) -> _Avoided:
+        workers = frozenset(self.workers[name] for name in names if name in self.workers)
+        return _Avoided(workers, frozenset(worker.host for worker in workers))
 
     def started(self, name: str, request: Request) -> Work:
         """A request is sent to a worker that was not chosen: it has its conversation, and so
@@ -326,16 +334,14 @@ class Balancer:
         worker: Candidate,
         needs: Needs,
         eligible: Eligible,
-        avoid: frozenset[str],
+        avoided: _Avoided,
         model: str,
     ) -> Candidate | None:
         """The worker, unless it or its host is to be avoided, or has no room or another model:
         then one of the less loaded of two other hosts, or else another worker of one that is to
         be avoided, or else any; None when no host with room has the model."""
-        known = frozenset(self.workers[name] for name in avoid if name in self.workers)
-        avoided = frozenset(each.host for each in known)
         suits = worker.host in eligible.hosts and model in ("", worker.host.model)
-        if suits and worker.host not in avoided:
+        if suits and worker.host not in avoided.hosts:
             return worker
         needs.cached_tokens = 0
         good: list[HostLoad] = []
@@ -343,16 +349,16 @@ class Balancer:
         start = self._rng.randrange(len(eligible.hosts))
         for host in others(eligible.hosts, frozenset(), start):
             if model in ("", host.model):
-                (bad if host in avoided else good).append(host)
+                (bad if host in avoided.hosts else good).append(host)
             if len(good) == 2:
                 break
         if good:
             return eligible.of_host(min(good, key=lambda host: host.seconds(needs)))
-        if suits and worker not in known:
+        if suits and worker not in avoided.workers:
             return worker
         for host in bad:
             workers = eligible.all_of_host(host)
-            for each in others(workers, known, self._rng.randrange(len(workers))):
+            for each in others(workers, avoided.workers, self._rng.randrange(len(workers))):
                 return each
         if suits:
             return worker
@@ -392,6 +398,13 @@ class Balancer:
             return Eligible(narrow)
 
         return Eligible(narrow)
+
+
+def _others(eligible: Eligible, avoided: _Avoided, model: str) -> bool:
+    """Whether there is a host, with room or without, of none that is to be avoided."""
+    return any(
+        host not in avoided.hosts and model in ("", host.model) for host in eligible.all_hosts
+    )
 
 
 def _belongs(worker: Candidate, key: tuple[str, int, bool]) -> bool:

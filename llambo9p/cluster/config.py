@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument
 from . import strategies
 from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
@@ -30,8 +31,6 @@ from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, S
 SIMULATED = "simulated"
 """the `model` of an engine that has none"""
 
-MAX_WORKERS = 10_000
-"""of a cluster"""
 Engine = Literal["local", "ray"]
 """what starts hosts: this machine's processes, or Ray's actors"""
 ENGINES = get_args(Engine)
@@ -115,6 +114,9 @@ class LoadBalancer(_Section):
 class Orchestrator(_Section):
     engine: Engine = "local"
     """what starts hosts where `spawn` does not say"""
+    start_timeout: Milliseconds = 300_000
+    """without progress of its model's loading, until the start of a host is given up; on Ray,
+    which tells of no progress, of a whole start"""
     auto_scale: bool = False
     """whether workers are started and ended by the load"""
     min_nodes: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0

@@ -272,7 +272,7 @@ class ClusterEngine:
             if work is not None:
                 self._waiting.remove(asked)
                 worker = asked.worker = self._members.workers[work.name]
-                worker.asked += 1
+                self._members.sent(worker)
                 asked.work = work
                 self._requests.sent(asked.request, worker.name, worker.host.model)
                 if asked.request.placing is not None:
@@ -301,7 +301,7 @@ class ClusterEngine:
         """What the worker does for it is over, well or badly."""
         assert asked.work is not None and asked.worker is not None
         self._balancer.finished(asked.work)
-        asked.worker.asked -= 1
+        self._members.sent(asked.worker, -1)
         asked.worker = asked.work = None
         self._dispatch()
 
@@ -318,8 +318,8 @@ class ClusterEngine:
                 usage = await self._ask(asked, worker)
             except Error as error:
                 self.forget(asked.request.conversation)
+                self._members.failed(worker, error)  # before another is sent to it
                 self._ended(asked)
-                self._members.failed(worker, error)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
                 fate = worker.host.workers.values() if together else [worker]
                 avoid = [each.name for each in fate]

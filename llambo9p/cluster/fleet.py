@@ -2,9 +2,12 @@
 what becomes of a host that ends.
 
 `spawn` fills the hosts of the type that have room, then starts others, and leaves all of
-what it was asked for, or nothing.  A host that ends though somebody wants its workers is
-started again, with pauses that grow while it does not live long, and with the same
-names; these stay its own meanwhile.  One whose workers were unmounted or killed is not.
+what it was asked for, or nothing.  Names are a host's from the moment that it is to be started.  A
+start whose model does not go on loading is given up after `orchestrator.start_timeout`.
+
+A host that ends though somebody wants its workers is started again, with pauses that grow
+while it does not live long, and with the same names; these stay its own meanwhile, and who
+was drained stays drained.  One whose workers were unmounted or killed is not.
 
 Workers that are to go, or to move to a host with another model, are drained first: they
 finish what they have.  When that fails, or nobody waits for it any more, they stay.
@@ -21,20 +24,22 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..errors import Busy, Error, InvalidArgument, WorkerLost
+from ..conversation.worker_names import number_of, worker_name
+from ..errors import Busy, Error, InvalidArgument, TimedOut, WorkerLost
 from ..net import address
 from ..net.backoff import Backoff
-from .config import Cluster
+from .config import Cluster, Engine
 from .events import Events
 from .health import Health
 from .host import Host, Worker
 from .launchers.base import HostSpec, Launched, Launcher, Remembered
 from .members import Members
 from .models import Models
-from .names import first_free, number_of, worker_name
+from .names import first_free
 from .state import SavedHost, Started
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,8 @@ class Part:
 
     host: Host | None
     """None for a new one"""
+    name: str
+    """of the host"""
     first: int
     count: int
 
@@ -111,26 +118,29 @@ class Fleet:
         self._spawning = asyncio.Lock()
         self._starting = asyncio.Semaphore(os.cpu_count() or 1)
         """a start takes a core for a while"""
-        self._kept: dict[Host, str] = {}
-        """hosts that were started here -> engine; one that ended too, until it is started again,
-        so that nobody else gets its workers' names"""
         self._keepers: set[asyncio.Task[None]] = set()
         self._moving: set[str] = set()
         """names of workers that are being given another model"""
 
     def hosts(self, type_name: str) -> list[Host]:
-        """Of that type, those that are started again when they end; the newest last."""
-        return [h for h in self._members.hosts if h.type == type_name and h in self._kept]
+        """Of that type, those that were started here, the newest last; also those that ended
+        and are to be started again."""
+        return [h for h in self._members.hosts if h.type == type_name and h.process is not None]
 
     def engine(self, type_name: str) -> str:
         """That the newest host of the type was started by, or else the configured one."""
         hosts = self.hosts(type_name)
-        return self._kept[hosts[-1]] if hosts else self._config.orchestrator.engine
+        return _engine(hosts[-1]) if hosts else self._config.orchestrator.engine
 
     @property
     def alive(self) -> int:
         """Workers that count for `max_nodes`."""
         return sum(len(h.workers) for h in self._members.hosts if h.kept or not h.lost)
+
+    def lower_floor(self, type_name: str) -> None:
+        """To the workers that there are: who ends some, in whatever way, asks for fewer."""
+        started = sum(len(host.workers) for host in self.hosts(type_name))
+        self.floors[type_name] = min(self.floors[type_name], started)
 
     def retire(self) -> None:
         """Start no host again."""
@@ -155,7 +165,8 @@ class Fleet:
         """Likewise, on a host of their own, and for the load."""
 
         def parts(type_name: str, count: int, model: str, engine: str) -> list[Part]:
-            return [Part(None, first_free(count, self._members.is_free), count)]
+            first = first_free(count, self._members.is_free)
+            return [Part(None, self._host_name(first), first, count)]
 
         model = self._config.node_type(type_name).resources.model
         await self._spawn(type_name, count, model, self.engine(type_name), parts)
@@ -175,21 +186,27 @@ class Fleet:
             launcher = self._launcher_of(engine)
             path = await self._models.path(model)
             parts = list(divided(type_name, count, path, engine))
-            placing = [
-                asyncio.create_task(self._place(part, type_name, path, engine, launcher))
-                for part in parts
-            ]
-            try:
-                await asyncio.gather(*placing)
-            except BaseException:
-                for task in placing:
-                    task.cancel()
-                await asyncio.wait(placing)
-                for task, part in zip(placing, parts, strict=True):
-                    if not task.cancelled() and task.exception() is None:
-                        await self._undo(task.result(), part)
-                raise
+            with self._members.promises.kept({n: part.name for part in parts for n in part.names}):
+                await self._place_all(
+                    parts, lambda part: self._place(part, type_name, path, launcher)
+                )
         self._events.emit("spawn", type=type_name, count=count, engine=engine)
+
+    async def _place_all(
+        self, parts: Sequence[Part], place: Callable[[Part], Coroutine[Any, Any, Host]]
+    ) -> None:
+        """All of them, or none."""
+        placing = [asyncio.create_task(place(part)) for part in parts]
+        try:
+            await asyncio.gather(*placing)
+        except BaseException:
+            for task in placing:
+                task.cancel()
+            await asyncio.wait(placing)
+            for task, part in zip(placing, parts, strict=True):
+                if not task.cancelled() and task.exception() is None:
+                    await self._undo(task.result(), part)
+            raise
 
     def _parts(self, type_name: str, count: int, model: str, engine: str) -> Iterator[Part]:
         each = self._config.node_type(type_name).workers_per_host
@@ -200,7 +217,8 @@ class Fleet:
         hosts += [None] * (len(sizes) - len(hosts))
         for host, size in zip(hosts, sizes, strict=True):
             if size:
-                yield Part(host, number, size)
+                name = self._host_name(number) if host is None else _spec(host).name
+                yield Part(host, name, number, size)
             number += size
 
     def _open(self, type_name: str, engine: str, model: str) -> list[Host]:
@@ -208,21 +226,19 @@ class Fleet:
         return [
             host
             for host in self.hosts(type_name)
-            if self._kept[host] == engine
+            if _engine(host) == engine
             and not host.lost
             and _spec(host).model == model
             and not host.drained
         ]
 
-    async def _place(
-        self, part: Part, type_name: str, model: str, engine: str, launcher: Launcher
-    ) -> Host:
+    async def _place(self, part: Part, type_name: str, model: str, launcher: Launcher) -> Host:
         """Where the part is then."""
         if part.host is not None:
             await self._grow(part.host, part)
             return part.host
         spec = HostSpec(
-            name=self._host_name(part.first),
+            name=part.name,
             type=type_name,
             resources=self._config.node_type(type_name).resources,
             model=model,
@@ -231,13 +247,14 @@ class Fleet:
             epoch=time.time_ns(),
         )
         host, launched = await self._start(spec, launcher)
-        self._keep(host, launched, engine, launcher)
+        self._keep(host, launched, launcher)
         return host
 
     def _host_name(self, first: int) -> str:
-        """A name that no host has.  One that is there may have begun with that worker, too,
-        which was ended since."""
-        taken = {_spec(host).name for host in self._kept}
+        """A name that no host has, nor one that is being stopped.  One that is there may have
+        begun with that worker, too, which was ended since."""
+        taken = {host.started_as for host in self._members.hosts}
+        taken.update(*(launcher.hosts for launcher in self._launchers.values()))
         name = f"host-{first:04d}"
         others = (f"{name}-{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain((name,), others) if each not in taken)
@@ -250,11 +267,22 @@ class Fleet:
 
     async def _launch(self, spec: HostSpec, launcher: Launcher) -> Launched:
         name = worker_name(spec.first)
+        time_of = asyncio.get_running_loop().time
+        seconds = self._config.orchestrator.start_timeout / 1000
+
+        def progress(percent: int) -> None:
+            if percent > self.loading.get(name, -1):
+                self.loading[name] = percent
+                limit.reschedule(time_of() + seconds)
+
         try:
-            async with self._starting:
-                return await launcher.start(
-                    spec, lambda percent: self.loading.__setitem__(name, percent)
-                )
+            async with self._starting, asyncio.timeout(seconds) as limit:
+                return await launcher.start(spec, progress)
+        except TimeoutError:
+            raise TimedOut(
+                f"{spec.name} made no progress for {seconds:g} s while it was started: see its "
+                "log, and if its model takes so long let orchestrator.start_timeout be more"
+            ) from None
         finally:
             self.loading.pop(name, None)
 
@@ -313,14 +341,14 @@ class Fleet:
             kept = await self._adopt(host, before, launcher) or await self._again(
                 host, started.spec, launcher
             )
-        except Error:
+        except Exception:
             kept = host, before
             raise
         finally:
             if kept is None:
                 host.kept = False
             else:
-                self._keep(*kept, started.engine, launcher)
+                self._keep(*kept, launcher)
 
     async def _adopt(
         self, host: Host, before: Remembered, launcher: Launcher
@@ -342,26 +370,20 @@ class Fleet:
         self._events.emit("host.adopted", host=new.address, type=spec.type, log=launched.log)
         return new, launched
 
-    def _keep(self, host: Host, launched: Launched, engine: str, launcher: Launcher) -> None:
+    def _keep(self, host: Host, launched: Launched, launcher: Launcher) -> None:
         """Start it again, whenever it ends, until nobody wants it."""
-        self._keep_names(host, engine)
-        keeper = asyncio.create_task(self._keeping(host, launched, engine, launcher))
+        host.kept = True
+        keeper = asyncio.create_task(self._keeping(host, launched, launcher))
         self._keepers.add(keeper)
         keeper.add_done_callback(self._keepers.discard)
 
-    def _keep_names(self, host: Host, engine: str) -> None:
-        host.kept = True
-        self._kept[host] = engine
-
-    async def _keeping(
-        self, host: Host, launched: Launched, engine: str, launcher: Launcher
-    ) -> None:
+    async def _keeping(self, host: Host, launched: Launched, launcher: Launcher) -> None:
         loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_S, LONGEST_S)
         while True:
             began = loop.time()
             try:
-                why = await asyncio.shield(launched.ended)
+                why = await _end(launched)
                 if host not in self._members.hosts:
                     return  # it was told to
                 spec = launched.spec
@@ -371,12 +393,11 @@ class Fleet:
                     backoff.reset()
                 again = await self._again_in_time(host, spec, launcher, backoff)
             finally:
-                del self._kept[host]
                 host.kept = False
             if again is None:
                 return
             host, launched = again
-            self._keep_names(host, engine)
+            host.kept = True
             log.warning("%s was started again", spec.name)
 
     async def _again_in_time(
@@ -389,21 +410,29 @@ class Fleet:
                 return await self._again(host, spec, launcher)
             except Error as e:
                 log.warning("%s cannot be started again: %s", spec.name, e)
+            except Exception:
+                log.exception("%s cannot be started again", spec.name)
 
     async def _again(
         self, host: Host, spec: HostSpec, launcher: Launcher
     ) -> tuple[Host, Launched] | None:
-        """The host with the workers that it had, None when they were all unmounted meanwhile.
-        Raises Error."""
+        """The host with the workers that it had, drained as they were, None when they were all
+        unmounted meanwhile.  Raises Error."""
         numbers = [n for name in host.workers if (n := number_of(name)) is not None]
         if not numbers:
             return None
         first, *others = runs(numbers)
         spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
-        new, launched = await self._start(spec, launcher, host)
-        for run in others:
-            with contextlib.suppress(Error):  # the host ended, and is kept from now on
-                await self._grow(new, Part(new, run.start, len(run)))
+        names = [worker.name for worker in host.workers.values()]
+        with self._members.promises.kept(dict.fromkeys(names, spec.name)):
+            new, launched = await self._start(spec, launcher, host)
+            for run in others:
+                with contextlib.suppress(Error):  # the host ended, and is kept from now on
+                    await self._grow(new, Part(new, spec.name, run.start, len(run)))
+        for worker in list(new.workers.values()):
+            if worker.drained:
+                with contextlib.suppress(Error):  # likewise
+                    await self._members.drain(worker.name)
         return new, launched
 
     # -- ending and moving --------------------------------------------------------
@@ -423,7 +452,7 @@ class Fleet:
         """The worker of that name, which is alive and on a host that was started here.  Raises
         Error."""
         worker = self._members.living(name)
-        if worker.host not in self._kept:
+        if worker.host.process is None:
             raise InvalidArgument(f"{name} is on a host that was not started here")
         return worker
 
@@ -445,14 +474,14 @@ class Fleet:
         self._events.emit("load", worker=name, model=model)
 
     async def _move(self, worker: Worker, model: str) -> None:
-        spec, engine = _spec(worker.host), self._kept[worker.host]
+        spec, engine = _spec(worker.host), _engine(worker.host)
         number = number_of(worker.name)
         assert number is not None
         each = self._config.node_type(spec.type).workers_per_host
         for host in self._open(spec.type, engine, model):
             if each is None or len(host.workers) < each:
                 async with self._drained([worker]):
-                    await self._grow(host, Part(host, number, 1), worker)
+                    await self._grow(host, Part(host, _spec(host).name, number, 1), worker)
                 return
         launcher = self._launcher_of(engine)
         spec = replace(
@@ -470,7 +499,7 @@ class Fleet:
         except BaseException:
             await launched.stop()
             raise
-        self._keep(host, launched, engine, launcher)
+        self._keep(host, launched, launcher)
 
     @contextlib.asynccontextmanager
     async def _drained(self, workers: Sequence[Worker]) -> AsyncIterator[None]:
@@ -493,6 +522,7 @@ class Fleet:
             await self._members.drain(worker.name)
 
     async def _resume(self, worker: Worker) -> None:
+        worker.drained = False  # when it is started again
         with contextlib.suppress(Error):  # it may be lost
             await self._members.resume(worker.name)
 
@@ -501,6 +531,21 @@ def _spec(host: Host) -> HostSpec:
     """Of a host that was started here."""
     assert host.process is not None
     return host.process.spec
+
+
+def _engine(host: Host) -> Engine:
+    """By which a host was started that was started here."""
+    assert host.process is not None
+    return host.process.engine
+
+
+async def _end(launched: Launched) -> str:
+    """Wait until it ends; why it did."""
+    try:
+        return await asyncio.shield(launched.ended)
+    except Exception as e:
+        log.exception("nobody knows why %s ended", launched.spec.name)
+        return repr(e)
 
 
 async def _idle(host: Host, workers: Sequence[Worker]) -> None:

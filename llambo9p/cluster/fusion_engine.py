@@ -4,7 +4,9 @@ made one.
 Each request is an `Election`.  Its voters are requests of the cluster's engine with seeds
 that follow each other, and go to workers apart from each other.  When all have ended, or
 `timeout_ms` after they were asked, the answers that are there are fused; who is late is
-cancelled and left out, and who failed is only listed.  What strategies do is `fusion`'s.
+cancelled and left out, and who failed is only listed.  What strategies do is `fusion`'s.  None
+ends early, not even a majority that cannot be overtaken: `agreement` is the share of all that
+were asked, and which of the winners' texts is shown must not depend on who was fast.
 
 An engine belongs to one conversation, whose settings and newest election it holds.
 """

@@ -15,8 +15,8 @@ within the interval is missed, and so is each further interval that it is waited
 Whoever's connection ends is lost at once, and needs no policy.
 
 A worker whose requests fail while its host is well has a circuit breaker: `FAILURES` in a row
-open it, and for a pause the worker is degraded.  Then it is tried again: a success closes
-the circuit, a failure opens it for twice as long.
+open it, and for a pause the worker is degraded.  Then it is tried again, by one request, and
+is degraded until that is over: a success closes the circuit, a failure opens it for twice as long.
 """
 
 from __future__ import annotations

@@ -63,16 +63,26 @@ class Worker:
     answers: bool = True
     """it has a worker's files"""
     drained: bool = False
-    """by us, without a word to whoever it is"""
+    """it gets nothing new, as we or its host said last"""
 
     @property
     def circuit(self) -> Circuit:
         """Now."""
         return self.breaker.circuit(asyncio.get_running_loop().time())
 
+    def is_again(self, before: Worker) -> bool:
+        """Whether it is the one that had its name before: on a host that was started again here,
+        or a tree.  Of a host that others start again its drain is theirs to repeat."""
+        if not self.mount.of_worker:
+            return not before.mount.of_worker
+        name = self.host.started_as
+        return name is not None and name == before.host.started_as
+
     def told(self, state: str, *numbers: str) -> None:
         """What its host said of it.  Raises ValueError for nonsense."""
         active, queued, requests, tokens, errors = map(int, numbers)
+        if "draining" in (state, self.state):  # a host that was started again knows of no drain
+            self.drained = state == "draining"
         self.state = state
         self.active, self.queued, self.requests = active, queued, requests
         self.tokens, self.errors = tokens, errors
@@ -184,6 +194,11 @@ class Host:
     def type(self) -> str:
         """As it is shown."""
         return ",".join(sorted(self.types)) or UNKNOWN
+
+    @property
+    def started_as(self) -> str | None:
+        """Its name, if it was started here."""
+        return None if self.process is None else self.process.spec.name
 
     def has_type(self, node_type: str) -> bool:
         """Whether it may answer who asks for that type, or with "" for none."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import ssl
@@ -80,6 +81,7 @@ class Members:
         self.counts: Counter[Health] = Counter()
         """of the workers"""
         self.discovery = Discovery(self._rejoin)
+        self.promises = naming.Promises()
         self._tree = tree
         self._views = Views(tree)
         self._tls = tls
@@ -98,9 +100,10 @@ class Members:
         file for each worker into its `nodes`.  The owner comes first."""
         self._views.add(user, root, nodes, self.workers.values())
 
-    def is_free(self, name: str) -> bool:
-        """Whether the next worker may be mounted as `name`."""
-        return name not in self._reserved and not self._taken(name)
+    def is_free(self, name: str, host: Host | None = None) -> bool:
+        """Whether the next worker, which is the `host`'s, may be mounted as `name`."""
+        allowed = self.promises.allow(name, None if host is None else host.started_as)
+        return allowed and name not in self._reserved and not self._taken(name)
 
     def _taken(self, name: str) -> bool:
         """Whether something has that name; a worker that is lost for good gives way."""
@@ -186,15 +189,16 @@ class Members:
         """Mount workers that a host has, all or none: under the names that they had here
         before, if these are free, else as `names.assign` says."""
         slots = await host.learn()
+        is_free = functools.partial(self.is_free, host=host)
         new = [name for name in there if name not in host.workers]
         were_kept = before is not None and before.kept
         if before is not None:
             before.kept = False
         last = before or self._known(host.address, but=host)
         kept = {} if last is None else {w.there: w.name for w in last.workers.values()}
-        kept = {name: kept[name] for name in new if name in kept and self.is_free(kept[name])}
+        kept = {name: kept[name] for name in new if name in kept and is_free(kept[name])}
         others = [name for name in new if name not in kept]
-        names = kept | naming.assign(others, self.is_free, first)
+        names = kept | naming.assign(others, is_free, first)
         reserved = set(names.values()) - self._reserved
         self._reserved |= reserved
         try:
@@ -223,7 +227,7 @@ class Members:
             for there, name in names.items():
                 mounts[there] = await self._attached(host, name, there, instead)
             for name in names.values():
-                self._check_free(name, instead)  # which we have waited for
+                self._check_free(host, name, instead)  # which we have waited for
             if host.lost:
                 raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
         except BaseException:
@@ -258,7 +262,7 @@ class Members:
         host.offer = offer
         try:
             mount = await self._attached(host, name, "")
-            self._check_free(name)  # which we have waited for
+            self._check_free(host, name)  # which we have waited for
             replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
             await self._remove_replaced(host, [replaced])
@@ -321,16 +325,18 @@ class Members:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree.  The name is free, or that of the one `instead` of which this
         is.  Raises Error."""
-        self._check_free(name, instead)
+        self._check_free(host, name, instead)
         aname = host.aname(there) if there else ""
         mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
         async with in_time(host.address):
             await mount.attach()
         return mount
 
-    def _check_free(self, name: str, instead: Worker | None = None) -> None:
+    def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
         if self._taken(name) and (instead is None or self.workers.get(name) is not instead):
             raise Exists(f"{name} exists already")
+        if not self.promises.allow(name, host.started_as):
+            raise Exists(f"{name} is being started")
 
     def _put(
         self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True
@@ -342,7 +348,8 @@ class Members:
         if before is not None:
             self._drop_worker(before)
         worker = Worker(name, there, host, mount, capacity=capacity, answers=answers)
-        worker.drained = before is not None and before.drained
+        if before is not None:
+            worker.drained = before.drained and worker.is_again(before)
         self._enter(worker)
         if answers:
             self._balancer.add(
@@ -393,7 +400,7 @@ class Members:
             mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
             worker = Worker(name, there, host, mount, state="lost", health=Health.LOST)
             worker.capacity, worker.answers = saved.slots, saved.answers
-            worker.drained = saved.drained
+            worker.drained = there in saved.drained
             self._enter(worker)
         return host
 
@@ -457,7 +464,7 @@ class Members:
         worker = self.of_host(name)
         try:
             if not worker.host.lost:
-                worker.state = "draining"
+                worker.state, worker.drained = "draining", True
                 self._judge(worker)
                 with contextlib.suppress(NotFound):  # it has ended already
                     await self._tell(worker, "shutdown")
@@ -471,8 +478,7 @@ class Members:
         if worker.mount.of_worker:
             await self._tell(worker, "drain")
             worker.state = "draining"
-        else:
-            worker.drained = True
+        worker.drained = True
         self._judge(worker)
 
     async def resume(self, name: str) -> None:
@@ -542,6 +548,13 @@ class Members:
 
     # -- health -------------------------------------------------------------------
 
+    def sent(self, worker: Worker, requests: int = 1) -> None:
+        """So many requests more are the worker's, -1 when one is over.  Of a circuit that is
+        half-open the first decides: until it is over, others go elsewhere."""
+        worker.asked += requests
+        if worker.circuit is Circuit.HALF_OPEN:
+            self._judge(worker)
+
     def failed(self, worker: Worker, error: Exception) -> None:
         """A request failed on the worker; errors that a worker which is well gives do not
         count."""
@@ -564,11 +577,12 @@ class Members:
     def _health_of(self, worker: Worker) -> Health:
         if worker.host.lost:
             return Health.LOST
-        if worker.drained or worker.state == "draining":
+        if worker.drained:
             return Health.DRAINING
         if worker.answers and not worker.capacity:
             return Health.DEGRADED
-        if worker.circuit is Circuit.OPEN:
+        circuit = worker.circuit
+        if circuit is Circuit.OPEN or (circuit is Circuit.HALF_OPEN and worker.asked):
             return Health.DEGRADED
         return worker.host.pulse.health
 

@@ -3,17 +3,20 @@
 A host numbers its workers as if it were alone, and two that were started by hand both begin
 at `worker-0000`.  So each is mounted under a name that is free here: its own if all of the
 host's are, and otherwise the next numbers of which there are enough in a row.  A host that
-was here before wishes for the numbers that it had.
+was here before wishes for the numbers that it had.  What is being started has its names from
+the beginning, whoever registers before it listens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ..conversation.worker_names import number_of, worker_name
 
 _MOUNT = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 """no number, those are conversations'"""
-_NUMBERED = re.compile(r"worker-(\d{4,9})", re.ASCII)
 
 
 def check_mount(name: str) -> str:
@@ -24,16 +27,6 @@ def check_mount(name: str) -> str:
             "most 64 in all"
         )
     return name
-
-
-def worker_name(number: int) -> str:
-    return f"worker-{number:04d}"
-
-
-def number_of(name: str) -> int | None:
-    """The number of a worker; None for a name of another kind."""
-    numbered = _NUMBERED.fullmatch(name)
-    return int(numbered[1]) if numbered else None
 
 
 def assign(
@@ -63,3 +56,25 @@ def first_free(count: int, is_free: Callable[[str], bool]) -> int:
             first = number + 1
         number += 1
     return first
+
+
+class Promises:
+    """Names of workers that are being started: they are for one host each."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, str] = {}
+
+    def allow(self, name: str, host: str | None) -> bool:
+        """Whether a worker of the host of that name may have it; None for a host that was not
+        started here."""
+        return self._hosts.get(name, host) == host
+
+    @contextlib.contextmanager
+    def kept(self, hosts: Mapping[str, str]) -> Iterator[None]:
+        """Inside, these names of workers are for the hosts of those names."""
+        self._hosts.update(hosts)
+        try:
+            yield
+        finally:
+            for name in hosts:
+                del self._hosts[name]

@@ -19,6 +19,7 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
+from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument, NotFound, NotSupported
 from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
 from ..fs.tree import Directory, Tree
@@ -28,7 +29,7 @@ from ..p9.node import Maybe, Node, Walk
 from . import names, strategies
 from .balancer import Balancer
 from .balancer_file import BalancerFile
-from .config import ENGINES, MAX_WORKERS, Cluster
+from .config import ENGINES, Cluster
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet

@@ -121,7 +121,7 @@ class Recovery:
             model=host.model,
             slots=any_worker.capacity,
             answers=any_worker.answers,
-            drained=any_worker.drained,
+            drained=[there for there, worker in host.workers.items() if worker.drained],
             workers={there: worker.name for there, worker in host.workers.items()},
             expected=host.expected and host.address not in self._registry.services,
             started=started,

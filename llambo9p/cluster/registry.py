@@ -25,6 +25,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..conversation.worker_names import number_of
 from ..errors import Exists, InvalidArgument, NotFound, PermissionDenied
 from ..fs.ctl import decode, quote, split_words
 from ..fs.file import OpenFile
@@ -34,7 +35,6 @@ from ..net import address
 from ..net.address import Address
 from ..p9.node import Maybe
 from .members import Members
-from .names import number_of
 
 _ATTRIBUTES = 64
 """that a service may have"""

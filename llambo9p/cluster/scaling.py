@@ -92,8 +92,10 @@ class Scaling:
     def want(self, node_type: str) -> bool:
         """A request waits for a worker of that type, and there is none that is healthy: whether
         one is started for it.  Raises Error when that is not possible, or failed a while ago."""
-        each = self._types.get(node_type) if node_type else self._main
-        if self._running is None or each is None:
+        if self._running is None:
+            return False
+        each = self._types.get(node_type) if node_type else self._main(self._all_hosts())
+        if each is None:
             return False
         if each.task is None and not each.lock.locked():
             hosts = self._hosts(each)
@@ -101,7 +103,7 @@ class Scaling:
                 return False  # they come back by themselves
             if each.error is not None and not each.scaler.may_grow(self._now()):
                 raise type(each.error)(str(each.error))
-            if not self._there(each, hosts).room:
+            if not self._room(each):
                 raise Busy(
                     f"{Busy.ename}: there is no worker of type {each.name}, and max_nodes "
                     f"{self._settings.max_nodes} leaves room for none"
@@ -142,21 +144,34 @@ class Scaling:
     async def _run(self) -> None:
         while True:
             self._wanted.clear()
-            for each in self._types.values():
-                try:
-                    self._look_at(each)
-                except Exception:
-                    log.exception("scaling of %s", each.name)
+            try:
+                self._look()
+            except Exception:
+                log.exception("scaling")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SAMPLE_S):
                     await self._wanted.wait()
 
-    def _look_at(self, each: _Type) -> None:
-        hosts = self._hosts(each)
-        each.scaler.sample(self._now(), self._requests(each, hosts))
+    def _look(self) -> None:
+        """See once what there is, for all types, and decide for each."""
+        hosts = self._all_hosts()
+        main = self._main(hosts)
+        waiting = self._waiting()
+        waiting[main.name] += waiting.pop("", 0)
+        for each in self._types.values():
+            self._fleet.lower_floor(each.name)
+            there = self._there(each, hosts[each.name], each is main)
+            try:
+                self._decide(each, hosts[each.name], there, waiting[each.name])
+            except Exception:
+                log.exception("scaling of %s", each.name)
+
+    def _decide(self, each: _Type, hosts: Sequence[Host], there: There, waiting: int) -> None:
+        asked = sum(self._balancer.requests_of(str(host.address)) for host in hosts)
+        each.scaler.sample(self._now(), waiting + asked)
         if each.task is None and each.lock.locked():
             return  # somebody scales it
-        change = each.scaler.decide(self._now(), self._there(each, hosts))
+        change = each.scaler.decide(self._now(), there)
         if each.task is not None:
             if isinstance(change, Grow) and each.leaving and not each.task.cancelling():
                 each.task.cancel()
@@ -209,14 +224,17 @@ class Scaling:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    @property
-    def _main(self) -> _Type:
+    def _main(self, hosts: dict[str, list[Host]]) -> _Type:
         """For requests that ask for no type."""
-        return max(self._types.values(), key=lambda each: sum(h.slots for h in self._hosts(each)))
+        return max(self._types.values(), key=lambda each: sum(h.slots for h in hosts[each.name]))
 
     def _count(self, each: _Type) -> int:
         """Workers that were started here."""
         return sum(len(host.workers) for host in self._fleet.hosts(each.name))
+
+    def _all_hosts(self) -> dict[str, list[Host]]:
+        """`_hosts` of all types, by name."""
+        return {name: self._hosts(each) for name, each in self._types.items()}
 
     def _hosts(self, each: _Type) -> list[Host]:
         """Those of whoever started them that count: see `There.hosts`."""
@@ -231,24 +249,24 @@ class Scaling:
             and not host.drained
         )
 
-    def _requests(self, each: _Type, hosts: Sequence[Host]) -> int:
-        waiting = self._waiting()
-        mine = waiting[each.name] + (waiting[""] if each is self._main else 0)
-        return mine + sum(self._balancer.requests_of(str(host.address)) for host in hosts)
+    def _alive(self, each: _Type) -> int:
+        """Workers of all types but for those of this one that are to go."""
+        return self._fleet.alive - sum(len(host.workers) for host in each.leaving)
 
-    def _there(self, each: _Type, hosts: Sequence[Host]) -> There:
+    def _room(self, each: _Type) -> int:
+        """For more workers."""
+        return max(0, self._settings.max_nodes - self._alive(each))
+
+    def _there(self, each: _Type, hosts: Sequence[Host], is_main: bool) -> There:
         settings, node = self._settings, self._config.nodes[each.name]
-        started = self._count(each)
-        floors = self._fleet.floors
-        floors[each.name] = min(floors[each.name], started)  # who ends workers lowers it
-        alive = self._fleet.alive - sum(len(host.workers) for host in each.leaving)
+        floor, alive = self._fleet.floors[each.name], self._alive(each)
         mine = sum(len(host.workers) for host in hosts)
         others = sum(len(host.workers) for host in hosts if not host.kept)
         return There(
             hosts=[Size(len(host.workers), host.slots, host.kept) for host in hosts],
-            least=max(floors[each.name] + others, settings.min_nodes - (alive - mine)),
-            missing=max(0, settings.min_nodes - alive) if each is self._main else 0,
-            room=max(0, settings.max_nodes - alive),
+            least=max(floor + others, settings.min_nodes - (alive - mine)),
+            missing=max(0, settings.min_nodes - alive) if is_main else 0,
+            room=self._room(each),
             each=node.workers_per_host,
             first=node.count,
         )

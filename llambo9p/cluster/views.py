@@ -88,7 +88,7 @@ def text(worker: Worker) -> str:
         "id": worker.name,
         "addr": host.address,
         "type": host.type,
-        "state": "draining" if worker.drained else worker.state,
+        "state": "draining" if worker.drained and not host.lost else worker.state,
         "model": host.model,
         "capacity": worker.capacity,
         "load": worker.active,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry
 
 from ..conversation.limits import Limits
+from ..conversation.worker_names import MAX_WORKERS, worker_name
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound, Stale
 from ..fs import exposition
@@ -26,13 +27,6 @@ from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User
 from .metrics import Metrics
 from .worker import Worker
-
-MAX_WORKERS = 10_000
-"""names have four digits"""
-
-
-def worker_name(number: int) -> str:
-    return f"worker-{number:04d}"
 
 
 class Host:

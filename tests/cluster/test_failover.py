@@ -232,7 +232,7 @@ async def test_a_worker_that_says_nothing_is_given_up_for_another() -> None:
 async def test_being_queued_and_prefilled_is_progress() -> None:
     gate = Gate()
     async with (
-        cluster(config(timeout=50)) as running,
+        cluster(config(timeout=1000)) as running,
         simulated_host(1, gate=gate, answer=answer) as slow,
         simulated_host(1, 1, answer=answer) as other,
     ):
@@ -243,7 +243,7 @@ async def test_being_queued_and_prefilled_is_progress() -> None:
         await files.write("ctl", f"mount {other.address}")
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await until(lambda: loop.time() - began > 0.5)
+        await until(lambda: loop.time() - began > 1.3)
         assert (await files.attrs("status"))["state"] == "prefill"
         gate.open()
         assert await files.read("out") == ANSWER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from llambo9p.cluster import fleet
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.fleet import divide, runs
 from llambo9p.cluster.health import Health
+from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
 from llambo9p.cluster.remote import Mount
@@ -137,7 +139,7 @@ async def test_what_was_started_is_undone_when_one_of_several_hosts_fails(
 async def test_only_what_a_spawn_started_is_undone_whoever_has_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the second host starts, another comes that has the names of the first."""
+    """While the second host starts, another comes that calls its workers as the first does."""
     async with cluster(config()) as running, simulated_host(3) as other:
         files = running.files
         await files.write("ctl", "spawn --count 1 --type one")
@@ -156,8 +158,78 @@ async def test_only_what_a_spawn_started_is_undone_whoever_has_its_names(
         monkeypatch.setattr(launcher, "start", starting)
         with pytest.raises(Error, match="no room"):
             await files.write("ctl", "spawn --count 4 --type spread")
-        assert await files.ls("nodes") == ["worker-0000", "worker-0001", "worker-0002"]
+        assert await files.ls("nodes") == ["worker-0004", "worker-0005", "worker-0006"]
         assert {str(host.address) for host in members.hosts} == {str(other.address)}
+
+
+@story
+async def test_names_are_a_hosts_from_the_moment_that_it_is_to_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others come while it starts: one that registers, and one that is mounted by that name."""
+    async with cluster(config()) as running, simulated_host(1) as other, simulated_host() as tree:
+        files = running.files
+        await files.write("ctl", "spawn --count 1 --type spread")
+        launcher = running.orchestrator._fleet._launchers["local"]
+        members = running.orchestrator._members
+        start = launcher.start
+
+        async def starting(spec: HostSpec, progress: Progress) -> Launched:
+            for name in ("worker-0001", "worker-0003"):  # on the host that grows, and the new one
+                if name not in members.workers:
+                    with pytest.raises(Error, match=f"{name} is being started"):
+                        await members.mount(tree.address, name)
+            await members.join(other.address, epoch=1, first=3)
+            return await start(spec, progress)
+
+        monkeypatch.setattr(launcher, "start", starting)
+        await files.write("ctl", "spawn --count 3 --type spread")
+        here = {name: worker.there for name, worker in members.workers.items()}
+        other_name = here.pop("worker-0004")
+        assert other_name == "worker-0000"
+        assert sorted(here) == [f"worker-{number:04d}" for number in range(4)]
+        assert all(name == there for name, there in here.items())
+
+
+@story
+async def test_a_start_whose_model_does_not_go_on_loading_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "hangs"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho loading 10\nexec sleep 60\n")
+    program.chmod(0o755)
+    async with cluster(config(start_timeout=500)) as running:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(program))
+            with pytest.raises(Error, match="host-0000 made no progress for 0.5 s while it was"):
+                await running.files.write("ctl", "spawn --count 1 --type one")
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+        assert not running.orchestrator._fleet.loading
+        running.orchestrator._fleet._config = config()
+        await running.files.write("ctl", "spawn --count 1 --type one")
+        assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+@story
+async def test_a_model_that_goes_on_loading_has_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(config(start_timeout=600)) as running:
+        fleet = running.orchestrator._fleet
+        launcher = fleet._launcher_of("local")
+        loop = asyncio.get_running_loop()
+
+        async def start(spec: HostSpec, progress: Progress) -> Launched:
+            began = loop.time()
+            for percent in range(100):
+                progress(percent)
+                if loop.time() - began > 0.9:
+                    break
+                await asyncio.sleep(0.02)
+            raise Error("it is loaded")
+
+        monkeypatch.setattr(launcher, "start", start)
+        with pytest.raises(Error, match="it is loaded"):
+            await running.files.write("ctl", "spawn --count 1 --type one")
 
 
 @story
@@ -238,14 +310,65 @@ async def test_a_host_that_dies_comes_back_with_its_names(monkeypatch: pytest.Mo
 
 
 @story
+async def test_whoever_was_drained_is_drained_when_its_host_was_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.3)
+    async with cluster(config()) as running:
+        files, members = running.files, running.orchestrator._members
+        await files.write("ctl", "spawn --count 4 --type one")
+        await files.write("ctl", "unmount worker-0001\ndrain worker-0000 worker-0003")
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        await until(lambda: members.counts[Health.LOST] == 3)
+        assert (await files.attrs("nodes/worker-0003"))["state"] == "lost"
+        await until(lambda: not members.counts[Health.LOST])
+        assert (members.counts[Health.DRAINING], members.counts[Health.HEALTHY]) == (2, 1)
+        assert members.workers["worker-0002"].health is Health.HEALTHY
+        for name in ("worker-0000", "worker-0003"):  # the new process is told, too
+            await until(lambda name=name: members.workers[name].state == "draining")
+        assert await files.ask("hello") == "simulated: hello"
+        await files.write("ctl", "resume worker-0000")
+        await files.write("worker-0003/ctl", "resume")
+        await until(lambda: members.counts[Health.HEALTHY] == 3)
+
+
+@story
+async def test_workers_of_a_type_are_counted_while_their_host_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or what `spawn` asked for would be forgotten."""
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    counts: list[int] = []
+    async with cluster(config()) as running:
+        members, ours = running.orchestrator._members, running.orchestrator._fleet
+        await running.files.write("ctl", "spawn --count 3 --type spread")
+        heartbeat = members._heartbeat
+
+        async def counted(host: Host) -> None:
+            counts.append(sum(len(each.workers) for each in ours.hosts("spread")))
+            ours.lower_floor("spread")
+            await heartbeat(host)
+
+        monkeypatch.setattr(members, "_heartbeat", counted)
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        await until(lambda: members.counts[Health.LOST])
+        before = len(counts)
+        await until(lambda: len(counts) > before + 1)
+        assert set(counts) == {3} and ours.floors["spread"] == 3
+
+
+@story
 async def test_names_of_a_lost_host_that_others_started_are_free() -> None:
+    """And not drained, whatever the one was that had them."""
     async with cluster(config()) as running, simulated_host() as host:
         await running.files.write("ctl", f"mount {host.address}")
+        await running.files.write("ctl", "drain worker-0000")
         host.kill()
         workers = running.orchestrator._members.workers
         await until(lambda: workers["worker-0000"].state == "lost")
         await running.files.write("ctl", "spawn --count 1 --type one")
         assert await running.files.ls("nodes") == ["worker-0000"]
+        assert workers["worker-0000"].health is Health.HEALTHY
 
 
 @story
@@ -283,6 +406,31 @@ async def test_a_host_that_cannot_be_started_again_is_tried_again(
         assert "host-0000 ended: SIGKILL; its log is " in caplog.text
         os.chmod(directory, 0o700)
         await until(lambda: "host-0000 was started again" in caplog.text)
+        assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+@story
+async def test_nothing_that_goes_wrong_ends_the_keeping(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even what nobody thought of: why the host ended, and its first new start."""
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    wait = LocalHost._wait
+
+    async def no_reason(host: LocalHost) -> str:
+        raise ValueError(await wait(host))
+
+    async with cluster(config()) as running:
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalHost, "_wait", no_reason)
+            await running.files.write("ctl", "spawn --count 1 --type one")
+        launcher = running.orchestrator._fleet._launchers["local"]
+        with monkeypatch.context() as patched:
+            patched.setattr(launcher, "start", None)
+            os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+            await until(lambda: "host-0000 cannot be started again" in caplog.text)
+        await until(lambda: "host-0000 was started again" in caplog.text)
+        assert "nobody knows why host-0000 ended" in caplog.text
         assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
 
 

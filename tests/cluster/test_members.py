@@ -373,6 +373,72 @@ async def test_a_worker_that_fails_repeatedly_is_passed_over_and_tried_again(
 
 
 @story
+async def test_one_request_decides_about_a_half_open_circuit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llambo9p.cluster.health.FIRST_PAUSE_S", 0.01)
+    slow, other = Gate(), Gate()
+    async with (
+        cluster(RARELY) as running,
+        simulated_host(1, gate=slow) as bad_host,
+        simulated_host(1, 1, gate=other) as good_host,
+    ):
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {bad_host.address}\nmount {good_host.address}")
+        bad, good = members.workers["worker-0000"], members.workers["worker-0001"]
+        for _ in range(FAILURES):
+            members.failed(bad, WorkerLost())
+        await until(lambda: bad.health is Health.HEALTHY)
+        members.sent(bad)
+        assert bad.health is Health.DEGRADED
+        members.sent(bad, -1)
+        assert bad.health is Health.HEALTHY, "it was cancelled, and decided nothing"
+        asking = [asyncio.create_task(query(files, f"{i}")) for i in range(4)]
+        await until(lambda: bad.asked + good.asked == 4)
+        assert (bad.asked, bad.circuit) == (1, Circuit.HALF_OPEN)
+        slow.open()
+        await until(lambda: bad.circuit is Circuit.CLOSED)
+        assert bad.health is Health.HEALTHY
+        other.open()
+        await asyncio.gather(*asking)
+
+
+@story
+async def test_who_waits_is_not_sent_to_a_worker_that_failed_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llambo9p.cluster.health.FIRST_PAUSE_S", 0.01)
+    config = Cluster.model_validate(
+        {"load_balancer": {"strategy": "round-robin"}, "limits": {"queue_per_host": 0}}
+    )
+    gate, fails = Gate(), Gate()
+    async with (
+        cluster(config) as running,
+        simulated_host(1, slots=1, gate=fails, poison=b"poison") as bad_host,
+        simulated_host(1, 1, slots=1, gate=gate) as good_host,
+    ):
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {bad_host.address}\nmount {good_host.address}")
+        bad, good = members.workers["worker-0000"], members.workers["worker-0001"]
+        for _ in range(FAILURES):
+            members.failed(bad, WorkerLost())
+        asking = [asyncio.create_task(query(files, "one"))]
+        await until(lambda: good.asked)
+        await until(lambda: bad.health is Health.HEALTHY)
+        bad.breaker._pause = 30.0
+        asking.append(asyncio.create_task(query(files, "poison")))
+        await until(lambda: bad.asked)
+        asking.append(asyncio.create_task(query(files, "two")))
+        await until(lambda: len(running.orchestrator._dispatch._waiting) == 1)
+        fails.open()
+        await until(lambda: bad.circuit is Circuit.OPEN)
+        assert not bad.asked and len(running.orchestrator._dispatch._waiting) == 2
+        gate.open()
+        await asyncio.gather(*asking)
+        assert bad_host.host.workers["worker-0000"].requests == 1
+
+
+@story
 async def test_the_counts_are_those_of_the_table() -> None:
     async with cluster(OFTEN) as running, simulated_host(3) as one, simulated_host(2) as two:
         files, members = running.files, members_of(running)

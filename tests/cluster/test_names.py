@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.cluster.names import assign, first_free, number_of, worker_name
+from llambo9p.cluster.names import Promises, assign, first_free
+from llambo9p.conversation.worker_names import number_of, worker_name
 
 
 def named(*numbers: int) -> list[str]:
@@ -55,3 +56,13 @@ def test_the_first_free_numbers_are_the_first(count: int, taken: set[int]) -> No
 
     first = first_free(count, lambda name: number_of(name) not in taken)
     assert first == next(n for n in range(100) if fits(n))
+
+
+def test_a_promised_name_is_for_one_host_until_the_promise_ends() -> None:
+    promises = Promises()
+    with promises.kept({"worker-0000": "host-0000"}), promises.kept({"worker-0001": "host-0001"}):
+        assert promises.allow("worker-0000", "host-0000")
+        assert not promises.allow("worker-0000", "host-0001")
+        assert not promises.allow("worker-0000", None), "which was not started here"
+        assert promises.allow("worker-0002", None)
+    assert promises.allow("worker-0000", None)

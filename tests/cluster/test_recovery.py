@@ -165,7 +165,7 @@ async def test_those_that_died_meanwhile_are_started_again_with_their_names(
 ) -> None:
     async with cluster.orchestrator() as first:
         await first.files.write("ctl", "spawn --count 4 --type two\nspawn --count 3 --type one")
-        await first.files.write("ctl", "unmount worker-0005")
+        await first.files.write("ctl", "unmount worker-0005\ndrain worker-0006")
         before, pids = await first.nodes(), cluster.pids()
         await first.kill()
         os.kill(pids["host-0000"], signal.SIGKILL)
@@ -179,6 +179,10 @@ async def test_those_that_died_meanwhile_are_started_again_with_their_names(
         assert set(after) == set(before)
         changed = {name for name in after if after[name]["epoch"] != before[name]["epoch"]}
         assert changed == {"worker-0000", "worker-0001", "worker-0004", "worker-0006"}
+        assert {name for name in after if after[name]["health"] != "healthy"} == {"worker-0006"}
+        while (await second.files.attrs("worker-0006/status"))["draining"] == "no":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await second.files.write("ctl", "resume worker-0006")
         for name in after:
             assert await second.files.ask(name, name) == f"simulated: {name}"
         sockets = list((cluster.directory / "state.hosts").glob("[0-9]*-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -132,6 +133,31 @@ async def test_without_auto_scale_nothing_is_started() -> None:
     async with cluster(config()) as running:
         with pytest.raises(Error, match="no healthy worker; start some"):
             await running.files.ask("hello")
+
+
+@story
+async def test_what_there_is_is_looked_at_once_for_all_types(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster(config()) as running:
+        scaler = running.orchestrator._scaling
+        asked = 0
+
+        def waiting() -> Counter[str]:
+            nonlocal asked
+            asked += 1
+            return Counter({"": 2, "tiny": 1, "bad": 4})
+
+        monkeypatch.setattr(scaler, "_waiting", waiting)
+        monkeypatch.setattr(scaler, "_grow", never)
+        scaler._look()
+        assert asked == 1
+        requests = {name: each.scaler.requests for name, each in scaler._types.items()}
+        assert requests == {"tiny": 3, "bad": 4}, "of no type are the first's, none having slots"
+
+
+async def never(*args: object) -> None:
+    """Nothing is started."""
 
 
 # -- scale ------------------------------------------------------------------------

@@ -34,7 +34,7 @@ HOSTS = st.builds(
     answers=st.booleans(),
     workers=st.dictionaries(st.text(), NAMES, max_size=3),
     expected=st.booleans(),
-    drained=st.booleans(),
+    drained=st.lists(st.text()),
     started=st.none() | st.builds(Started, st.just("local"), st.just(SPEC), st.text()),
 )
 STATES = st.builds(
