@@ -130,7 +130,8 @@ class Members:
                     known.expected = True
                     return known
             host = await self.add_host(address, epoch=epoch, first=first)
-            self.discovery.forget(address)
+            if not host.lost:
+                self.discovery.forget(address)
             return host
 
     def leave(self, address: Address) -> None:
@@ -153,7 +154,8 @@ class Members:
         """Connect to a host of ours and mount all its workers, or of them `only` some, under
         the names that they had on the host that it was `before`, or its only one `instead` of
         another; `process` is stopped when that fails.  Whoever was at its address is lost when
-        it answers."""
+        it answers.  A host that is lost once its workers are mounted is one of ours all the
+        same."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -161,6 +163,7 @@ class Members:
                 await process.stop()
             raise
         host.process = process
+        host.expected = before is None or before.expected
         try:
             known = self._known(address)
             if known is not None and known is not before:
@@ -170,7 +173,11 @@ class Members:
                 await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
-            await self._heartbeat(host)
+            try:
+                await self._heartbeat(host)
+            except Error as e:
+                log.warning("host %s: no first heartbeat: %s", address, e)
+                self._lose(host)
         except BaseException:
             await self.remove_host(host)
             raise
@@ -407,10 +414,7 @@ class Members:
             async with self._one_at(host.address):
                 if self._known(host.address) is host:
                     only = set(host.workers)
-                    new = await self.add_host(
-                        host.address, epoch=host.epoch, before=host, only=only
-                    )
-                    new.expected = host.expected
+                    await self.add_host(host.address, epoch=host.epoch, before=host, only=only)
                     await self.remove_host(host)
         except Error as e:
             log.warning("host %s is not back: %s", host.address, e)
