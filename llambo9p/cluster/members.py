@@ -547,8 +547,10 @@ class Members:
     # -- health -------------------------------------------------------------------
 
     def failed(self, worker: Worker, error: Exception) -> None:
-        """A request failed on the worker; errors that a worker which is well gives do not
-        count."""
+        """A request failed on the worker, perhaps with its host, which then is lost from now
+        on; errors that a worker which is well gives do not count."""
+        if worker.host.client.lost.done() and not worker.host.closed:
+            self._lose(worker.host)
         if isinstance(error, _NOT_THE_WORKERS) or worker.host.lost:
             return
         loop = asyncio.get_running_loop()
