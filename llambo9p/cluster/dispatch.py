@@ -297,10 +297,15 @@ class ClusterEngine:
         apart = frozenset[str]() if request.placing is None else request.placing.avoided
         return self._balancer.choose(request, asked.failures.avoided, model, apart)
 
-    def _ended(self, asked: _Asked) -> None:
-        """What the worker does for it is over, well or badly."""
+    def _ended(self, asked: _Asked, with_host: bool = False) -> None:
+        """What the worker does for it is over, well or badly, or as everything `with_host`."""
         assert asked.work is not None and asked.worker is not None
         self._balancer.finished(asked.work)
+        turns = asked.worker.host.turns
+        if with_host:
+            turns.failed(asked.request)
+        else:
+            turns.ended(asked.request, asked.worker.capacity)
         self._members.sent(asked.worker, -1)
         asked.worker = asked.work = None
         self._dispatch()
@@ -319,11 +324,12 @@ class ClusterEngine:
             except Error as error:
                 self.forget(asked.request.conversation)
                 self._members.failed(worker, error)  # before another is sent to it
-                self._ended(asked)
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
+                begun = not together or worker.host.turns.can_have_begun(asked.request)
+                self._ended(asked, together)
                 fate = worker.host.workers.values() if together else [worker]
                 avoid = [each.name for each in fate]
-                asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens))
+                asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens), begun)
                 self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)
             else:
@@ -343,6 +349,8 @@ class ClusterEngine:
                     remote = await RemoteConversation.make(worker, request.user)
                     if request.conversation is not None:
                         self._remotes[request.conversation] = remote
+                turns = worker.host.turns
+                turns.told(request, loop.time(), request.priority, worker.capacity)
                 await remote.ask(request, asked.splice.known)
                 asked.splice.begin()
                 files = await remote.open_answer(request.params.logprobs > 0)
@@ -384,6 +392,8 @@ class ClusterEngine:
                 if asking is not None and asking.done():
                     state, position = asking.result()
                     asking = None
+                    if state is not State.QUEUED:
+                        worker.host.turns.begun(asked.request)
                     if state in (State.QUEUED, State.PREFILL):
                         progress = loop.time()
                         asked.listener.progress(state, position)

@@ -4,7 +4,9 @@ What is the request's own fault (a bad argument, no permission, what the worker 
 support) would fail everywhere and is told at once.  All else is a worker's: it was lost, is
 busy, makes no progress, was stopped by somebody else, or cannot decode.  Then the request
 goes on elsewhere.  `max_retries` counts failures in a row without a new token: an answer
-that grows between them can outlive any number, and has an end because it grows.
+that grows between them can outlive any number, and has an end because it grows.  Only those
+count that can be the request's doing: who was in line at a host that failed (`turns`) was as
+well off in line here, and whoever makes hosts fail was not in line.
 
 Workers that failed are avoided where others can be had, until there is a new token.
 """
@@ -30,9 +32,12 @@ class Failures:
         self._in_a_row = 0
         self._tokens = 0
 
-    def add(self, error: Error, worker: str, avoid: Iterable[str], tokens: int) -> None:
-        """`worker` failed; `avoid` it and those that share its fate.  The answer has so many
-        tokens.  Raises what the request fails with if that was all."""
+    def add(
+        self, error: Error, worker: str, avoid: Iterable[str], tokens: int, begun: bool = True
+    ) -> None:
+        """`worker` failed, and can have `begun` with the request or not; `avoid` it and those
+        that share its fate.  The answer has so many tokens.  Raises what the request fails with
+        if that was all."""
         if error.errno in _OWN_FAULT:
             raise error
         if tokens:
@@ -41,7 +46,8 @@ class Failures:
             self._tokens = tokens
             self._in_a_row = 0
             self.avoided = frozenset()
-        self._in_a_row += 1
+            begun = True
+        self._in_a_row += begun
         self.avoided |= frozenset(avoid)
         self.last = error
         if self._in_a_row > self._max_retries:

@@ -19,6 +19,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from ..engine.base import Request
 from ..errors import Error, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
@@ -28,6 +29,7 @@ from .health import Breaker, Circuit, Health, Pulse
 from .launchers.base import Launched
 from .offer import Offer
 from .remote import Mount
+from .turns import Turns
 
 _WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
 CONNECT_S = 10.0
@@ -134,6 +136,8 @@ class Host:
     kept: bool = False
     """it is started again when it ends, and its workers' names are for nobody else"""
     closed: bool = False
+    turns: Turns[Request] = field(default_factory=Turns)
+    """of the orchestrator's requests"""
     users: dict[str, asyncio.Task[Client]] = field(default_factory=dict)
     """the connections of users other than the owner"""
     lines: frozenset[str] = frozenset()

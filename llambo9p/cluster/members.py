@@ -133,7 +133,8 @@ class Members:
                     known.expected = True
                     return known
             host = await self.add_host(address, epoch=epoch, first=first)
-            self.discovery.forget(address)
+            if not host.lost:
+                self.discovery.forget(address)
             return host
 
     def leave(self, address: Address) -> None:
@@ -156,7 +157,8 @@ class Members:
         """Connect to a host of ours and mount all its workers, or of them `only` some, under
         the names that they had on the host that it was `before`, or its only one `instead` of
         another; `process` is stopped when that fails.  Whoever was at its address is lost when
-        it answers."""
+        it answers.  A host that is lost once its workers are mounted is one of ours all the
+        same."""
         try:
             host = await self._connect(address, c.VERSION_9P2000_U, epoch)
         except BaseException:
@@ -164,6 +166,7 @@ class Members:
                 await process.stop()
             raise
         host.process = process
+        host.expected = before is None or before.expected
         try:
             known = self._known(address)
             if known is not None and known is not before:
@@ -173,7 +176,11 @@ class Members:
                 await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
-            await self._heartbeat(host)
+            try:
+                await self._heartbeat(host)
+            except Error as e:
+                log.warning("host %s: no first heartbeat: %s", address, e)
+                self._lose(host)
         except BaseException:
             await self.remove_host(host)
             raise
@@ -414,10 +421,7 @@ class Members:
             async with self._one_at(host.address):
                 if self._known(host.address) is host:
                     only = set(host.workers)
-                    new = await self.add_host(
-                        host.address, epoch=host.epoch, before=host, only=only
-                    )
-                    new.expected = host.expected
+                    await self.add_host(host.address, epoch=host.epoch, before=host, only=only)
                     await self.remove_host(host)
         except Error as e:
             log.warning("host %s is not back: %s", host.address, e)
@@ -556,8 +560,10 @@ class Members:
             self._judge(worker)
 
     def failed(self, worker: Worker, error: Exception) -> None:
-        """A request failed on the worker; errors that a worker which is well gives do not
-        count."""
+        """A request failed on the worker, perhaps with its host, which then is lost from now
+        on; errors that a worker which is well gives do not count."""
+        if worker.host.client.lost.done() and not worker.host.closed:
+            self._lose(worker.host)
         if isinstance(error, _NOT_THE_WORKERS) or worker.host.lost:
             return
         loop = asyncio.get_running_loop()

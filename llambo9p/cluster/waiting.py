@@ -10,6 +10,7 @@ No I/O and no clock: the caller says when each one came, and decides who can go 
 from __future__ import annotations
 
 import bisect
+import sys
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -31,7 +32,7 @@ class _Entry(Generic[_T]):
 class WaitingQueue(Generic[_T]):
     """At most `limit` new ones are to be added; who was admitted before may always come back."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = sys.maxsize) -> None:
         self.limit = limit
         self._entries: list[_Entry[_T]] = []
         self._by_item: dict[_T, _Entry[_T]] = {}

@@ -41,6 +41,10 @@ class Count:
     """by the client's cancel, flush or clunk"""
     left: int = 0
     """in the middle"""
+    refused: int = 0
+    """connections: there was no orchestrator"""
+    broken: Counter[str] = field(default_factory=Counter)
+    """with the connection, as when the orchestrator is killed"""
     failed: Counter[str] = field(default_factory=Counter)
     """what was asked of the orchestrator, by error"""
     failed_there: Counter[str] = field(default_factory=Counter)
@@ -51,16 +55,17 @@ class Count:
 
     @property
     def ended(self) -> int:
-        failed = self.failed.total() + self.failed_there.total()
+        failed = self.failed.total() + self.failed_there.total() + self.broken.total()
         return self.answered + self.stopped + self.left + failed
 
     def __str__(self) -> str:
         lines = [
             f"asked {self.asked}, answered {self.answered}, stopped {self.stopped}, "
-            f"left {self.left}, failed {self.failed.total()}, failed in workers "
-            f"{self.failed_there.total()}, wrong {len(self.wrong)}"
+            f"left {self.left}, broken {self.broken.total()}, failed {self.failed.total()}, "
+            f"failed in workers {self.failed_there.total()}, wrong {len(self.wrong)}; "
+            f"connections refused {self.refused}"
         ]
-        for name in ("failed", "failed_there", "other_errors"):
+        for name in ("broken", "failed", "failed_there", "other_errors"):
             for error, times in getattr(self, name).most_common():
                 lines.append(f"  {name} {times}: {error}")
         return "\n".join(lines)
@@ -131,15 +136,30 @@ class ChaosClient:
 
     async def _connected(self) -> Files:
         if self._files is None or self._client is None or self._client.lost.done():
-            self._client = await in_time(Client.connect(self._address), "connect")
+            self._hang_up()
+            self._client = await in_time(self._connect(), "connect")
             root, _ = await in_time(self._client.attach(""), "attach")
             self._files = Files(self._client, root)
         return self._files
+
+    async def _connect(self) -> Client:
+        """As soon as there is an orchestrator."""
+        while True:
+            try:
+                return await Client.connect(self._address)
+            except Error:
+                self._count.refused += 1
+                await asyncio.sleep(self._rng.uniform(0.1, 0.3))
 
     def _hang_up(self) -> None:
         if self._client is not None:
             self._client.close()
         self._client = self._files = None
+
+    def _ended_by(self, error: Error, failed: Counter[str]) -> Counter[str]:
+        """Where a question that ends with an error is counted."""
+        is_broken = str(error).startswith(f"{self._address}: connection ")
+        return self._count.broken if is_broken else failed
 
     # -- what they do -------------------------------------------------------------
 
@@ -187,7 +207,7 @@ class ChaosClient:
             finally:
                 out.forget()
         except Error as e:
-            failed[_kind(e)] += 1
+            self._ended_by(e, failed)[_kind(e)] += 1
             return False
         text = said.decode()  # whole characters, whatever became of it
         if cancels:
@@ -230,7 +250,7 @@ class ChaosClient:
                         return
                     said = await self._read(data)
                 except Error as e:
-                    failed[_kind(e)] += 1
+                    self._ended_by(e, failed)[_kind(e)] += 1
                     return
                 self._count.answered += 1
                 assert said == right, f"{said!r}, not {right!r}"

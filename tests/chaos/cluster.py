@@ -1,13 +1,15 @@
 """A cluster of processes that trouble can come to, and what they hold.
 
 An orchestrator, and three kinds of hosts: mounted by their address, registered by themselves,
-and started by the orchestrator.  The first two are behind proxies.
+and started by the orchestrator.  The first two are behind proxies.  The orchestrator itself may
+be killed and followed by another one at its address, with its state file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 import signal
@@ -20,7 +22,7 @@ from llambo9p.errors import Error
 from llambo9p.net.address import Address, parse
 from tests.files import ANYWHERE, Files, files_of
 
-from .processes import Host, Own, Process, Spawned, seen
+from .processes import Host, Own, Process, Spawned, running, seen
 from .proxy import Proxy
 
 CONFIG = """
@@ -28,6 +30,7 @@ cluster:
   nodes:
     spawned: {{resources: {{model: {model}, slots: 8, context_size: {context}, threads: 1}}}}
   load_balancer: {{health_check_interval: 250, timeout: 3000}}
+  state: {{orphan_timeout: 20000}}
 """
 WORKERS = 2
 """of each host"""
@@ -64,22 +67,31 @@ class ChaosCluster:
         self._directory = directory
         self._model = model
         self._proxies: list[Proxy] = []
-        self._exits = contextlib.AsyncExitStack()
-        self._names = 0
-        config = directory / "config.yaml"
-        config.write_text(CONFIG.format(model=model, context=CONTEXT))
-        self._orchestrator = Process(
+        self._connection = contextlib.AsyncExitStack()
+        self._retries: Counter[str] = Counter()
+        """of orchestrators that were killed"""
+        (directory / "config.yaml").write_text(CONFIG.format(model=model, context=CONTEXT))
+        self._spawned = str(directory / "state.hosts" / "host.yaml")
+        """names the hosts that an orchestrator started"""
+        self._orchestrator = self._make_orchestrator(ANYWHERE)
+
+    def _make_orchestrator(self, at: Address) -> Process:
+        directory = self._directory
+        return Process(
             "llambo9p_nodes.orchestrator",
-            *("--listen", str(ANYWHERE), "--config", str(config)),
+            *("--listen", str(at), "--config", str(directory / "config.yaml")),
             *("--state", str(directory / "state")),
             log=directory / "orchestrator.log",
             step=STEP_S,
         )
 
+    async def _start_orchestrator(self) -> None:
+        self.address = await self._orchestrator.start()
+        self.files = await self._connection.enter_async_context(files_of(self.address))
+
     async def start(self, mounted: int, registered: int, spawned: int) -> None:
         """Return when all hosts are well."""
-        self.address = await self._orchestrator.start()
-        self.files = await self._exits.enter_async_context(files_of(self.address))
+        await self._start_orchestrator()
         for _ in range(mounted):
             host = await self._own_host()
             await self.files.write("ctl", f"mount {host.proxies[0].address}")
@@ -88,7 +100,7 @@ class ChaosCluster:
         if spawned:
             assert spawned == 1, "or they could not be told apart"
             await self.files.write("ctl", f"spawn --count {WORKERS}")
-            self.hosts.append(Spawned("spawned", self._orchestrator))
+            self.hosts.append(Spawned("spawned", self._spawned))
         async with asyncio.timeout(READY_S):
             while not await self._is_well():  # noqa: ASYNC110 (there is no event to wait for)
                 await asyncio.sleep(SAMPLE_S)
@@ -122,13 +134,27 @@ class ChaosCluster:
         return proxy
 
     async def close(self) -> None:
-        await self._exits.aclose()
+        await self._connection.aclose()
         await self._orchestrator.end(signal.SIGTERM)
+        for pid in running(self._spawned):  # that nobody owns any more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for host in self.hosts:
             if isinstance(host, Own):
                 await host.kill()
         for proxy in self._proxies:
             await proxy.close()
+
+    # -- what happens to it ---------------------------------------------------------
+
+    async def restart(self, pause: float = 0) -> None:
+        """Kill the orchestrator, and so many seconds later let another one take over."""
+        self._retries = await self.retries()
+        await self._orchestrator.end()
+        await self._connection.aclose()
+        await asyncio.sleep(pause)
+        self._orchestrator = self._make_orchestrator(self.address)
+        await self._start_orchestrator()
 
     async def operate(self, rng: random.Random) -> None:
         """Drain workers for a while, and change the strategy, until cancelled; then all is
@@ -137,17 +163,23 @@ class ChaosCluster:
             while True:
                 await asyncio.sleep(rng.uniform(0.5, 3))
                 await self._do(f"strategy {rng.choice(STRATEGIES)}")
-                name = rng.choice(await self.files.ls("nodes"))
+                name = rng.choice(await self._names() or [""])
                 await self._do(f"drain {name}")
                 await asyncio.sleep(rng.uniform(0, 3))
                 await self._do(f"resume {name}")
         finally:
-            for name in await self.files.ls("nodes"):
+            for name in await self._names():
                 await self._do(f"resume {name}")
 
     async def _do(self, verb: str) -> None:
-        with contextlib.suppress(Error):  # the worker may be lost
+        with contextlib.suppress(Error):  # the worker may be lost, or the orchestrator be killed
             await self.files.write("ctl", verb)
+
+    async def _names(self) -> list[str]:
+        """Of the workers; none while the orchestrator is killed."""
+        with contextlib.suppress(Error):
+            return await self.files.ls("nodes")
+        return []
 
     # -- what can be seen -----------------------------------------------------------
 
@@ -157,7 +189,7 @@ class ChaosCluster:
         return (health["nodes"], health["healthy"]) == (wanted, wanted)
 
     async def held(self) -> dict[str, Held]:
-        """Of all processes, by name, when they do least within half a second."""
+        """By all processes, by name, when they do least within half a second."""
         samples = [await self._sample() for _ in range(SAMPLES)]
         least = samples[0]
         for sample in samples[1:]:
@@ -167,9 +199,9 @@ class ChaosCluster:
     async def _sample(self) -> dict[str, Held]:
         await asyncio.sleep(SAMPLE_S)
         sample = {"orchestrator": await _held(self.files, self._orchestrator.pid)}
-        sample["orchestrator"].gauges["healthy"] = float(
-            (await self.files.attrs("health"))["healthy"]
-        )
+        gauges = sample["orchestrator"].gauges
+        gauges["healthy"] = float((await self.files.attrs("health"))["healthy"])
+        gauges["hosts that it started"] = float(len(running(self._spawned)))
         for host in self.hosts:
             address, pid = await self._address_of(host), host.pid()
             with contextlib.suppress(Error, FileNotFoundError):  # it has just ended
@@ -187,11 +219,20 @@ class ChaosCluster:
                 return parse(node["addr"])
         return None
 
-    async def retries(self) -> dict[str, float]:
-        """Of requests, by kind, as the orchestrator counts them."""
+    async def places(self) -> dict[str, str]:
+        """Where each worker is, by name: the address of its host, or its type if that is started
+        anywhere."""
+        nodes = {name: await self.files.attrs(f"nodes/{name}") for name in await self._names()}
+        return {
+            name: node["type"] if node["type"] == "spawned" else node["addr"]
+            for name, node in nodes.items()
+        }
+
+    async def retries(self) -> Counter[str]:
+        """Of requests, by kind, as the orchestrators count them."""
         text = await self.files.read("metrics")
         found = re.findall(r'^llambo_retries_total\{kind="(\w+)"\} (\S+)', text, re.MULTILINE)
-        return {kind: float(value) for kind, value in found}
+        return self._retries + Counter({kind: round(float(value)) for kind, value in found})
 
     def log_lines(self) -> Iterator[str]:
         for path in sorted(self._directory.rglob("*.log")):
@@ -225,3 +266,12 @@ def differences(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
             if was != now:
                 lines.append(f"{name}: {what} was {was:g} and is {now:g}")
     return sorted(lines)
+
+
+def moved(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Workers that are not where they were, a line each."""
+    return [
+        f"{name} was at {before.get(name)} and is at {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]

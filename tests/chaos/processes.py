@@ -114,19 +114,21 @@ class Spawned:
     """A host of the orchestrator's, which starts it again itself."""
 
     name: str
-    parent: Process
+    word: str
+    """on the command lines of such hosts, and of nothing else"""
     proxies: list[Proxy] = field(default_factory=list)
 
     def pid(self) -> int | None:
-        pids = children(self.parent.pid)
-        return pids[0] if pids else None
+        pids = running(self.word)
+        return pids[-1] if pids else None
 
     async def start(self) -> None:
         """That is the orchestrator's."""
 
     async def kill(self) -> None:
         if (pid := self.pid()) is not None:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class Seen(NamedTuple):
@@ -147,12 +149,11 @@ def seen(pid: int) -> Seen:
     return Seen(files, int(resident))
 
 
-def children(pid: int) -> list[int]:
-    """Of all its threads, those that run."""
+def running(word: str) -> list[int]:
+    """The processes that have that word on their command line, the oldest first."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z":
-                found.append(child)
-    return found
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if os.fsencode(word) in (each / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(each.name))
+    return sorted(found)

@@ -346,6 +346,54 @@ async def test_what_waits_at_a_lost_host_or_here_is_answered_by_another() -> Non
 
 
 @story
+async def test_only_what_a_lost_host_had_begun_with_has_failed() -> None:
+    gate = Gate()
+    async with (
+        cluster(config(max_retries=0)) as running,
+        simulated_host(1, gate=gate, answer=answer, slots=2) as dies,
+        simulated_host(1, 1, answer=answer) as lives,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {dies.address}")
+        reads = []
+        for number in range(5):
+            data = await files.open("data", c.ORDWR)
+            await data.write(b"go")
+            reads.append(asyncio.ensure_future(data.read_all()))
+            await until(lambda number=number: held(dies) == number + 1)
+        await files.write("ctl", f"mount {lives.address}")
+        dies.kill()
+        said = await asyncio.gather(*reads, return_exceptions=True)
+        assert all(isinstance(each, Error) for each in said[:2])
+        assert said[2:] == [ANSWER.encode()] * 3
+        [lost, _] = running.orchestrator._members.hosts
+        assert not any(map(lost.turns.can_have_begun, running.orchestrator._dispatch._tasks))
+
+
+@story
+async def test_who_was_in_line_at_a_host_that_is_unmounted_goes_on_without_it() -> None:
+    gate = Gate()
+    async with (
+        cluster(config(max_retries=0)) as running,
+        simulated_host(1, gate=gate, answer=answer, slots=1) as goes,
+        simulated_host(1, 1, answer=answer) as stays,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {goes.address}")
+        reads = []
+        for number in range(2):
+            data = await files.open("data", c.ORDWR)
+            await data.write(b"go")
+            reads.append(asyncio.ensure_future(data.read_all()))
+            await until(lambda number=number: held(goes) == number + 1)
+        await files.write("ctl", f"mount {stays.address}\nunmount worker-0000")
+        begun, in_line = await asyncio.gather(*reads, return_exceptions=True)
+        assert isinstance(begun, Error) and in_line == ANSWER.encode()
+        assert not running.orchestrator._members.discovery._trying
+        assert await files.ls("nodes") == ["worker-0001"]
+
+
+@story
 async def test_settings_and_constraints_go_on_with_the_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from llambo9p.cluster.health import Health
 from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
+from llambo9p.cluster.members import Members
 from llambo9p.cluster.remote import Mount
 from llambo9p.errors import Error
 from tests.files import story, until
@@ -272,6 +274,32 @@ async def test_workers_are_kept_when_their_host_dies_while_they_come_back(
         assert await files.ls("nodes") == ["worker-0000", "worker-0001", "worker-0002"]
         for name in members.workers:
             assert await files.ask("hello", name) == "simulated: hello"
+
+
+@story
+async def test_workers_are_kept_when_their_host_dies_before_its_first_heartbeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    async with cluster(config()) as running:
+        await running.files.write("ctl", "spawn --count 2 --type spread")
+        members = running.orchestrator._members
+        mount_workers = Members.mount_workers
+        mounted: list[Host] = []
+
+        async def mount_and_die(self: Members, host: Host, *args: Any) -> None:
+            await mount_workers(self, host, *args)
+            mounted.append(host)
+            if len(mounted) == 1:
+                assert isinstance(host.process, LocalHost)
+                os.kill(host.process.pid, signal.SIGKILL)
+                await host.control.lost
+
+        monkeypatch.setattr(Members, "mount_workers", mount_and_die)
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        await until(lambda: len(mounted) == 2)
+        await until(lambda: members.counts[Health.HEALTHY] == 2)
+        assert await running.files.ls("nodes") == ["worker-0000", "worker-0001"]
 
 
 @story

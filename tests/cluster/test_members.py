@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
+from llambo9p.cluster.host import Host as Mounted
 from llambo9p.cluster.members import Members
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
@@ -22,7 +24,7 @@ from llambo9p.p9.node import Maybe
 from llambo9p.worker.host import Host
 from tests.files import ANYWHERE, Files, files_of, story, until
 
-from .harness import RunningCluster, cluster, simulated_host
+from .harness import RunningCluster, SimulatedHost, cluster, simulated_host
 
 OFTEN = Cluster.model_validate(
     {"load_balancer": {"health_check_interval": 20, "strategy": "round-robin"}}
@@ -237,6 +239,63 @@ async def test_a_host_of_the_configuration_may_come_later() -> None:
         async with simulated_host(2, at=at):
             await until(lambda: members_of(running).counts[Health.HEALTHY] == 2)
             assert "hello" in await query(running.files, "hello")
+
+
+# -- lost at once -----------------------------------------------------------------
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedHost]:
+    """Those in it die when their workers are mounted, before the first heartbeat."""
+    hosts: list[SimulatedHost] = []
+    mount_workers = Members.mount_workers
+
+    async def mount_and_die(members: Members, host: Mounted, *args: Any) -> None:
+        await mount_workers(members, host, *args)
+        for each in hosts:
+            if each.address == host.address:
+                each.kill()
+                await host.control.lost
+
+    monkeypatch.setattr(Members, "mount_workers", mount_and_die)
+    return hosts
+
+
+@pytest.mark.parametrize("registers", [False, True])
+@story
+async def test_a_host_that_is_lost_before_its_first_heartbeat_is_lost_like_any_other(
+    registers: bool, dying: list[SimulatedHost]
+) -> None:
+    async with cluster(OFTEN) as running, simulated_host(2) as host:
+        files, members = running.files, members_of(running)
+        dying.append(host)
+        if registers:
+            lease = await files.open("registry/new", c.ORDWR)
+            await lease.write(f"{host.address} epoch 1".encode())
+        else:
+            await files.write("ctl", f"mount {host.address}")
+        dying.clear()
+        assert await nodes(files) == {"worker-0000": "lost", "worker-0001": "lost"}
+        async with simulated_host(2, at=host.address, epoch=2):
+            await until(lambda: members.counts[Health.HEALTHY] == 2)
+            assert await files.ask("hello", "worker-0001") == "simulated: hello"
+            await until(lambda: not members.discovery._trying)
+
+
+@story
+async def test_a_host_that_is_lost_while_it_comes_back_is_expected_further(
+    dying: list[SimulatedHost],
+) -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        await running.files.write("ctl", f"mount {host.address}")
+        host.kill()
+        async with simulated_host(1, at=host.address, epoch=2) as second:
+            dying.append(second)
+            await until(lambda: any(each.epoch == 2 and each.lost for each in members.hosts))
+        async with simulated_host(1, at=host.address, epoch=3):
+            await until(lambda: members.counts[Health.HEALTHY])
+        assert await running.files.ls("nodes") == ["worker-0000"]
 
 
 # -- epochs -----------------------------------------------------------------------
