@@ -262,12 +262,12 @@ class Balancer:
             raise self._failed(e) from e
         if chosen not in eligible.workers:
             raise Error(f"strategy {self.strategy} chose {chosen!r}, which is not eligible")
-        avoided = self._avoided(avoid)
-        more = self._avoided(avoid | apart) if apart else avoided
-        worker = self._allowed(chosen, needs, eligible, more, model)
-        if more is not avoided and worker in avoided.workers:
+        avoided = self._avoided(avoid | apart)
+        worker = self._allowed(chosen, needs, eligible, avoided, model)
+        if worker is not None and apart and worker.name in avoid:
+            avoided = self._avoided(avoid)
             worker = self._allowed(chosen, needs, eligible, avoided, model)
-        if worker is None or (worker in avoided.workers and _others(eligible, avoided, model)):
+        if worker is None or (worker.name in avoid and _others(eligible, avoided, model)):
             return None
         work = self._started(worker, needs)
         self.decisions[self.strategy] += 1
