@@ -3,8 +3,9 @@
 Printed are:
 
 - the time of `spawn`, and of reads through one connection, in ms: the root's listing, `status`,
-  `metrics` and one worker's file in `nodes/`, the first time and the median of the next
-  ones; and of all files in `nodes/`, one after the other and 32 at a time;
+  `metrics` and one worker's file in `nodes/`, the first time and the median of the next ones,
+  as bytes that nobody looks at; and of all files in `nodes/`, one after the other and 32 at a
+  time;
 - the time of `llamboctl nodes list`, the start of that program included;
 - the CPU time of orchestrator and hosts while nobody asks anything: heartbeats;
 - when a new orchestrator serves after `kill -9` of the old one, and when all workers are
@@ -86,7 +87,7 @@ async def look(at: Address, count: int, repeat: int) -> None:
     """Time the reads, and print them."""
     async with reader(at) as files:
         reads: dict[str, Callable[[], Coroutine[None, None, object]]] = {
-            "ls": lambda: files.names(""),
+            "ls": lambda: files.read(""),
             "status": lambda: files.read("status"),
             "metrics": lambda: files.read("metrics"),
             "one of nodes/": lambda: files.read("nodes/worker-0000"),
