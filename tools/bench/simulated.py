@@ -10,7 +10,7 @@ Printed are:
 - the CPU time of orchestrator and hosts while nobody asks anything: heartbeats;
 - when a new orchestrator serves after `kill -9` of the old one, and when all workers are
   healthy there, from the start of its process;
-- what a decision of the balancer takes, with 10 workers and with all, in us of this process.
+- the CPU time of a decision of the balancer, in us, with 10 workers and with all.
 
     python -m llambo9p_tools.bench.simulated [--workers 10000] [--hosts 4] [--repeat 9]
         [--idle 5] [--decisions 20000]
@@ -149,21 +149,21 @@ def measure_restart(directory: str, count: int) -> None:
 
 
 def decide(strategy: str, workers: int, hosts: int, count: int) -> float:
-    """Seconds that a decision takes, of prompts that each end when the next 8 have come."""
+    """Seconds of CPU time that a decision takes, of prompts that end when the next 8 have come."""
     balancer = Balancer(strategy, random.Random(1))
     for number in range(workers):
         balancer.add(f"worker-{number:04d}", f"host {number % hosts}", slots=SLOTS)
     params = SamplingParams(max_tokens=64)
     requests = [Request(f"{i % 50} ".ljust(1000, "."), params) for i in range(count)]
     going = []
-    began = time.perf_counter()
+    began = time.process_time()
     for request in requests:
         work = balancer.choose(request)
         assert work is not None
         going.append(work)
         if len(going) > 8:
             balancer.finished(going.pop(0))
-    return (time.perf_counter() - began) / count
+    return (time.process_time() - began) / count
 
 
 def main() -> None:
