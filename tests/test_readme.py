@@ -34,6 +34,13 @@ QUICK = {
     ),
     "llambo9p_tools.bench.prefix": "--rounds 1 --clients 2 --prefix 60 --tokens 4",
     "llambo9p_tools.bench.workers": "--rounds 1 --workers 4 --clients 2 --idle 0.1",
+    "llambo9p_tools.bench.cluster": "--rounds 1 --prompts 3 --rate 50 --slowness 1,1",
+    "llambo9p_tools.bench.simulated": (
+        "--workers 12 --hosts 2 --repeat 1 --idle 0.1 --decisions 10"
+    ),
+    "llambo9p_tools.bench.nested": (
+        "--rounds 1 --regions 2 --workers 2 --prompts 4 --tokens 12 --clients 2"
+    ),
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
     "llambo9p_tools.bench.fusion": "--questions 1 --n 2 --max-tokens 4",
     "llambo9p_tools.bench.fuzz": "--minutes 0.1",

@@ -96,22 +96,15 @@ class RemoteConversation:
         except (KeyError, ValueError) as e:
             raise Error(f"the worker's status file is not understood: {e}") from e
 
-    async def _open(self, file: str, mode: int = c.OREAD) -> RemoteOpen:
-        return await self.mount.client.open(self.mount.fid, f"{self.number}/{file}", mode)
+    async def _open(self, file: str) -> RemoteOpen:
+        return await self.mount.client.open(self.mount.fid, f"{self.number}/{file}", c.OREAD)
 
     async def _read(self, file: str) -> str:
-        async with await self._open(file) as opened:
-            return (await opened.read_all()).decode()
+        return (await self.mount.client.get(self.mount.fid, f"{self.number}/{file}")).decode()
 
     async def _put(self, file: str, data: bytes) -> None:
         """Write a file whole and submit it by Tclunk."""
-        opened = await self._open(file, c.OWRITE | c.OTRUNC)
-        try:
-            await opened.write(data)
-        except BaseException:
-            opened.forget()
-            raise
-        await opened.clunk()
+        await self.mount.client.put(self.mount.fid, f"{self.number}/{file}", data)
 
     async def _constrain(self, params: SamplingParams) -> None:
         """Let answers follow the grammar or schema; one of them replaces the other on the

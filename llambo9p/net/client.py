@@ -231,6 +231,54 @@ class Client(asyncio.Protocol):
             self.forget(fid)
             raise
 
+    async def get(self, root: int, path: str) -> bytes:
+        """What the file at `path` has that fits in one Rread, by messages sent at once."""
+        count = self.msize - c.IOHDRSZ
+        read = await self._at_once(
+            root, path, c.OREAD, lambda fid: m.Tread(0, fid, 0, count), m.Rread
+        )
+        return read.data
+
+    async def put(self, root: int, path: str, data: bytes) -> None:
+        """Truncate and write the file at `path`, which Tclunk submits, by messages sent at once
+        if one Twrite takes `data`.  Of those that fail nothing was written to be submitted."""
+        mode = c.OWRITE | c.OTRUNC
+        if len(data) <= self.msize - c.IOHDRSZ:
+            await self._at_once(root, path, mode, lambda fid: m.Twrite(0, fid, 0, data), m.Rwrite)
+            return
+        opened = await self.open(root, path, mode)
+        try:
+            await opened.write(data)
+        except BaseException:
+            opened.forget()
+            raise
+        await opened.clunk()
+
+    async def _at_once(
+        self, root: int, path: str, mode: int, made: Callable[[int], m.Message], reply: type[_R]
+    ) -> _R:
+        """Walk from `root` to what is opened, asked what is `made` for its fid, and clunked.
+        Raises what failed first."""
+        names = tuple(name for name in path.split("/") if name)
+        fid = self.new_fid()
+        walked = self.call(m.Twalk(0, root, fid, names), m.Rwalk)
+        opened = self.call(m.Topen(0, fid, mode), m.Ropen)
+        asked = self.call(made(fid), reply)
+        ended = self.clunk(fid).future()
+        ended.add_done_callback(ignore)
+        try:
+            await asyncio.gather(walked, opened, asked, return_exceptions=True)
+        except BaseException:  # cancelled: so are these, and the clunk comes behind them
+            for each in (walked, opened, asked):
+                each.add_done_callback(ignore)
+            raise
+        if len(walked.result().wqid) != len(names):
+            raise NotFound
+        opened.result()
+        answer = asked.result()
+        await ended
+        return answer
+
     # -- asyncio's side -----------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

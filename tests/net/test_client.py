@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,34 @@ def test_a_server_of_another_protocol_version_is_refused() -> None:
     asyncio.run(main())
 
 
+def test_a_file_is_read_or_written_whole_by_messages_that_are_sent_at_once() -> None:
+    async def main() -> None:
+        async with serving() as site:
+            client, root = await site.connect()
+            reading = asyncio.ensure_future(client.get(root, "hello"))
+            await asyncio.sleep(0)
+            assert client._conn.outstanding == 4
+            assert await reading == b"hello, world\n"
+            writing = asyncio.ensure_future(client.put(root, "out", b"short"))
+            await asyncio.sleep(0)
+            assert client._conn.outstanding == 4
+            await writing
+            assert site.out.stream.data == b"short"
+            await client.put(root, "out", bytes(client.msize))
+            assert len(site.out.stream.data) == len(b"short") + client.msize
+            assert site.out.ends == ["clunk", "clunk"]
+            for path in ("nowhere", "slow/../nowhere"):
+                with pytest.raises(NotFound):
+                    await client.get(root, path)
+            with pytest.raises(PermissionDenied):
+                await client.put(root, "hello", b"no")
+            (connection,) = site.server.connections
+            assert set(connection._conn.fids) == {root}
+            client.close()
+
+    asyncio.run(main())
+
+
 def test_28_a_cancelled_open_does_not_give_its_fid_to_the_next_one() -> None:
     """The walk is under way when it is cancelled: the fid may or may not come to be."""
 
@@ -226,7 +255,18 @@ def test_28_a_cancelled_open_does_not_give_its_fid_to_the_next_one() -> None:
     asyncio.run(main())
 
 
-def test_28_an_open_cancelled_at_any_moment_leaves_the_fids_as_they_were() -> None:
+async def _open_and_forget(client: Client, root: int) -> None:
+    (await client.open(root, "leaf", c.OREAD)).forget()
+
+
+async def _get(client: Client, root: int) -> None:
+    await client.get(root, "leaf")
+
+
+@pytest.mark.parametrize("use", [_open_and_forget, _get])
+def test_28_an_open_cancelled_at_any_moment_leaves_the_fids_as_they_were(
+    use: Callable[[Client, int], Coroutine[None, None, None]],
+) -> None:
     async def main() -> None:
         async with serving() as site:
             site.slow.open_up.set()
@@ -235,14 +275,14 @@ def test_28_an_open_cancelled_at_any_moment_leaves_the_fids_as_they_were() -> No
             await client.call(m.Twalk(0, root, slow, ("slow",)), m.Rwalk)
             (connection,) = site.server.connections
             for turns in range(30):
-                opening = asyncio.create_task(client.open(slow, "leaf", c.OREAD))
+                opening = asyncio.create_task(use(client, slow))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 if opening.cancel():
                     with pytest.raises(asyncio.CancelledError):
                         await opening
                 else:
-                    opening.result().forget()
+                    opening.result()
                 async with await client.open(root, "hello", c.OREAD) as hello:
                     assert await hello.read_all() == b"hello, world\n"
             while client._conn._expected:

@@ -78,3 +78,14 @@ def test_what_linux_says_of_a_process() -> None:
     before = processes.cpu(os.getpid())
     sum(range(10**6))
     assert processes.cpu(os.getpid()).main > before.main
+
+
+def test_a_bench_that_fails_ends() -> None:
+    """And does not wait for contenders that wait for it."""
+    script = (
+        "from contextlib import nullcontext\n"
+        "from llambo9p_tools.bench.turns import Contender\n"
+        "contender = Contender(nullcontext, len)\n"
+        "raise SystemExit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=15).returncode == 3

@@ -84,18 +84,32 @@ def cluster(
     slots: int, n_ctx: int, model: str = "default"
 ) -> Iterator[tuple[address.Address, int]]:
     """An orchestrator that has no workers yet: its address and its pid."""
+    with tempfile.TemporaryDirectory() as directory:
+        configure(directory, slots, n_ctx, model)
+        with orchestrator(directory) as started:
+            yield started
+
+
+def configure(
+    directory: str, slots: int, n_ctx: int, model: str, workers_per_host: int | None = None
+) -> None:
+    """What `orchestrator` runs there."""
     resources = {
         "model": model, "context_size": n_ctx, "slots": slots, "threads": THREADS, "memory": "1GB",
     }  # fmt: skip
-    config = {"cluster": {"nodes": {"tiny": {"resources": resources}}}}
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "cluster.yaml")
-        path.write_text(yaml.safe_dump(config))
-        with listening(
-            "llambo9p_nodes.orchestrator", "--listen", "tcp!127.0.0.1!0",
-            "--config", str(path), "--state", f"{directory}/state",
-        ) as (at, pid):  # fmt: skip
-            yield at, pid
+    tiny = {"resources": resources, "workers_per_host": workers_per_host}
+    config = {"cluster": {"nodes": {"tiny": tiny}}}
+    Path(directory, "cluster.yaml").write_text(yaml.safe_dump(config))
+
+
+@contextlib.contextmanager
+def orchestrator(directory: str) -> Iterator[tuple[address.Address, int]]:
+    """With the configuration and the state file there: its address and its pid."""
+    with listening(
+        "llambo9p_nodes.orchestrator", "--listen", "tcp!127.0.0.1!0",
+        "--config", f"{directory}/cluster.yaml", "--state", f"{directory}/state",
+    ) as started:  # fmt: skip
+        yield started
 
 
 async def write_root(at: address.Address, path: str, text: str) -> None:
@@ -287,7 +301,8 @@ class FilesClient:
     async def ask(self, number: int, question: Question, came: Callable[[], None]) -> Answer:
         if self._client is None:
             self._client = await Client.connect(self._at)
-        settings = f"mode complete\ntemperature 0\nmax_tokens {question.n_tokens}"
+        max_tokens = question.max_tokens or question.n_tokens
+        settings = f"mode complete\ntemperature 0\nmax_tokens {max_tokens}"
         return await self._converse(self._client, number, settings, question.text, came)
 
     async def _converse(

@@ -11,6 +11,7 @@ The first round warms up and does not count.
 
 from __future__ import annotations
 
+import atexit
 import math
 import multiprocessing
 import os
@@ -35,6 +36,8 @@ class Question:
     n_tokens: int
     after: float = 0.0
     """seconds from the start of the round until it is asked"""
+    max_tokens: int = 0
+    """more than `n_tokens` where the answer ends by itself; 0 for as many"""
 
 
 @dataclass(slots=True)
@@ -76,6 +79,8 @@ class Contender:
         self._process = spawn.Process(target=_serve, args=(theirs, started))
         self._process.start()
         theirs.close()
+        # a bench that fails ends, too: multiprocessing waits for its processes, at exit
+        atexit.register(self._pipe.close)
 
     def __call__(self, questions: list[Question]) -> list[Answer]:
         """SystemExit when the process is gone; see also `check`."""
