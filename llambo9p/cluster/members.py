@@ -25,7 +25,7 @@ import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -48,6 +48,7 @@ from .balancer import Balancer
 from .discovery import Discovery
 from .events import Events
 from .health import Circuit, Health, Pulse, Rules
+from .heartbeats import Heartbeats
 from .host import Host, Worker, in_time, look
 from .launchers.base import Launched
 from .offer import Offer
@@ -88,6 +89,9 @@ class Members:
         self._balancer = balancer
         self._rules = rules
         self._events = events
+        self._heartbeats = Heartbeats(
+            rules, balancer, self._judge, self._drop_worker, self._check_loop
+        )
         self._reserved: set[str] = set()
         """names of what is being mounted"""
         self._joining: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
@@ -177,7 +181,7 @@ class Members:
             else:
                 await self.mount_instead(host, instead)
             try:
-                await self._heartbeat(host)
+                await self._heartbeats.hear(host)
             except Error as e:
                 log.warning("host %s: no first heartbeat: %s", address, e)
                 self._lose(host)
@@ -369,7 +373,7 @@ class Members:
             )
         self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
         if host.offer is not None:
-            self._offered(worker, host.offer)
+            self._heartbeats.offered(worker, host.offer)
         self._judge(worker)
         return before.host if before is not None and not before.host.workers else None
 
@@ -610,92 +614,9 @@ class Members:
             case Health.HEALTHY | Health.DEGRADED:
                 self._balancer.allow(worker.name, worker.health is Health.DEGRADED)
 
-    # -- watching -----------------------------------------------------------------
-
     async def _watch(self, host: Host) -> None:
-        """Heartbeats until a connection ends or too many are missed."""
-        ends = (host.client.lost, host.control.lost)
-        try:
-            while not any(end.done() for end in ends):
-                await asyncio.wait(
-                    ends, timeout=self._rules.interval, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not await self._beat(host, ends):
-                    break
-        except Error as e:
-            log.warning("host %s: no heartbeat: %s", host.address, e)
-        except Exception:
-            log.exception("host %s: a heartbeat that cannot be read", host.address)
+        """Until it is lost."""
+        await self._heartbeats.follow(host)
         self._lose(host)
         if host.process is not None:
             await host.process.kill()
-
-    async def _beat(self, host: Host, ends: Sequence[asyncio.Future[None]]) -> bool:
-        """Ask for one heartbeat; False when the host is lost.  Raises what reading it does."""
-        loop = asyncio.get_running_loop()
-        beat = loop.create_task(self._heartbeat(host))
-        try:
-            while True:
-                await asyncio.wait(
-                    (beat, *ends),
-                    timeout=self._rules.interval,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if beat.done():
-                    await beat
-                    self._pulsed(host, host.pulse.answered)
-                    return True
-                if any(end.done() for end in ends):
-                    return False
-                self._pulsed(host, host.pulse.missed)
-                if host.pulse.health is Health.LOST:
-                    log.warning("host %s: no heartbeat in time", host.address)
-                    return False
-        finally:
-            beat.cancel()
-            await asyncio.wait([beat])
-
-    def _pulsed(self, host: Host, happened: Callable[[float], None]) -> None:
-        before = host.pulse.health
-        happened(asyncio.get_running_loop().time())
-        if host.pulse.health not in (before, Health.LOST):
-            log.info("host %s is %s", host.address, host.pulse.health.value)
-            for worker in host.workers.values():
-                self._judge(worker)
-
-    async def _heartbeat(self, host: Host) -> None:
-        if host.offer is not None:
-            offer = await host.offers()
-            host.heartbeat = time.time()
-            self._check_loop(host.address, offer)
-            for worker in host.workers.values():
-                self._offered(worker, offer)
-                self._judge(worker)
-            return
-        if not host.has_workers_file:
-            await host.entries()
-            host.heartbeat = time.time()
-            return
-        known = host.lines
-        text = await host.read("workers")
-        host.heartbeat = time.time()
-        if host.lines is not known:
-            return  # workers were mounted meanwhile, of which this may not know yet
-        fresh, gone = host.changes(text)
-        for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
-            self._drop_worker(host.workers[there])
-        for there in fresh.keys() & host.workers.keys():
-            worker = host.workers[there]
-            worker.told(*fresh[there])
-            self._judge(worker)
-        if fresh:
-            active = sum(worker.active for worker in host.workers.values())
-            self._balancer.heard(str(host.address), active)
-
-    def _offered(self, worker: Worker, offer: Offer) -> None:
-        """What a nested orchestrator says that it is."""
-        host = worker.host
-        host.offer = offer
-        host.types, host.model, host.context = offer.types, offer.model, offer.context
-        worker.offered(offer)
-        self._balancer.offered(worker.name, offer)

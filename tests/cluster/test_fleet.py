@@ -370,14 +370,14 @@ async def test_workers_of_a_type_are_counted_while_their_host_is_started_again(
     async with cluster(config()) as running:
         members, ours = running.orchestrator._members, running.orchestrator._fleet
         await running.files.write("ctl", "spawn --count 3 --type spread")
-        heartbeat = members._heartbeat
+        heartbeat = members._heartbeats.hear
 
         async def counted(host: Host) -> None:
             counts.append(sum(len(each.workers) for each in ours.hosts("spread")))
             ours.lower_floor("spread")
             await heartbeat(host)
 
-        monkeypatch.setattr(members, "_heartbeat", counted)
+        monkeypatch.setattr(members._heartbeats, "hear", counted)
         os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
         await until(lambda: members.counts[Health.LOST])
         before = len(counts)
