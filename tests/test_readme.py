@@ -34,6 +34,7 @@ QUICK = {
     ),
     "llambo9p_tools.bench.prefix": "--rounds 1 --clients 2 --prefix 60 --tokens 4",
     "llambo9p_tools.bench.workers": "--rounds 1 --workers 4 --clients 2 --idle 0.1",
+    "llambo9p_tools.bench.restart": "--rounds 1 --workers 4 --hosts 2",
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
     "llambo9p_tools.bench.fusion": "--questions 1 --n 2 --max-tokens 4",
     "llambo9p_tools.bench.fuzz": "--minutes 0.1",

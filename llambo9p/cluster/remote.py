@@ -73,7 +73,8 @@ class Mount(SyntheticFile):
         """`aname` names one worker of a host of ours, and nothing else is below it;
         a mount with a `refusal` is only there to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
-        self._connect = connect
+        self.connect = connect
+        """another one may be set as long as it is not attached"""
         self._client: Client | None = None
         self.of_worker = bool(aname)
         self.parent: Directory | None = None
@@ -108,7 +109,7 @@ class Mount(SyntheticFile):
             return
         if self.refusal is not None:
             raise self.refusal.with_traceback(None)
-        client = await self._connect()
+        client = await self.connect()
         fid, reply = await client.attach(self._uname, self._aname)
         if self._unmounted:
             client.forget(fid)

@@ -74,7 +74,12 @@ class Views:
                     "does not tell one user from another"
                 )
             mount = Mount(
-                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
+                self._tree,
+                worker.name,
+                lambda: worker.host.client_of(user),
+                user,
+                aname,
+                refusal,
             )
         mount.parent = root
         worker.mounts[user] = mount
