@@ -312,7 +312,8 @@ class Members:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree."""
         aname = host.aname(there) if there else ""
-        return Mount(self._tree, name, host.connection, self._tree.owner, aname)
+        owner, ours = self._tree.owner, host.offer is not None
+        return Mount(self._tree, name, host.connection, owner, aname, ours=ours)
 
     def _put(
         self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True

@@ -80,6 +80,7 @@ class Views:
                 user,
                 aname,
                 refusal,
+                ours=mount.ours,
             )
         mount.parent = root
         worker.mounts[user] = mount
