@@ -41,6 +41,7 @@ QUICK = {
     "llambo9p_tools.bench.nested": (
         "--rounds 1 --regions 2 --workers 2 --prompts 4 --tokens 12 --clients 2"
     ),
+    "llambo9p_tools.bench.restart": "--rounds 1 --workers 4 --hosts 2",
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
     "llambo9p_tools.bench.fusion": "--questions 1 --n 2 --max-tokens 4",
     "llambo9p_tools.bench.fuzz": "--minutes 0.1",

@@ -24,6 +24,11 @@ KEPT = 10_000
 """events; a thousand workers that are lost at once are a thousand events"""
 
 
+_Event = tuple[float, str, Mapping[str, object]]
+"""time, kind and attributes: most are never read, and those that are become text then"""
+_encode = json.JSONEncoder(default=str).encode
+
+
 class Events:
     """The ring.  `clock` gives seconds since the epoch."""
 
@@ -31,7 +36,7 @@ class Events:
         self.told: Callable[[str], None] = lambda kind: None
         """is called with the kind of each"""
         self._clock = clock
-        self._lines: deque[bytes] = deque(maxlen=kept)
+        self._events: deque[_Event] = deque(maxlen=kept)
         self._next = 0
         """the number of the next event"""
         self._emitted: asyncio.Future[None] | None = None
@@ -40,11 +45,11 @@ class Events:
     @property
     def first(self) -> int:
         """The number of the oldest event that is kept, or of the next one."""
-        return self._next - len(self._lines)
+        return self._next - len(self._events)
 
     def emit(self, kind: str, **attrs: object) -> None:
         """Something happened: `kind` is `what.happened`, `attrs` are words and numbers."""
-        self._lines.append(self._line(self._next, kind, attrs))
+        self._events.append((self._clock(), kind, attrs))
         self._next += 1
         self.told(kind)
         if self._emitted is not None:
@@ -52,21 +57,17 @@ class Events:
                 self._emitted.set_result(None)
             self._emitted = None
 
-    def _line(self, number: int, kind: str, attrs: Mapping[str, object]) -> bytes:
-        event = {"seq": number, "time": round(self._clock(), 3), "kind": kind, **attrs}
-        return json.dumps(event, default=str).encode() + b"\n"
-
     def since(self, number: int, count: int) -> tuple[bytes, int]:
         """The lines from that number on, as many as fit `count` bytes but at least one, and
         the number after them; b"" when there is none yet."""
         lines = []
         if number < self.first:
-            missed = {"count": self.first - number}
+            missed = self._clock(), "missed", {"count": self.first - number}
             number = self.first
-            lines.append(self._line(number - 1, "missed", missed))
+            lines.append(_line(number - 1, missed))
         size = sum(map(len, lines))
         while number < self._next:
-            line = self._lines[number - self.first]
+            line = _line(number, self._events[number - self.first])
             if lines and size + len(line) > count:
                 break
             lines.append(line)
@@ -80,6 +81,11 @@ class Events:
             if self._emitted is None:
                 self._emitted = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emitted)
+
+
+def _line(number: int, event: _Event) -> bytes:
+    when, kind, attrs = event
+    return _encode({"seq": number, "time": round(when, 3), "kind": kind, **attrs}).encode() + b"\n"
 
 
 class OpenEvents(OpenFile):

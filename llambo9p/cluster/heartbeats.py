@@ -40,20 +40,25 @@ class Heartbeats:
         self._ended = ended
         self._check = check
 
-    async def follow(self, host: Host) -> None:
-        """Until a connection ends or too many are missed."""
+    async def follow(self, host: Host) -> bool:
+        """Until a connection ends or too many are missed, True then; False when all of its
+        workers have ended by themselves."""
         ends = (host.client.lost, host.control.lost)
         try:
             while not any(end.done() for end in ends):
                 await asyncio.wait(
                     ends, timeout=self._rules.interval, return_when=asyncio.FIRST_COMPLETED
                 )
+                had_workers = bool(host.workers)
                 if not await self._beat(host, ends):
                     break
+                if had_workers and not host.workers:
+                    return False
         except Error as e:
             log.warning("host %s: no heartbeat: %s", host.address, e)
         except Exception:
             log.exception("host %s: a heartbeat that cannot be read", host.address)
+        return True
 
     async def _beat(self, host: Host, ends: Sequence[asyncio.Future[None]]) -> bool:
         """Ask for one heartbeat; False when the host is lost.  Raises what reading it does."""
@@ -99,7 +104,7 @@ class Heartbeats:
                 self._changed(worker)
             return
         if not host.has_workers_file:
-            await host.entries()
+            await host.answers()
             host.heartbeat = time.time()
             return
         known = host.lines
@@ -107,13 +112,17 @@ class Heartbeats:
         host.heartbeat = time.time()
         if host.lines is not known:
             return  # workers were mounted meanwhile, of which this may not know yet
+        self.told(host, text)
+
+    def told(self, host: Host, text: str) -> None:
+        """What a host of ours says of its workers in its `workers` file.  Raises Error."""
         fresh, gone = host.changes(text)
         for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
             self._ended(host.workers[there])
-        for there in fresh.keys() & host.workers.keys():
-            worker = host.workers[there]
-            worker.told(*fresh[there])
-            self._changed(worker)
+        with host.understood("workers"):
+            for there in fresh.keys() & host.workers.keys():
+                host.workers[there].told(fresh[there])
+                self._changed(host.workers[there])
         if fresh:
             active = sum(worker.active for worker in host.workers.values())
             self._balancer.heard(str(host.address), active)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..engine.base import Request
@@ -24,6 +24,7 @@ from ..errors import Error, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
+from ..p9 import messages as m
 from .balancer import UNKNOWN
 from .health import Breaker, Circuit, Health, Pulse
 from .launchers.base import Launched
@@ -48,7 +49,7 @@ class Worker:
     mount: Mount
     """as the owner sees it"""
     mounts: dict[str, Mount] = field(default_factory=dict)
-    """that one, and those of other users, by name"""
+    """that one, and those of other users, by name; they go to whatever `host` is"""
     state: str = "idle"
     """as its host said last; `lost` when the host is"""
     health: Health = Health.HEALTHY
@@ -80,8 +81,19 @@ class Worker:
         name = self.host.started_as
         return name is not None and name == before.host.started_as
 
-    def told(self, state: str, *numbers: str) -> None:
+    def may_move(self, host: Host, there: str) -> bool:
+        """Whether it is what the host, which came back, calls `there`, and nobody has looked
+        into it since it was mounted, so that nothing ties it to the connection that was lost."""
+        before = self.host
+        return (
+            before.lost
+            and (before.address, before.epoch, self.there) == (host.address, host.epoch, there)
+            and not any(mount.attached for mount in self.mounts.values())
+        )
+
+    def told(self, words: Sequence[str]) -> None:
         """What its host said of it.  Raises ValueError for nonsense."""
+        state, *numbers = words
         active, queued, requests, tokens, errors = map(int, numbers)
         if "draining" in (state, self.state):  # a host that was started again knows of no drain
             self.drained = state == "draining"
@@ -232,14 +244,28 @@ class Host:
         )
 
     async def learn(self) -> int:
-        """Read what a host of ours says of itself; how many slots it has.  Raises Error."""
-        text = await self.read("status")
-        status = dict(line.split(" ", 1) for line in text.splitlines())
+        """Read what a host of ours says of itself; how many slots it has.  Raises Error, Stale
+        when it has not the epoch that it says."""
+        lines = (line.partition(" ") for line in (await self.read("status")).splitlines())
+        status = {name: value for name, _, value in lines}
+        with self.understood("status"):
+            context = int(status["context"]) if "context" in status else None
+            epoch = int(status["epoch"]) if "epoch" in status else None
+            slots = int(status.get("slots", 1))
+        if epoch != self.epoch:
+            fid, _ = await self.control.attach(self.uname, _of_epoch("", epoch))
+            self.control.forget(fid)
         self.types = frozenset({status.get("type", UNKNOWN)})
-        self.model = status.get("model", "-")
-        self.context = int(status["context"]) if "context" in status else None
-        self.epoch = int(status["epoch"]) if "epoch" in status else None
-        return int(status.get("slots", 1))
+        self.model, self.context, self.epoch = status.get("model", "-"), context, epoch
+        return slots
+
+    @contextlib.contextmanager
+    def understood(self, file: str) -> Iterator[None]:
+        """Raises Error naming the file when there is no sense in what it says."""
+        try:
+            yield
+        except (ValueError, IndexError) as e:
+            raise Error(f"{self.address}: its {file} file is not understood: {e}") from e
 
     def aname(self, there: str) -> str:
         """By which one worker of it is attached."""
@@ -248,16 +274,18 @@ class Host:
     async def read(self, path: str) -> str:
         """A file of the host's own tree.  Raises Error."""
         async with await self.control.open(self.root, path, c.OREAD) as file:
-            return (await file.read_all()).decode()
+            data = await file.read_all()
+        with self.understood(path):
+            return data.decode()
 
     async def write(self, path: str, text: str) -> None:
         """Write a file of the host's own tree.  Raises Error."""
         async with await self.control.open(self.root, path, c.OWRITE) as file:
             await file.write(text.encode())
 
-    async def entries(self) -> set[str]:
-        """The names in its root."""
-        return await _entries(self.control, self.root)
+    async def answers(self) -> None:
+        """The heartbeat of a server that nothing is known of.  Raises Error."""
+        await self.control.call(m.Tstat(0, self.root), m.Rstat)
 
     async def offers(self) -> Offer:
         """The heartbeat of a nested orchestrator.  Raises Error."""
@@ -268,21 +296,28 @@ class Host:
 
     async def names(self) -> list[str]:
         """The workers that it has, mounted or not, as it calls them."""
-        return [line.split()[0] for line in (await self.read("workers")).splitlines()]
+        return self.names_in(await self.read("workers"))
+
+    def names_in(self, text: str) -> list[str]:
+        """Those that `workers` tells of.  Raises Error."""
+        with self.understood("workers"):
+            return [line.split()[0] for line in text.splitlines()]
 
     async def active(self) -> dict[str, int]:
         """How many requests each of its workers has at this moment, as it calls them."""
-        lines = map(str.split, (await self.read("workers")).splitlines())
-        return {words[0]: int(words[2]) for words in lines}
+        text = await self.read("workers")
+        with self.understood("workers"):
+            return {words[0]: int(words[2]) for words in map(str.split, text.splitlines())}
 
     def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
         """What `workers` says that it did not say last time: the words about each worker
-        of which they changed, and those that are gone.
+        of which they changed, and those that are gone.  Raises Error.
 
         Of a host that is idle nothing is parsed; lines that stay cost a set's membership.
         """
         lines = frozenset(text.splitlines())
-        fresh = {words[0]: words[1:] for words in map(str.split, lines - self.lines)}
+        with self.understood("workers"):
+            fresh = {words[0]: words[1:] for words in map(str.split, lines - self.lines)}
         gone = {line.split()[0] for line in self.lines - lines} - fresh.keys()
         self.lines = lines
         return fresh, gone

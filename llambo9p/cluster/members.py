@@ -92,8 +92,6 @@ class Members:
         self._heartbeats = Heartbeats(
             rules, balancer, self._judge, self._drop_worker, self._check_loop
         )
-        self._reserved: set[str] = set()
-        """names of what is being mounted"""
         self._joining: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
         """one at a time is mounted from an address"""
 
@@ -105,16 +103,14 @@ class Members:
         self._views.add(user, root, nodes, self.workers.values())
 
     def is_free(self, name: str, host: Host | None = None) -> bool:
-        """Whether the next worker, which is the `host`'s, may be mounted as `name`."""
-        allowed = self.promises.allow(name, None if host is None else host.started_as)
-        return allowed and name not in self._reserved and not self._taken(name)
-
-    def _taken(self, name: str) -> bool:
-        """Whether something has that name; a worker that is lost for good gives way."""
+        """Whether the next worker, which is the `host`'s, may be mounted as `name`; a worker
+        that is lost for good gives way."""
+        if not self.promises.allow(name, None if host is None else host.started_as):
+            return False
         worker = self.workers.get(name)
         if worker is not None:
-            return worker.health is not Health.LOST or worker.host.kept
-        return self._views.has(name)
+            return worker.health is Health.LOST and not worker.host.kept
+        return not self._views.has(name)
 
     # -- joining ------------------------------------------------------------------
 
@@ -175,16 +171,14 @@ class Members:
             known = self._known(address)
             if known is not None and known is not before:
                 self._lose(known, expected=False)
+            text = await host.read("workers")
             if instead is None:
-                there = [name for name in await host.names() if only is None or name in only]
+                names = host.names_in(text)
+                there = [name for name in names if only is None or name in only]
                 await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
-            try:
-                await self._heartbeats.hear(host)
-            except Error as e:
-                log.warning("host %s: no first heartbeat: %s", address, e)
-                self._lose(host)
+            self._heartbeats.told(host, text)  # if it ends from here on, it is lost as others are
         except BaseException:
             await self.remove_host(host)
             raise
@@ -210,43 +204,35 @@ class Members:
         kept = {name: kept[name] for name in new if name in kept and is_free(kept[name])}
         others = [name for name in new if name not in kept]
         names = kept | naming.assign(others, is_free, first)
-        reserved = set(names.values()) - self._reserved
-        self._reserved |= reserved
         try:
-            replaced = await self._mount_all(host, {name: names[name] for name in new}, slots)
+            replaced = self._mount_all(host, {name: names[name] for name in new}, slots)
         except BaseException:
             if before is not None:
                 before.kept = were_kept
             raise
-        finally:
-            self._reserved -= reserved
         await self._remove_replaced(host, replaced)
 
     async def mount_instead(self, host: Host, worker: Worker) -> None:
         """Mount the worker of that name that `host` has, and no longer the one of ours, which
         is to be ended by `end_replaced`."""
         slots = await host.learn()
-        await self._mount_all(host, {worker.name: worker.name}, slots, worker)
+        self._check_free(host, worker.name, worker)
+        self._mount_all(host, {worker.name: worker.name}, slots)
 
-    async def _mount_all(
-        self, host: Host, names: dict[str, str], slots: int, instead: Worker | None = None
-    ) -> list[Host | None]:
-        """Mount workers of a host, all or none; `names` are its names -> ours.  Returns what
-        `_put` does of each."""
-        mounts: dict[str, Mount] = {}
-        try:
-            for there, name in names.items():
-                mounts[there] = await self._attached(host, name, there, instead)
-            for name in names.values():
-                self._check_free(host, name, instead)  # which we have waited for
-            if host.lost:
-                raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
-        except BaseException:
-            for mount in mounts.values():
-                mount.unmount()
-            raise
+    def _mount_all(self, host: Host, names: dict[str, str], slots: int) -> list[Host | None]:
+        """Mount workers of a host, of which each attaches when it is first used; `names` are its
+        names -> ours.  Returns what `_put` does of each."""
+        if host.lost:
+            raise WorkerLost(f"{WorkerLost.ename}: {host.address}")
         host.has_workers_file = True
-        replaced = [self._put(host, mount, there, slots) for there, mount in mounts.items()]
+        replaced = []
+        for there, name in names.items():
+            before = self.workers.get(name)
+            if before is not None and before.may_move(host, there):
+                replaced.append(self._move(before, host, slots))
+            else:
+                mount = self._mount_of(host, name, there)
+                replaced.append(self._put(host, mount, there, slots))
         host.lines = frozenset(host.workers)  # of which nothing is known
         return replaced
 
@@ -272,7 +258,9 @@ class Members:
         host = await self._connect(address, version)
         host.offer = offer
         try:
-            mount = await self._attached(host, name, "")
+            mount = self._mount_of(host, name)
+            async with in_time(address):
+                await mount.attach()
             self._check_free(host, name)  # which we have waited for
             replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
@@ -330,24 +318,20 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    async def _attached(
-        self, host: Host, name: str, there: str, instead: Worker | None = None
-    ) -> Mount:
+    def _mount_of(self, host: Host, name: str, there: str = "") -> Mount:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
-        is "" its whole tree.  The name is free, or that of the one `instead` of which this
-        is.  Raises Error."""
-        self._check_free(host, name, instead)
+        is "" its whole tree."""
         aname = host.aname(there) if there else ""
-        mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
-        async with in_time(host.address):
-            await mount.attach()
-        return mount
+        owner, ours = self._tree.owner, host.offer is not None
+        return Mount(self._tree, name, host.connection, owner, aname, ours=ours)
 
     def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
-        if self._taken(name) and (instead is None or self.workers.get(name) is not instead):
-            raise Exists(f"{name} exists already")
         if not self.promises.allow(name, host.started_as):
             raise Exists(f"{name} is being started")
+        if not self.is_free(name, host) and (
+            instead is None or self.workers.get(name) is not instead
+        ):
+            raise Exists(f"{name} exists already")
 
     def _put(
         self, host: Host, mount: Mount, there: str, capacity: int, answers: bool = True
@@ -362,20 +346,35 @@ class Members:
         if before is not None:
             worker.drained = before.drained and worker.is_again(before)
         self._enter(worker)
-        if answers:
+        self._joined(worker)
+        return before.host if before is not None and not before.host.workers else None
+
+    def _move(self, worker: Worker, host: Host, capacity: int) -> Host | None:
+        """As `_put`, for one that is this worker, which was lost, and that nobody looked into:
+        all that is shown of it stays as it is."""
+        before = worker.host
+        del before.workers[worker.there]
+        host.workers[worker.there] = worker
+        worker.host, worker.mount.connect = host, host.connection
+        worker.state, worker.capacity, worker.answers = "idle", capacity, True
+        self._joined(worker)
+        return None if before.workers else before
+
+    def _joined(self, worker: Worker) -> None:
+        host = worker.host
+        if worker.answers:
             self._balancer.add(
-                name,
+                worker.name,
                 str(host.address),
                 node_type=host.type,
                 model=host.model,
                 context=host.context,
-                slots=capacity,
+                slots=worker.capacity,
             )
-        self._events.emit("worker.joined", worker=name, host=host.address, epoch=host.epoch)
+        self._events.emit("worker.joined", worker=worker.name, host=host.address, epoch=host.epoch)
         if host.offer is not None:
             self._heartbeats.offered(worker, host.offer)
         self._judge(worker)
-        return before.host if before is not None and not before.host.workers else None
 
     async def _remove_replaced(self, host: Host, before: Iterable[Host | None]) -> None:
         """Hosts that have no workers any more, for `host` has theirs."""
@@ -407,8 +406,7 @@ class Members:
         host.has_workers_file = host.name is None
         self.hosts.append(host)
         for there, name in names.items():
-            aname = host.aname(there) if there else ""
-            mount = Mount(self._tree, name, host.connection, self._tree.owner, aname)
+            mount = self._mount_of(host, name, there)
             worker = Worker(name, there, host, mount, state="lost", health=Health.LOST)
             worker.capacity, worker.answers = saved.slots, saved.answers
             worker.drained = there in saved.drained
@@ -527,7 +525,7 @@ class Members:
         if host in self.hosts:
             self.hosts.remove(host)
             self._events.emit("host.left", host=host.address)
-        if host.watcher is not None:
+        if host.watcher is not None and host.watcher is not asyncio.current_task():
             host.watcher.cancel()
         host.close()
         if host.process is not None:
@@ -615,8 +613,12 @@ class Members:
                 self._balancer.allow(worker.name, worker.health is Health.DEGRADED)
 
     async def _watch(self, host: Host) -> None:
-        """Until it is lost."""
-        await self._heartbeats.follow(host)
+        """Until it is lost, or all of its workers have ended by themselves."""
+        if not await self._heartbeats.follow(host):
+            log.info("host %s has no workers any more", host.address)
+            self.discovery.forget(host.address)
+            await self.remove_host(host)
+            return
         self._lose(host)
         if host.process is not None:
             await host.process.kill()

@@ -69,13 +69,18 @@ class Mount(SyntheticFile):
         uname: str,
         aname: str = "",
         refusal: Error | None = None,
+        *,
+        ours: bool = False,
     ) -> None:
-        """`aname` names one worker of a host of ours, and nothing else is below it;
-        a mount with a `refusal` is only there to be seen."""
+        """`aname` names one worker of a host of ours, and nothing else is below it; other
+        servers are `ours` if they are orchestrators.  A mount with a `refusal` is only there
+        to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
-        self._connect = connect
+        self.connect = connect
+        """another one may be set as long as it is not attached"""
         self._client: Client | None = None
         self.of_worker = bool(aname)
+        self.ours = ours or self.of_worker
         self.parent: Directory | None = None
         self.qids = QidMap(tree)
         self._uname = uname
@@ -108,7 +113,7 @@ class Mount(SyntheticFile):
             return
         if self.refusal is not None:
             raise self.refusal.with_traceback(None)
-        client = await self._connect()
+        client = await self.connect()
         fid, reply = await client.attach(self._uname, self._aname)
         if self._unmounted:
             client.forget(fid)
@@ -282,10 +287,10 @@ class RemoteFile:
     def drop(self, writable: bool) -> None:
         """The client went without a clunk: what it wrote must not be submitted.
 
-        A worker's files cannot be removed, so Tremove only ends the fid; any other
-        tree might obey, and gets Tclunk.
+        Servers of ours remove nothing that is open for writing, and Tremove only ends the
+        fid; any other might obey, and gets Tclunk.
         """
-        if writable and self._mount.of_worker and not self._gone:
+        if writable and self._mount.ours and not self._gone:
             self._gone = True
             self._mount.client.remove(self._fid)
         else:

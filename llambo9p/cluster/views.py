@@ -74,7 +74,13 @@ class Views:
                     "does not tell one user from another"
                 )
             mount = Mount(
-                self._tree, worker.name, lambda: host.client_of(user), user, aname, refusal
+                self._tree,
+                worker.name,
+                lambda: worker.host.client_of(user),
+                user,
+                aname,
+                refusal,
+                ours=mount.ours,
             )
         mount.parent = root
         worker.mounts[user] = mount

@@ -21,7 +21,6 @@ from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
 from llambo9p.cluster.members import Members
-from llambo9p.cluster.remote import Mount
 from llambo9p.errors import Error
 from tests.files import story, until
 
@@ -255,21 +254,21 @@ async def test_workers_are_kept_when_their_host_dies_while_they_come_back(
         files = running.files
         await files.write("ctl", "spawn --count 3 --type spread")
         members = running.orchestrator._members
-        attach = Mount.attach
-        attached: list[str] = []
+        learn = Host.learn
+        came: list[Host] = []
 
-        async def attach_and_die(mount: Mount) -> None:
-            await attach(mount)
-            attached.append(mount.name)
-            if len(attached) == 2:
-                host = members.hosts[-1].process
-                assert isinstance(host, LocalHost)
-                os.kill(host.pid, signal.SIGKILL)
-                await host.ended
+        async def learn_and_die(host: Host) -> int:
+            slots = await learn(host)
+            came.append(host)
+            if len(came) == 1:
+                assert isinstance(host.process, LocalHost)
+                os.kill(host.process.pid, signal.SIGKILL)
+                await host.process.ended
+            return slots
 
         os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
-        monkeypatch.setattr(Mount, "attach", attach_and_die)
-        await until(lambda: len(attached) > 2)
+        monkeypatch.setattr(Host, "learn", learn_and_die)
+        await until(lambda: len(came) > 1)
         await until(lambda: members.counts[Health.HEALTHY] == 3)
         assert await files.ls("nodes") == ["worker-0000", "worker-0001", "worker-0002"]
         for name in members.workers:

@@ -15,7 +15,7 @@ from llambo9p.cluster.members import Members
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
 from llambo9p.fs.file import OpenFile
-from llambo9p.fs.tree import Directory, TextFile, Tree
+from llambo9p.fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from llambo9p.fs.user import owner
 from llambo9p.net.address import Address
 from llambo9p.net.server import Server
@@ -192,6 +192,74 @@ async def test_a_lost_worker_stays_until_the_one_that_takes_its_place_answers() 
                 await files.write("ctl", f"mount {comes.address}")
             assert await nodes(files) == {"worker-0000": "lost"}
             assert (await files.attrs("nodes/worker-0000"))["epoch"] == "5"
+
+
+@story
+async def test_a_host_whose_workers_have_all_ended_is_not_there_any_more() -> None:
+    async with cluster(OFTEN) as running, simulated_host(2) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        for name in ("worker-0000", "worker-0001"):
+            await files.write(f"{name}/ctl", "shutdown")
+        await until(lambda: not members.hosts)
+        assert await nodes(files) == {} and not members.discovery._trying
+        host.host.grow(1)
+        await files.write("ctl", f"mount {host.address}")
+        assert await files.ask("hello", "worker-0002") == "simulated: hello"
+
+
+@story
+async def test_a_worker_is_attached_when_it_is_first_looked_into() -> None:
+    """And one that was never looked into is the same when its host is back, for everybody."""
+    async with cluster(OFTEN) as running, simulated_host(3, epoch=5) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        await files.read("worker-0001/status")
+        before = dict(members.workers)
+        assert [w.mount.attached for w in before.values()] == [False, True, False]
+        listed = {entry.name: entry.qid for entry in await files.entries()}
+        host.kill()
+        await until(lambda: members.counts[Health.LOST] == 3)
+        async with simulated_host(3, epoch=5, at=host.address):
+            await until(lambda: members.counts[Health.HEALTHY] == 3)
+            same = [members.workers[name] is worker for name, worker in before.items()]
+            assert same == [True, False, True]
+            for name in before:
+                assert await files.ask(name, name) == f"simulated: {name}"
+            again = {entry.name: entry.qid for entry in await files.entries()}
+            changed = {name for name in listed if again[name] != listed[name]}
+            assert changed == {"worker-0001"}, "what was open there is of the lost connection"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("status", b"slots many\n"),
+        ("status", b"type \xff\n"),
+        ("workers", b"worker-0000 idle\n"),
+        ("workers", b"\n"),
+        ("workers", b"worker-0000 idle 0 0 0 0 none\n"),
+    ],
+)
+@story
+async def test_a_host_that_talks_nonsense_is_refused_and_named(file: str, text: bytes) -> None:
+    async with cluster() as running, simulated_host(1) as host:
+        root = host.host.attach(owner(), "")
+        assert isinstance(root, Directory)
+        root.discard(file)
+        root.add(Nonsense(root.tree, file, text))
+        with pytest.raises(Error, match=f"{host.address}: its {file} file is not understood"):
+            await running.files.write("ctl", f"mount {host.address}")
+        assert not members_of(running).hosts and await nodes(running.files) == {}
+
+
+class Nonsense(SyntheticFile):
+    def __init__(self, tree: Tree, name: str, text: bytes) -> None:
+        super().__init__(tree, name, 0o444)
+        self._text = text
+
+    def open(self, mode: int) -> OpenFile:
+        return OpenSnapshot(self._text)
 
 
 @story

@@ -24,10 +24,12 @@ from llambo9p.cluster.offer import Offer, together
 from llambo9p.engine.base import Request, Usage
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, WorkerLost
+from llambo9p.fs.file import OpenFile
+from llambo9p.fs.tree import Directory, SyntheticFile, Tree
 from llambo9p.net.address import Address, parse
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
-from tests.files import Files, files_of, reading, story, until
+from tests.files import ANYWHERE, Files, files_of, reading, story, until
 
 from .harness import RunningCluster, cluster, simulated_host
 
@@ -460,3 +462,77 @@ async def on_unix(at: Address) -> AsyncIterator[tuple[Orchestrator, Address]]:
     finally:
         await orchestrator.close()
         await server.close()
+
+
+# -- a client that is cut off ---------------------------------------------------------
+
+
+async def cut_off_while_writing(top: RunningCluster, path: str, text: bytes) -> None:
+    """What it left open is ended in the region, too, when this returns."""
+    connections = len(top.server.connections)
+    async with files_of(top.address) as files:
+        await (await files.open(path, c.OWRITE)).write(text)
+    await until(lambda: len(top.server.connections) == connections)
+    await top.files.read("region1/status")  # goes the same way, behind
+
+
+@story
+async def test_what_was_half_written_is_submitted_at_no_level() -> None:
+    async with cluster(OFTEN) as region, cluster(OFTEN) as top, simulated_host(1) as host:
+        await region.files.write("ctl", f"mount {host.address}")
+        await top.files.write("ctl", f"mount {region.address} region1")
+        for path in ("region1", "region1/worker-0000", "region1/fusion"):
+            await cut_off_while_writing(top, f"{path}/prompt", b"half a pro")
+            await cut_off_while_writing(top, f"{path}/history", b'{"role":')
+            await cut_off_while_writing(top, f"{path}/system", b"You are")
+            for name in ("prompt", "history", "system"):
+                assert await top.files.read(f"{path}/{name}") == ""
+            assert "error" not in await top.files.attrs(f"{path}/status")
+            assert (await top.files.attrs(f"{path}/status"))["state"] == "idle"
+
+
+@story
+async def test_what_can_be_removed_in_a_region_stays_when_its_writer_is_cut_off() -> None:
+    note = Note(Tree(), "note", 0o666)
+    root = Directory(note.tree, "/")
+    root.add(note)
+    server = Server(lambda user, aname: root)
+    at = await server.listen(ANYWHERE)
+    async with cluster(OFTEN) as region, cluster(OFTEN) as top, simulated_host(1) as host:
+        async with await region.files.open("registry/new", c.ORDWR) as lease:
+            await lease.write(f"{host.address} epoch 1".encode())
+            await region.files.write("ctl", f"mount {at} notes")
+            await top.files.write("ctl", f"mount {region.address} region1")
+            await cut_off_while_writing(top, f"region1/registry/{host.address}", b"note a")
+            await cut_off_while_writing(top, "region1/notes/note", b"milk, bread")
+            await until(lambda: note.ended)
+            assert not note.removed
+            assert " note a\n" in await top.files.read("region1/registry/index")
+            fid, _ = await top.files.walk("region1/notes/note")
+            await top.files.client.remove(fid)
+            assert note.removed, "by who wants that"
+    await server.close()
+
+
+class Note(SyntheticFile):
+    """Of another 9P server, which removes what it is told to."""
+
+    removed = False
+    ended = False
+
+    def open(self, mode: int) -> OpenFile:
+        return OpenNote(self)
+
+    def remove(self) -> None:
+        self.removed = True
+
+
+class OpenNote(OpenFile):
+    def __init__(self, note: Note) -> None:
+        self._note = note
+
+    def write(self, offset: int, data: bytes) -> int:
+        return len(data)
+
+    def drop(self) -> None:
+        self._note.ended = True

@@ -207,7 +207,7 @@ async def test_neither_a_number_nor_an_address_is_believed_without_the_epoch(
     async with cluster.orchestrator() as second:
         await second.until("lost", "0")
         assert len(await second.nodes()) == 4
-        assert not set(cluster.pids().values()) & set(pids.values())
+        await until(lambda: not set(cluster.pids().values()) & set(pids.values()))
         assert not runs(pids["host-0002"]), "it is ours to end"
     os.kill(pids["host-0000"], signal.SIGKILL)
 

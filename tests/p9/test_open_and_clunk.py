@@ -199,6 +199,20 @@ def test_remove_that_waits_ends_the_file_when_it_is_over() -> None:
     """)
 
 
+def test_remove_of_what_is_open_for_writing_drops_what_was_written() -> None:
+    """And removes nothing, not even where that would be done: an orchestrator, whose clients
+    go without a Tclunk, says so by it."""
+    play("""
+        ! open 1 gate 1
+        -> Tremove tag 1 fid 1
+        -> Tstat tag 2 fid 1
+        ** drop gate
+        ** release gate
+        <- Rerror tag 1 ename "file is in use: it is open for writing"
+        <- Rerror tag 2 ename "fid unknown or out of range"
+    """)
+
+
 # -- clunk ---------------------------------------------------------------------------
 
 
