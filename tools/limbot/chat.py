@@ -35,7 +35,7 @@ T = TypeVar("T")
 _FIRST_S, _LONGEST_S = 0.2, 3.0
 """between two attempts to connect"""
 
-_GONE = "the cluster is gone (`llamboctl init` starts it again)"
+_GONE = "the cluster is gone; waiting for it (`llamboctl init`), ^C gives up"
 
 
 class _Clone(NamedTuple):
@@ -159,8 +159,8 @@ class Chat:
                     raise
                 if not told:
                     told = True
-                    why = _GONE if isinstance(e, Unreachable) else e.message
-                    self._notice(f"{why}; waiting for it, ^C gives up")
+                    gone = isinstance(e, Unreachable)
+                    self._notice(_GONE if gone else f"{e.message}; trying again, ^C gives up")
             self.stopping.wait(backoff.next())
         return None if self.stopping.is_set() else self._clone
 
@@ -250,6 +250,11 @@ class Chat:
             thread.start()
             try:
                 yield
+            except Failure:
+                raise  # and `tokens` fails, too
+            except BaseException:
+                clone.tree.close()  # nobody reads the rest
+                raise
             finally:
                 thread.join()
 

@@ -1,14 +1,16 @@
 """The commands of a chat, by one table.
 
-Each is given the session and the rest of its line.  It may raise Failure or OSError, and then
-has changed nothing.
+Each is given the session and the rest of its line.  It may raise Failure, and then has changed
+nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llambo9p.conversation import texts
@@ -185,30 +187,37 @@ def _type_of(name: str, models: dict[str, dict[str, int]]) -> str:
 
 def _save(session: Session, rest: str) -> None:
     path = os.path.expanduser(rest)
-    data = texts.show_history(session.chat.history).encode()
-    mode = os.O_WRONLY | os.O_CREAT
-    try:
-        fd = os.open(path, mode | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if not session.confirm(f"{rest} exists. Overwrite it?"):
-            raise Failure(f"{rest} is left as it was") from None
-        fd = os.open(path, mode, 0o600)
-        os.fchmod(fd, 0o600)
-    with os.fdopen(fd, "wb") as f:
-        f.truncate()
-        f.write(data)
+    new = os.O_WRONLY | os.O_CREAT
+    with _blaming(rest):
+        try:
+            fd = os.open(path, new | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if not session.confirm(f"{rest} exists. Overwrite it?"):
+                raise Failure(f"{rest} is left as it was") from None
+            fd = os.open(path, new, 0o600)
+        with os.fdopen(fd, "wb") as f:
+            f.truncate()
+            os.fchmod(fd, 0o600)
+            f.write(texts.show_history(session.chat.history).encode())
     session.screen.note(f"{_count(session.chat.history)} saved in {rest}")
 
 
 def _load(session: Session, rest: str) -> None:
-    with open(os.path.expanduser(rest), "rb") as f:
-        data = f.read()
-    try:
+    with _blaming(rest):
+        data = Path(rest).expanduser().read_bytes()
         messages = texts.parse_history(data.decode())
-    except (InvalidArgument, UnicodeDecodeError) as e:
-        raise Failure(f"{rest}: {e}") from None
     session.call(lambda: session.chat.set_history(messages))
     session.screen.note(f"{_count(messages)} loaded from {rest}; /history shows them")
+
+
+@contextlib.contextmanager
+def _blaming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise Failure(f"{path}: {e.strerror}") from None
+    except (InvalidArgument, UnicodeDecodeError) as e:
+        raise Failure(f"{path}: {e}") from None
 
 
 def _count(messages: list[Message]) -> str:

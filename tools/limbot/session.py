@@ -6,6 +6,7 @@ Nothing that goes wrong in between ends it, and ^C ends what runs and no more.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -17,6 +18,9 @@ from .chat import Chat
 from .screen import Screen
 
 T = TypeVar("T")
+
+_PATIENCE_S = 2.0
+"""for the cluster to answer a `cancel`"""
 
 _COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)
 """`/etc/passwd is` begins a prompt"""
@@ -61,8 +65,6 @@ class Session:
                 self.ask(line)
         except Failure as e:
             self.screen.error(e.message)
-        except OSError as e:
-            self.screen.error(f"{e.filename}: {e.strerror}" if e.filename else str(e))
         if line.strip():
             self.screen.end_line()
             self.screen.gap()
@@ -89,10 +91,14 @@ class Session:
         return apart(method, self._interrupt)
 
     def _interrupt(self, number: int) -> None:
-        if number == 1:
-            self.chat.stop()
-        else:
+        if number > 1:
             self.chat.hang_up()
+            return
+        hint = "the cluster does not react; ^C again hangs up"
+        timer = threading.Timer(_PATIENCE_S, self.screen.note, (hint,))
+        timer.start()
+        self.chat.stop()
+        timer.cancel()
 
     def confirm(self, question: str) -> bool:
         answer = self.reader.read(f"{question} [y/N] ")
