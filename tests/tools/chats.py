@@ -20,14 +20,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pyte
+from click.testing import CliRunner, Result
+from llambo9p_tools.commands.limbot import limbot
 
 from llambo9p.engine.simulated import Gate
 from tests.cluster.harness import simulated_host
 
 from .cluster import COMMAND, environment, llamboctl
 
+ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS = 40, 80
 PATIENCE_S = 15.0
 
@@ -51,28 +55,20 @@ class _Pace(Gate):
 
 
 class Cluster:
+    """An orchestrator, as yet without workers."""
+
     def __init__(self, directory: Path) -> None:
         self.state = directory / "state"
-        config = directory / "cluster-config.yaml"
-        config.write_text("cluster: {nodes: {tiny: {count: 1, resources: {model: simulated}}}}\n")
         self.env = {
             "LLAMBO_STATE": str(self.state),
-            "CLUSTER_CONFIG": str(config),
+            "CLUSTER_CONFIG": str(ROOT / "cluster-config.yaml"),
             "XDG_STATE_HOME": str(directory / "typed"),
         }
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._held = contextlib.AsyncExitStack()
-        host = simulated_host(2, answer=script, gate=_Pace(), n_ctx=32768)
-        entering = self._held.enter_async_context(host)
-        address = asyncio.run_coroutine_threadsafe(entering, self._loop).result(10).address
         self.start()
-        self.out("write", "ctl", f"mount {address}")
 
     def start(self) -> None:
         """Also again, after `kill`."""
-        self.out("init", "--listen", "tcp!127.0.0.1!0")
+        self.address = self.out("init", "--listen", "tcp!127.0.0.1!0").strip()
 
     @property
     def pid(self) -> int:
@@ -88,9 +84,10 @@ class Cluster:
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout.decode()
 
-    def limbot(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
-        """In a pipe, to its end."""
-        return llamboctl("limbot", *args, stdin=stdin.encode(), **self.env)
+    def limbot(self, *args: str, stdin: str = "") -> Result:
+        """In a pipe, to its end; in this process, as it is called so often."""
+        env = {**self.env, "LLAMBO_ADDR": None}
+        return CliRunner().invoke(limbot, args, stdin, env, standalone_mode=False)
 
     def wait_until_idle(self) -> None:
         """All slots are free."""
@@ -101,6 +98,24 @@ class Cluster:
     def close(self) -> None:
         if self.state.exists():
             llamboctl("shutdown", **self.env)
+
+
+class ScriptedCluster(Cluster):
+    """With two workers that answer what `script` says."""
+
+    def __init__(self, directory: Path) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._held = contextlib.AsyncExitStack()
+        host = simulated_host(2, answer=script, gate=_Pace(), n_ctx=32768)
+        entering = self._held.enter_async_context(host)
+        address = asyncio.run_coroutine_threadsafe(entering, self._loop).result(10).address
+        super().__init__(directory)
+        self.out("write", "ctl", f"mount {address}")
+
+    def close(self) -> None:
+        super().close()
         asyncio.run_coroutine_threadsafe(self._held.aclose(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -119,7 +134,7 @@ class _Screen(pyte.Screen):
 class Chat:
     """`llamboctl limbot` in a terminal, which is its controlling one."""
 
-    def __init__(self, *args: str, **env: str) -> None:
+    def __init__(self, *args: str, cwd: Path | None = None, **env: str) -> None:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (ROWS, COLUMNS))
         self._screen = _Screen(COLUMNS, ROWS)
@@ -129,7 +144,7 @@ class Chat:
         try:
             self.process = subprocess.Popen(
                 [*as_a_shell_does, *COMMAND, "limbot", *args],
-                stdin=slave, stdout=slave, stderr=slave, env=environment(**env),
+                stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=environment(**env),
             )  # fmt: skip
         finally:
             os.close(slave)
@@ -178,7 +193,10 @@ class Chat:
                 self._stream.feed(data)
         return self.process.wait()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         self.process.kill()
         self.process.wait()
         os.close(self._master)

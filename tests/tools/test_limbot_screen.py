@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .chats import Chat, Cluster
+from .chats import Chat, Cluster, ScriptedCluster
 
 LONG = "count to 4000"
 """an answer of 40 s"""
@@ -18,22 +19,20 @@ LONG = "count to 4000"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    made = ScriptedCluster(tmp_path_factory.mktemp("cluster"))
     yield made
     made.close()
 
 
 @pytest.fixture
 def start(cluster: Cluster) -> Iterator[Callable[..., Chat]]:
-    begun = []
+    with contextlib.ExitStack() as begun:
 
-    def start(*args: str, **env: str) -> Chat:
-        begun.append(Chat("--max-tokens", "20000", *args, **{**cluster.env, **env}))
-        return begun[-1]
+        def start(**env: str) -> Chat:
+            chat = Chat("--max-tokens", "20000", **{**cluster.env, **env})
+            return begun.enter_context(chat)
 
-    yield start
-    for chat in begun:
-        chat.close()
+        yield start
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def _status(session: Session, rest: str) -> None:
         "cluster": health.get("orchestrator", "unknown"),
         "workers": ", ".join(states) or "none; start some with `llamboctl spawn`",
         "models": status.get("models", "").replace(" ", ", "),
-        "requests": f"{status.get('requests', '0')}, of which {status.get('waiting', '0')} wait",
+        "requests": f"{status.get('requests', '0')}, {status.get('waiting', '0')} waiting",
         "strategy": status.get("strategy", ""),
         "turns": str(turns),
         "answered by": f"{node_type} workers" if node_type else "any worker",
@@ -146,10 +146,11 @@ def _model(session: Session, rest: str) -> None:
         node_type = _type_of(rest, models)
         session.call(lambda: chat.set_type(node_type))
     chosen = chat.settings.get("type", "")
+    width = max(map(len, models), default=0)
     for node_type, each in models.items():
         mark = "*" if node_type == chosen else " "
         counts = ", ".join(f"{model} ({n})" for model, n in each.items())
-        session.screen.say(f"{mark} {node_type:10} {counts}", bold=mark == "*")
+        session.screen.say(f"{mark} {node_type.ljust(width)}  {counts}", bold=mark == "*")
     session.screen.note(f"{chosen} workers answer" if chosen else "any worker answers")
 
 
