@@ -13,6 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
+from llambo9p_tools.failure import Failure
+from llambo9p_tools.limbot.chat import Chat
+from llambo9p_tools.remote import Remote
+
+from llambo9p.net.address import parse
 
 from .chats import Cluster, ScriptedCluster
 from .cluster import COMMAND, environment, llamboctl
@@ -101,6 +106,23 @@ class TestOneQuestion:
         )  # fmt: skip
         assert (done.returncode, done.stdout, done.stderr) == (1, b"1 2 3", b"")
         cluster.wait_until_idle()
+
+    def test_a_cluster_that_stays_away_is_not_waited_for_without_end(self, cluster):
+        trees = [Remote(parse(cluster.address))]
+
+        def connect() -> Remote:
+            if trees:
+                return trees.pop()
+            raise Failure("nobody there")
+
+        notices: list[str] = []
+        chat = Chat(connect, {}, notice=notices.append, patience=0.3)
+        chat.open()
+        chat.hang_up()
+        chat.stopping.clear()
+        with pytest.raises(Failure, match="nobody there"):
+            chat.ask("Hi", lambda piece: None)
+        assert notices == ["nobody there; trying again, ^C gives up"]
 
     def test_explained(self):
         done = llamboctl("--explain", "limbot", "--seed", "7", "--system", "Be brief.", "Hi")
@@ -204,11 +226,13 @@ class TestChat:
     def test_what_cannot_be_loaded_changes_nothing(self, cluster, tmp_path):
         bad = tmp_path / "bad"
         bad.write_text('{"role": "user", "content": "one"}\n{"role": "king"}\n')
-        out, err = chat(cluster, "one", f"/load {bad}", "/load /nowhere/at-all", "/load", "two")
+        out, err = chat(cluster, "one", f"/load {bad}", "/load /nowhere/at-all", "/load",
+                        "/load ~no one", "two")  # fmt: skip
         assert out == ["'one' after 0", "'two' after 2"]
         assert err[0].startswith(f"limbot: {bad}: history line 2 is not ")
         assert err[1:] == ["limbot: /nowhere/at-all: No such file or directory",
-                           "limbot: usage: /load FILE"]  # fmt: skip
+                           "limbot: usage: /load FILE",
+                           "limbot: ~no one: No such file or directory"]  # fmt: skip
 
     def test_an_unknown_command_is_not_asked(self, cluster):
         out, err = chat(cluster, "/histroy", "/xyzzy", "/clear all", "/etc/passwd is what?")

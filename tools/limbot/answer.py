@@ -26,7 +26,8 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return self.shown.decode(errors="replace")
+        # where it was cut may be in the middle of a character
+        return self.shown.decode(errors="ignore")
 
     @property
     def stopped(self) -> bool:

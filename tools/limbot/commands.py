@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llambo9p.conversation import texts
@@ -205,8 +204,8 @@ def _save(session: Session, rest: str) -> None:
 
 def _load(session: Session, rest: str) -> None:
     with _blaming(rest):
-        data = Path(rest).expanduser().read_bytes()
-        messages = texts.parse_history(data.decode())
+        with open(os.path.expanduser(rest), "rb") as f:
+            messages = texts.parse_history(f.read().decode())
     session.call(lambda: session.chat.set_history(messages))
     session.screen.note(f"{_count(messages)} loaded from {rest}; /history shows them")
 
@@ -217,7 +216,7 @@ def _blaming(path: str) -> Iterator[None]:
         yield
     except OSError as e:
         raise Failure(f"{path}: {e.strerror}") from None
-    except (InvalidArgument, UnicodeDecodeError) as e:
+    except (InvalidArgument, ValueError) as e:
         raise Failure(f"{path}: {e}") from None
 
 

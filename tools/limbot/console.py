@@ -36,21 +36,24 @@ class Console:
             key_bindings=_bindings(),
             prompt_continuation="  ",
         )
-        self._question: PromptSession[str] = PromptSession(history=InMemoryHistory())
 
-    def read(self, prompt: str) -> str | None:
+    def read(self) -> str | None:
         """^C forgets what was typed; where there is nothing it says how to leave."""
-        session = self._session if prompt == "> " else self._question
         while True:
             try:
-                return session.prompt(HTML("<b>{}</b>").format(prompt))
+                return self._session.prompt(HTML("<b>&gt; </b>"))
             except EOFError:
                 return None
             except KeyboardInterrupt:
-                if session is self._question:
-                    return ""
-                if not session.default_buffer.text:
+                if not self._session.default_buffer.text:
                     self._screen.note("^D or /exit leaves")
+
+    def answer(self, question: str) -> str:
+        """What is typed is not kept; ^C and ^D say nothing."""
+        try:
+            return PromptSession[str]().prompt(question)
+        except (EOFError, KeyboardInterrupt):
+            return ""
 
     def offer(self, names: list[str]) -> None:
         self._completer.models = names

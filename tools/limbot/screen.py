@@ -49,7 +49,7 @@ class Screen:
         self.end_line()
         if self.is_terminal:
             text = text.translate(_VISIBLE)
-        click.secho(text, bold=bold, color=self._color)
+        click.echo(click.style(text, bold=True) if bold else text, color=self._color)
 
     def gap(self) -> None:
         """An empty line between what was said and what comes, where people read."""

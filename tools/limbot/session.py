@@ -29,8 +29,11 @@ _COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)
 class Reader(Protocol):
     """Where lines come from."""
 
-    def read(self, prompt: str) -> str | None:
-        """Perhaps of several lines; None when there are no more."""
+    def read(self) -> str | None:
+        """What is asked or commanded, perhaps in several lines; None when there is no more."""
+
+    def answer(self, question: str) -> str:
+        """What is said to it, perhaps nothing."""
 
     def offer(self, names: list[str]) -> None:
         """What `/model` may be followed by."""
@@ -50,7 +53,7 @@ class Session:
         if first is not None:
             self.take(first)
         while not self.over:
-            line = self.reader.read("> ")
+            line = self.reader.read()
             if line is None:
                 break
             self.take(line)
@@ -101,15 +104,14 @@ class Session:
         timer.cancel()
 
     def confirm(self, question: str) -> bool:
-        answer = self.reader.read(f"{question} [y/N] ")
-        return answer is not None and answer.strip().lower() in ("y", "yes")
+        return self.reader.answer(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     def greet(self, address: str) -> None:
         """What one talks to; where there are no workers, how to get some."""
-        status = commands.attributes(self.call(lambda: self.chat.read("status")))
-        self.reader.offer([*status.get("types", "").split(), *status.get("models", "").split()])
         if not self.screen.is_terminal:
             return
+        status = commands.attributes(self.call(lambda: self.chat.read("status")))
+        self.reader.offer([*status.get("types", "").split(), *status.get("models", "").split()])
         self.screen.say(f"limbot at {address}: {commands.offer(status)}", bold=True)
         self.screen.say("/help shows the commands, ^C stops an answer, ^D leaves.")
         self.screen.gap()
