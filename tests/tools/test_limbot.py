@@ -98,6 +98,21 @@ class TestOneQuestion:
         assert process.returncode == 130
         cluster.wait_until_idle()
 
+    def test_a_restart_of_the_cluster_is_not_seen_in_the_answer(self, cluster):
+        process = subprocess.Popen(
+            [*COMMAND, "limbot", "count to 80"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(**cluster.env),
+        )  # fmt: skip
+        with process:
+            assert process.stdout is not None
+            begun = os.read(process.stdout.fileno(), 10)
+            cluster.kill()
+            cluster.start()
+            rest, notes = process.communicate()
+        assert (begun + rest).split() == [str(i).encode() for i in range(1, 81)]
+        assert process.returncode == 0
+        assert notes.endswith(b"[connected again]\n")
+
     def test_a_reader_that_leaves_is_no_error(self, cluster):
         command = " ".join(COMMAND) + " limbot --max-tokens 20000 count to 4000 | head -c 5"
         done = subprocess.run(

@@ -73,18 +73,12 @@ class Session:
             self.screen.gap()
 
     def ask(self, prompt: str) -> None:
-        """Show the answer, and what is to be said of it."""
-        answer = None
-        try:
-            with self.screen.silence():
-                self.last = answer = self.call(
-                    lambda: self.chat.ask(prompt, self.screen.answer)
-                )
-        except Failure as e:
-            self.screen.error(e.message)
-        if answer is not None and answer.stopped:
+        """Show the answer, and what is to be said of it.  Raises Failure."""
+        with self.screen.silence():
+            self.last = answer = self.call(lambda: self.chat.ask(prompt, self.screen.answer))
+        if answer.stopped:
             self.screen.note("stopped")
-        elif answer is not None and answer.usage.get("finish_reason") == "length":
+        elif answer.usage.get("finish_reason") == "length":
             tokens = answer.usage.get("completion_tokens")
             self.screen.note(f"cut off after {tokens} tokens; --max-tokens allows more")
 
