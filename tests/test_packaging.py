@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ["llamboctl", "llambo-worker", "llambo-orchestrator"]
+PROGRAMS = ["llamboctl", "limbot", "llambo-worker", "llambo-orchestrator"]
 
 pytestmark = pytest.mark.slow
 

@@ -19,6 +19,7 @@ _COMMANDS = {
     "fuse": "ask",
     "infer": "ask",
     "init": "life",
+    "limbot": "limbot",
     "ls": "files",
     "mount": "mount",
     "nodes": "nodes",

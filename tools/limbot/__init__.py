@@ -1,0 +1,1 @@
+"""limbot, the chat: a conversation of the cluster, at a prompt or for one question."""

@@ -1,0 +1,269 @@
+"""A conversation that outlives its connection.
+
+`Chat` keeps on our side what the conversation is made of, its settings, system prompt and
+history, and works on a clone at the cluster's root that has the same.  When the connection
+is lost it clones anew, puts everything back, and what was being answered goes on from its
+tokens.
+
+All methods block and belong to one thread, which no signal may reach; but for `stop` and
+`hang_up`, which another one calls meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from py9p.constants import ORDWR
+
+from llambo9p.conversation import texts
+from llambo9p.engine.base import Message
+from llambo9p.net.backoff import Backoff
+
+from .. import show
+from ..failure import Failure
+from ..remote import Unreachable
+from ..tree import OpenFile, Tree
+from .answer import Answer
+
+T = TypeVar("T")
+
+_FIRST_S, _LONGEST_S = 0.2, 3.0
+"""between two attempts to connect"""
+
+_GONE = "the cluster is gone; waiting for it (`llamboctl init`), ^C gives up"
+
+
+class _Clone(NamedTuple):
+    tree: Tree
+    ctl: OpenFile
+    directory: str
+
+
+class Chat:
+    def __init__(
+        self,
+        connect: Callable[[], Tree],
+        settings: Mapping[str, str],
+        system: str = "",
+        notice: Callable[[str], None] = lambda text: None,
+        patience: float = math.inf,
+    ) -> None:
+        """`settings` are those of `ctl` that shall not have their defaults.  A lost cluster is
+        waited for `patience` seconds; without any nothing is prepared for it, either."""
+        self.settings = dict(settings)
+        self.system = system
+        self.history: list[Message] = []
+        self.asked = ""
+        """the last prompt of this conversation, whatever became of it"""
+        self.stopping = threading.Event()
+        """set by `stop`; whoever calls the next method clears it before"""
+        self._connect = connect
+        self._notice = notice
+        self._patience = patience
+        self._clone: _Clone | None = None
+
+    # -- its life -----------------------------------------------------------------
+
+    def open(self) -> None:
+        """Raises Failure; later there is more patience."""
+        self._clone = self._furnish(self._connect())
+
+    def close(self) -> None:
+        clone, self._clone = self._clone, None
+        if clone is not None:
+            with contextlib.suppress(Unreachable):
+                clone.ctl.__exit__(None)
+            clone.tree.close()
+
+    def stop(self) -> None:
+        """End the running answer, or the waiting for the cluster."""
+        self.stopping.set()
+        clone = self._clone
+        if clone is not None:
+            with contextlib.suppress(Failure):
+                clone.ctl.write(b"cancel\n")
+
+    def hang_up(self) -> None:
+        """For a cluster that does not even react to `stop`."""
+        self.stopping.set()
+        clone = self._clone
+        if clone is not None:
+            clone.tree.close()
+
+    # -- what can be done ---------------------------------------------------------
+
+    def ask(self, prompt: str, show: Callable[[bytes], None]) -> Answer:
+        """`show` is given the answer as it comes; what was shown of one that is stopped is
+        remembered.  Raises Failure when there is none."""
+        self.asked = prompt = prompt.removesuffix("\n")
+        answer = Answer(show, lambda: self._notice("it cannot go on; this is another answer:"))
+        while (clone := self._connected()) is not None:
+            answer.begin()
+            try:
+                self._read(clone, prompt, answer)
+                break
+            except Unreachable:
+                self._lost()
+                if not self._patience:
+                    raise
+            except Failure as e:
+                if not answer.given:
+                    raise Failure(e.message.removeprefix(f"{clone.directory}/out: ")) from None
+                answer.given = b""  # those of another model
+        if answer.text:
+            self.history += [Message("user", prompt), Message("assistant", answer.text)]
+        return answer
+
+    def set_system(self, text: str) -> None:
+        self._change("system", text, self._put_system)
+
+    def set_type(self, node_type: str) -> None:
+        """Of the workers that may answer; empty: any."""
+        self._change("settings", {**self.settings, "type": node_type}, self._put_settings)
+
+    def set_history(self, messages: Sequence[Message]) -> None:
+        self._change("history", list(messages), self._put_history)
+        prompts = [message.content for message in messages if message.role == "user"]
+        self.asked = prompts[-1] if prompts else ""
+
+    def read(self, path: str) -> str:
+        """Any file of the tree; nothing when it was stopped."""
+        return self._do(lambda clone: clone.tree.text(path)) or ""
+
+    def names(self, path: str) -> list[str]:
+        """Those in a directory."""
+        entries = self._do(lambda clone: clone.tree.entries(path))
+        return [entry.name for entry in entries or []]
+
+    # -- the clone ----------------------------------------------------------------
+
+    def _connected(self) -> _Clone | None:
+        """The clone, made anew if the last one was lost; None when we are stopped before."""
+        backoff = Backoff(_FIRST_S, _LONGEST_S)
+        until = time.monotonic() + self._patience
+        told = False
+        while self._clone is None and not self.stopping.is_set():
+            try:
+                tree = self._connect()
+                with contextlib.suppress(Unreachable):
+                    self._clone = self._furnish(tree)
+                    self._notice("connected again")
+                    break
+            except Failure as e:
+                if time.monotonic() >= until:
+                    raise
+                if not told:
+                    told = True
+                    gone = isinstance(e, Unreachable)
+                    self._notice(_GONE if gone else f"{e.message}; trying again, ^C gives up")
+            self.stopping.wait(backoff.next())
+        return None if self.stopping.is_set() else self._clone
+
+    def _lost(self) -> None:
+        clone, self._clone = self._clone, None
+        if clone is not None:
+            clone.tree.close()
+
+    def _do(self, act: Callable[[_Clone], T]) -> T | None:
+        """On whatever clone there is then; None when we are stopped before."""
+        while (clone := self._connected()) is not None:
+            try:
+                return act(clone)
+            except Unreachable:
+                self._lost()
+        return None
+
+    def _change(self, name: str, value: object, put: Callable[[_Clone], None]) -> None:
+        """Here and there, or nowhere when the cluster refuses it."""
+        before = getattr(self, name)
+        setattr(self, name, value)
+        try:
+            self._do(put)
+        except Failure:
+            setattr(self, name, before)
+            self._do(put)
+            raise
+
+    def _furnish(self, tree: Tree) -> _Clone:
+        """A new clone that is as ours was."""
+        try:
+            ctl = tree.open("clone", ORDWR).__enter__()
+            clone = _Clone(tree, ctl, b"".join(ctl.chunks()).decode().strip())
+            if self.settings:
+                self._put_settings(clone)
+            if self.system:
+                self._put_system(clone)
+            if self.history:
+                self._put_history(clone)
+            return clone
+        except BaseException:
+            tree.close()
+            raise
+
+    def _put_settings(self, clone: _Clone) -> None:
+        lines = [f"{name} {value}\n" for name, value in self.settings.items()]
+        clone.ctl.write("".join(lines).encode())
+
+    def _put_system(self, clone: _Clone) -> None:
+        # nothing written would change nothing; the newline is not part of it
+        clone.tree.write(f"{clone.directory}/system", _encode(self.system + "\n"))
+
+    def _put_history(self, clone: _Clone) -> None:
+        clone.ctl.write(b"reset\n")
+        if self.history:
+            lines = texts.show_history(self.history)
+            clone.tree.write(f"{clone.directory}/history", lines.encode())
+
+    def _read(self, clone: _Clone, prompt: str, answer: Answer) -> None:
+        tree, ctl, directory = clone
+        if answer.given:
+            tree.write(f"{directory}/tokens", answer.given)
+        tree.write(f"{directory}/prompt", _encode(prompt))
+        if self.stopping.is_set():
+            # what `stop` wrote may have come before the prompt
+            ctl.write(b"cancel\n")
+        with tree.open(f"{directory}/out") as out, self._following(clone, answer):
+            for piece in out.chunks():
+                answer.add(piece)
+        answer.end()
+        # without it the answer is as good
+        try:
+            said = show.attributes(tree.text(f"{directory}/usage"))
+        except Unreachable:
+            self._lost()
+            said = {}
+        answer.usage = {name: value for name, value in said.items() if isinstance(value, str)}
+
+    @contextlib.contextmanager
+    def _following(self, clone: _Clone, answer: Answer) -> Iterator[None]:
+        """Note the answer's tokens, from which it can go on elsewhere."""
+        if not self._patience:
+            yield
+            return
+        with clone.tree.open(f"{clone.directory}/tokens") as tokens:
+            thread = threading.Thread(target=_follow, args=(tokens, answer), daemon=True)
+            thread.start()
+            try:
+                yield
+            except Failure:
+                raise  # and `tokens` fails, too
+            except BaseException:
+                clone.tree.close()  # nobody reads the rest
+                raise
+            finally:
+                thread.join()
+
+
+def _follow(tokens: OpenFile, answer: Answer) -> None:
+    with contextlib.suppress(Failure):  # which the reader of `out` tells
+        answer.follow(tokens.chunks())
+
+
+def _encode(text: str) -> bytes:
+    """What is no text the cluster refuses, saying where."""
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,111 @@
+"""The loop of a chat: a line is a command or a prompt, until there are no more.
+
+Nothing that goes wrong in between ends it, and ^C ends what runs and no more.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from ..failure import Failure
+from . import commands
+from .answer import Answer
+from .calls import apart
+from .chat import Chat
+from .screen import Screen
+
+T = TypeVar("T")
+
+_PATIENCE_S = 2.0
+"""for the cluster to answer a `cancel`"""
+
+_COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)
+"""`/etc/passwd is` begins a prompt"""
+
+
+class Reader(Protocol):
+    """Where lines come from."""
+
+    def read(self) -> str | None:
+        """What is asked or commanded, perhaps in several lines; None when there is no more."""
+
+    def answer(self, question: str) -> str:
+        """What is said to it, perhaps nothing."""
+
+    def offer(self, names: list[str]) -> None:
+        """What `/model` may be followed by."""
+
+
+class Session:
+    def __init__(self, chat: Chat, screen: Screen, reader: Reader) -> None:
+        self.chat = chat
+        self.screen = screen
+        self.reader = reader
+        self.last: Answer | None = None
+        """the newest answer, for what it took"""
+        self.over = False
+
+    def run(self, first: str | None = None) -> None:
+        """`first` is asked before anything is read."""
+        if first is not None:
+            self.take(first)
+        while not self.over:
+            line = self.reader.read()
+            if line is None:
+                break
+            self.take(line)
+
+    def take(self, line: str) -> None:
+        """A command, or a prompt."""
+        command = _COMMAND.fullmatch(line.strip())
+        try:
+            if command:
+                commands.run(self, command[1].lower(), (command[2] or "").strip())
+            elif line.strip():
+                self.ask(line)
+        except Failure as e:
+            self.screen.error(e.message)
+        if line.strip():
+            self.screen.end_line()
+            self.screen.gap()
+
+    def ask(self, prompt: str) -> None:
+        """Show the answer, and what is to be said of it.  Raises Failure."""
+        with self.screen.silence():
+            self.last = answer = self.call(lambda: self.chat.ask(prompt, self.screen.answer))
+        if answer.stopped:
+            self.screen.note("stopped")
+        elif answer.usage.get("finish_reason") == "length":
+            tokens = answer.usage.get("completion_tokens")
+            self.screen.note(f"cut off after {tokens} tokens; --max-tokens allows more")
+
+    def call(self, method: Callable[[], T]) -> T:
+        """A method of the chat, which ^C stops; a second one hangs up."""
+        self.chat.stopping.clear()
+        return apart(method, self._interrupt)
+
+    def _interrupt(self, number: int) -> None:
+        if number > 1:
+            self.chat.hang_up()
+            return
+        hint = "the cluster does not react; ^C again hangs up"
+        timer = threading.Timer(_PATIENCE_S, self.screen.note, (hint,))
+        timer.start()
+        self.chat.stop()
+        timer.cancel()
+
+    def confirm(self, question: str) -> bool:
+        return self.reader.answer(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    def greet(self, address: str) -> None:
+        """What one talks to; where there are no workers, how to get some."""
+        if not self.screen.is_terminal:
+            return
+        status = commands.attributes(self.call(lambda: self.chat.read("status")))
+        self.reader.offer([*status.get("types", "").split(), *status.get("models", "").split()])
+        self.screen.say(f"limbot at {address}: {commands.offer(status)}", bold=True)
+        self.screen.say("/help shows the commands, ^C stops an answer, ^D leaves.")
+        self.screen.gap()
