@@ -18,6 +18,8 @@ from typing import Any
 import click
 
 _POLL_S = 0.2
+_WORTH = 8
+"""characters of a text that are better than none"""
 _NUMBER = re.compile(r"\d[\d.,]*( ?[A-Za-z]{1,3}|%)?")
 """with a unit or without"""
 
@@ -54,7 +56,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         width = max(map(len, (name, *words)))
         end += width + 2 if columns else width
         are_numbers = all(word == "-" or _NUMBER.fullmatch(word) for word in words)
-        if are_numbers and end > room:
+        if end - width + (width if are_numbers else min(width, _WORTH)) > room:
             break
         put = str.rjust if are_numbers else str.ljust
         columns.append([put(word, width) for word in (name.upper(), *words)])

@@ -54,10 +54,13 @@ def _show(as_json: bool) -> None:
             lines.append((name, " ".join(value) if isinstance(value, list) else str(value)))
     for name, value in lines:
         click.echo(f"{name:{max(len(name) for name, _ in lines)}}  {value}")
-    for rows in tables.values():
+    for kind, rows in tables.items():
         if rows:
             click.echo()
-            show.table([*rows[0]], [[*map(str, row.values())] for row in rows])
+            header = [*rows[0]]
+            if kind == "host":  # an address may be long
+                header.append(header.pop(0))
+            show.table(header, [[str(row[name]) for name in header] for row in rows])
 
 
 def parse(text: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:

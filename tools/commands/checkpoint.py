@@ -62,13 +62,13 @@ def _show(path: Path, as_json: bool) -> None:
     if saved.hosts:
         click.echo()
         show.table(
-            ("host", "type", "model", "slots", "workers"),
+            ("type", "model", "slots", "host", "workers"),
             [
                 (
-                    host.address,
                     " ".join(host.types) or "-",
                     host.model.rpartition("/")[2] or "-",
                     str(host.slots),
+                    host.address,
                     " ".join(host.workers.values()),
                 )
                 for host in saved.hosts
