@@ -70,6 +70,11 @@ def blocks(language: str) -> list[str]:
 SESSIONS = [block for block in blocks("console")[1:] if block.startswith("$ ")]
 
 
+def heading(block: str) -> str:
+    """What a block stands below."""
+    return re.findall(r"^##+ (.*)$", README[: README.index(block)], re.MULTILINE)[-1]
+
+
 def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
@@ -166,8 +171,10 @@ def test_the_session_is_one(shell: Shell) -> None:
 @pytest.mark.parametrize(
     "session",
     [
-        pytest.param(session, id=title, marks=[NEEDS_FUSE] if "mount /n" in session else [])
-        for title, session in zip(("fuse", "users"), SESSIONS, strict=True)
+        pytest.param(
+            session, id=heading(session), marks=[NEEDS_FUSE] if "mount /n" in session else []
+        )
+        for session in SESSIONS
     ],
 )
 def test_every_command_of_a_session_says_what_is_shown(shell: Shell, session: str) -> None:

@@ -14,20 +14,31 @@ from .options import addr_option, explain_option
 from .program import run
 
 _COMMANDS = {
+    "balancer": "balancer",
     "cat": "files",
     "cert": "cert",
+    "checkpoint": "checkpoint",
+    "completion": "completion",
+    "config": "config",
+    "events": "events",
     "fuse": "ask",
+    "health": "look",
     "infer": "ask",
     "init": "life",
     "limbot": "limbot",
+    "load": "life",
     "ls": "files",
+    "metrics": "metrics",
+    "models": "look",
     "mount": "mount",
     "nodes": "nodes",
+    "scale": "life",
     "shutdown": "life",
     "spawn": "life",
     "status": "look",
     "trace": "trace",
     "unmount": "mount",
+    "version": "look",
     "write": "files",
 }
 """name -> module of `commands`, where the command has that name"""
@@ -45,7 +56,12 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0; 1 after a failure, which is told in one line; 2 for a wrong command "
+    "line; 130 after ^C. `health` has some of its own.",
+)
 @click.version_option(package_name="llambo9p", prog_name="llamboctl")
 @explain_option
 @addr_option

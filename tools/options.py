@@ -15,9 +15,12 @@ import click
 from .explain import Explained
 from .remote import Remote
 from .tree import Tree
-from .which_cluster import Cluster, find
+from .which_cluster import Cluster, find, is_named
 
 _Command = Callable[..., Any]
+
+_GLANCE_S = 1.0
+"""for each answer"""
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ def addr_option(command: _Command) -> _Command:
 
 def _explain(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     """What the command itself would print, it has read from nowhere: it is not shown."""
-    if not value:
+    if not value or ctx.resilient_parsing:
         return
     out = sys.stdout
 
@@ -87,6 +90,11 @@ def cluster() -> Cluster:
     return find(_chosen().addr)
 
 
+def cluster_is_named() -> bool:
+    """Whether the user said which cluster he means."""
+    return is_named(_chosen().addr)
+
+
 def explaining() -> bool:
     return _chosen().tell is not None
 
@@ -95,6 +103,13 @@ def connect() -> Tree:
     """The tree of the command that runs.  Raises Failure."""
     tell = _chosen().tell
     return Remote(cluster().address) if tell is None else Explained(tell)
+
+
+def glance(ctx: click.Context) -> Tree:
+    """The tree of a command line that is being written, for who would rather have no answer
+    than wait for one.  Raises Failure."""
+    chosen = ctx.find_root().ensure_object(_Chosen)
+    return Remote(find(chosen.addr).address, _GLANCE_S)
 
 
 def beyond_files(what: str) -> Callable[[_Command], _Command]:

@@ -2,10 +2,12 @@
 
 Data goes to stdout, everything else to stderr.  A failure is one line there, which begins
 with the program's name, and exit code 1; a wrong command line is 2, and ^C is 130.
+Colours are for terminals, and for those who have not set $NO_COLOR (no-color.org).
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -27,7 +29,8 @@ def run(command: click.Command, name: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        code = command.main(prog_name=name, standalone_mode=False)
+        color = False if os.environ.get("NO_COLOR") else None
+        code = command.main(prog_name=name, standalone_mode=False, color=color)
         # click returns the code of --help and --version, and a command's None
         sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:

@@ -22,7 +22,7 @@ from llambo9p.net.address import Address
 from llambo9p.net.sockets import blocking, explain
 
 from .certificate import tls_for
-from .failure import Failure
+from .failure import Failure, NoCluster
 from .tree import OpenFile, Tree
 
 _MSIZE = 65536
@@ -31,19 +31,20 @@ _ANSWER_S = 10.0
 _MAXWELEM = 16
 
 
-class Unreachable(Failure):
+class Unreachable(NoCluster):
     """Nobody answers 9P there."""
 
 
 class Remote(Tree):
     """A connection, attached as the user that runs the tool."""
 
-    def __init__(self, address: Address) -> None:
-        """Raises Unreachable."""
+    def __init__(self, address: Address, patience: float | None = None) -> None:
+        """`patience` is how many seconds any answer may take, by default as long as it
+        takes once we are attached.  Raises Unreachable."""
         self.address = address
         tls = tls_for(address)
         try:
-            sock = _connect(address, tls)
+            sock = _connect(address, tls, patience or _ANSWER_S)
         except OSError as e:
             hint = ". Start one with `llamboctl init`" if not isinstance(e, ssl.SSLError) else ""
             raise Unreachable(f"no cluster answers at {address}: {explain(e)}{hint}") from None
@@ -71,7 +72,7 @@ class Remote(Tree):
         except BaseException:
             self.close()
             raise
-        sock.settimeout(None)
+        sock.settimeout(patience)
 
     def close(self) -> None:
         """Also from another thread than the one that waits for an answer, and then that is
@@ -180,8 +181,8 @@ class RemoteFile(OpenFile):
             self._remote._clunk(self._fid)
 
 
-def _connect(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
-    sock = blocking(address, _ANSWER_S)
+def _connect(address: Address, tls: ssl.SSLContext | None, patience: float) -> socket.socket:
+    sock = blocking(address, patience)
     if tls is None or address.net == "unix":
         return sock
     try:

@@ -1,4 +1,4 @@
-"""How llamboctl shows things: tables, and a bar while models load.
+"""How tools show things: tables, JSON, and a bar while models load.
 
 Decoration is for terminals only; into a pipe go plain lines.  rich is imported where it
 is used, as most commands end before it would be loaded.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +18,10 @@ from typing import Any
 import click
 
 _POLL_S = 0.2
+_WORTH = 8
+"""characters of a text that are better than none"""
+_NUMBER = re.compile(r"\d[\d.,]*( ?[A-Za-z]{1,3}|%)?")
+"""with a unit or without"""
 
 
 def as_json(value: Any) -> None:
@@ -34,13 +40,41 @@ def stream(chunks: Iterable[bytes], newline: bool = False) -> None:
         out.flush()
 
 
+def answer(chunks: Iterable[bytes]) -> None:
+    """Each piece at once; a terminal's next prompt begins on a line of its own."""
+    stream(chunks, newline=sys.stdout.isatty())
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as their widest word; the last one is not padded."""
-    lines = [[*map(str.upper, header)], *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for i, line in enumerate(lines):
-        text = "  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip()
+    """Columns as wide as their widest word, numbers to the right.  A terminal shows of each
+    line what fits, but never a part of a number; so the last columns are those that one can do
+    without."""
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    columns: list[list[str]] = []
+    end = 0
+    for name, *words in zip(header, *rows, strict=True):
+        width = max(map(len, (name, *words)))
+        end += width + 2 if columns else width
+        are_numbers = all(word == "-" or _NUMBER.fullmatch(word) for word in words)
+        if end - width + (width if are_numbers else min(width, _WORTH)) > room:
+            break
+        put = str.rjust if are_numbers else str.ljust
+        columns.append([put(word, width) for word in (name.upper(), *words)])
+    for i, line in enumerate(zip(*columns, strict=True)):
+        text = "  ".join(line).rstrip()
+        if len(text) > room:
+            text = text[: room - 1] + "…"
         click.secho(text, bold=i == 0)
+
+
+def size(n_bytes: int) -> str:
+    """For people: 92.5M of 96993280."""
+    value, unit = float(n_bytes), ""
+    for unit in ("", "K", "M", "G", "T"):
+        if value < 1024 or unit == "T":
+            break
+        value /= 1024
+    return f"{value:.1f}{unit}" if unit else str(n_bytes)
 
 
 def attributes(text: str) -> dict[str, str | list[str]]:
@@ -51,6 +85,23 @@ def attributes(text: str) -> dict[str, str | list[str]]:
         if name:
             found.setdefault(name, []).append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def numbers(text: str) -> dict[str, int | float | str]:
+    """`attr value` lines, where what looks like a number is one."""
+    found: dict[str, int | float | str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        found[name] = number(value)
+    return found
+
+
+def number(word: str) -> int | float | str:
+    """The number that it is, if it is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from py9p.constants import DMDIR, OREAD, OWRITE
 from py9p.messages import Dir
 from py9p.native import decode_dir
 
+from .failure import Failure, NoCluster
+
 
 class OpenFile(ABC):
     """As a context it is closed at the end, and what the close says counts."""
@@ -62,6 +64,16 @@ class Tree(ABC):
 
     def text(self, path: str) -> str:
         return self.read(path).decode(errors="replace")
+
+    def texts(self, path: str) -> Iterator[str]:
+        """Those of a directory's files; what goes while we look is left out."""
+        for entry in self.entries(path):
+            try:
+                yield self.text(f"{path}/{entry.name}")
+            except NoCluster:
+                raise
+            except Failure:
+                continue
 
     def write(self, path: str, data: bytes) -> None:
         """One open, as many writes as it takes, and a close, which may fail, too."""

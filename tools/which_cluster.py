@@ -15,7 +15,7 @@ from llambo9p.cluster import state_file
 from llambo9p.errors import Error, InvalidArgument
 from llambo9p.net.address import Address, parse
 
-from .failure import Failure
+from .failure import Failure, NoCluster
 
 DEFAULT_STATE = "/tmp/llambo-cluster.state"
 
@@ -41,14 +41,20 @@ def parse_address(text: str, source: str) -> Address:
         raise Failure(f"{source}: {e}") from None
 
 
+def is_named(addr: str | None) -> bool:
+    """Whether the user said which, and the state file was not asked."""
+    return bool(addr or os.environ.get("LLAMBO_ADDR"))
+
+
 def find(addr: str | None) -> Cluster:
-    """The cluster that the user means.  Raises Failure when there is none to be found."""
+    """The cluster that the user means.  Raises NoCluster when there is none to be found, and
+    Failure for an address that is none."""
     for text, source in ((addr, "--addr"), (os.environ.get("LLAMBO_ADDR"), "$LLAMBO_ADDR")):
         if text:
             return Cluster(parse_address(text, source))
     cluster = read_state(state_path())
     if cluster is None:
-        raise Failure(
+        raise NoCluster(
             f"no cluster is known: {state_path()} does not exist. "
             "Start one with `llamboctl init`, or name one with --addr or $LLAMBO_ADDR"
         )

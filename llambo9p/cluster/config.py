@@ -332,6 +332,12 @@ def load(path: Path) -> Cluster:
     return _beside(path.absolute().parent, parse(text, str(path)))
 
 
+def dump(cluster: Cluster) -> str:
+    """The configuration with all defaults, as `load` takes it."""
+    values = cluster.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump({"cluster": values}, sort_keys=False, allow_unicode=True)
+
+
 def _beside(directory: Path, cluster: Cluster) -> Cluster:
     """The configuration with the files that it names absolute: a relative path starts
     from the directory of the configuration."""
@@ -365,13 +371,13 @@ def parse(text: str, name: str) -> Cluster:
     try:
         return _File.model_validate({} if data is None else data).cluster
     except ValidationError as e:
-        problems = []
+        problems: list[tuple[int, str]] = []
         for error in e.errors():
             loc = [str(part) for part in error["loc"] if part != "[key]"]
             line = _line_of(root, loc)
             key = ".".join(loc) or "file"
-            problems.append(f"{name}:{line}: {key}: {_explain(error, loc)}")
-        raise InvalidArgument("\n".join(problems)) from None
+            problems.append((line, f"{name}:{line}: {key}: {_explain(error, loc)}"))
+        raise InvalidArgument("\n".join(problem for _, problem in sorted(problems))) from None
 
 
 def _line_of(node: yaml.Node | None, loc: list[str]) -> int:

@@ -47,6 +47,11 @@ class Events:
         """The number of the oldest event that is kept, or of the next one."""
         return self._next - len(self._events)
 
+    @property
+    def count(self) -> int:
+        """How many there have been: the number of the next one."""
+        return self._next
+
     def emit(self, kind: str, **attrs: object) -> None:
         """Something happened: `kind` is `what.happened`, `attrs` are words and numbers."""
         self._events.append((self._clock(), kind, attrs))

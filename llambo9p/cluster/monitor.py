@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import yaml
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
@@ -20,7 +19,7 @@ from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User
 from ..p9.node import Maybe
 from .balancer import Balancer
-from .config import Cluster
+from .config import Cluster, dump
 from .events import Events, EventsFile
 from .exporter import Page
 from .members import Members
@@ -86,8 +85,7 @@ class Monitor:
         config = self._config.model_copy(
             update={"load_balancer": self._config.load_balancer.model_copy(update=strategy)}
         )
-        values = config.model_dump(mode="json", exclude_none=True)
-        return yaml.safe_dump({"cluster": values}, sort_keys=False, allow_unicode=True)
+        return dump(config)
 
     # -- files and pages --------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ from .registry import Registry
 from .requests import Requests, Watched
 from .scaling import Scaling
 
+_VERSION = importlib.metadata.version("llambo9p")
 _MANY = 10_000
 """names that one verb may have"""
 
@@ -301,11 +303,13 @@ class Orchestrator:
         workers = self._members.workers.values()
         counts = self._members.counts
         lines = [
+            f"version {_VERSION}",
             f"workers {len(workers)}",
             *(f"{health.value} {counts[health]}" for health in Health),
             f"hosts {len(self._members.hosts)}",
             f"strategy {self._balancer.strategy}",
             f"active {sum(w.active for w in workers)}",
+            f"events {self._events.count}",
             *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
         return "\n".join(lines) + "\n" + self.recovery.text + self._offer.text

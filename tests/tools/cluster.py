@@ -1,15 +1,17 @@
-"""What the tests of llamboctl talk to: a scripted tree in this process, and the program
-itself, run as a user runs it, in a pipe or in a terminal."""
+"""What the tests of llamboctl talk to: a scripted tree in this process, real clusters, and
+the program itself, run as a user runs it, in a pipe or in a terminal."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import subprocess
 import sys
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from llambo9p.errors import Busy, InvalidArgument
@@ -19,6 +21,7 @@ from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.net.address import parse
 from llambo9p.net.server import Server
+from llambo9p.p9.messages import Tread, Twrite
 from llambo9p.p9.node import Maybe
 
 NODE = """id {id}
@@ -37,8 +40,13 @@ epoch 1
 """
 
 
+VERBS = ("scale", "load", "drain", "save")
+"""that a scripted cluster knows besides `spawn`"""
+
+
 class Query(OpenFile):
-    """`data`: the answer comes back by a cursor, whatever the offset."""
+    """`data`: the answer comes back by a cursor, whatever the offset; never, when it was asked
+    to wait."""
 
     def __init__(self) -> None:
         self.asked = b""
@@ -48,7 +56,9 @@ class Query(OpenFile):
         self.asked += data
         return len(data)
 
-    def read(self, offset: int, count: int) -> bytes:
+    def read(self, offset: int, count: int) -> Maybe[bytes]:
+        if self.asked == b"wait":
+            return asyncio.get_running_loop().create_future()
         if self.answer is None:
             self.answer = b"You said: " + self.asked
         piece, self.answer = self.answer[:5], self.answer[5:]
@@ -105,8 +115,8 @@ class PromptFile(SyntheticFile):
 
 
 class ScriptedCluster:
-    """Served on a thread of its own.  `spawn` waits for `may_spawn`; `out` is `stream`,
-    which only `call` may touch."""
+    """Served on a thread of its own.  Verbs wait for `may_spawn`; `out` and `events` are
+    `stream`, which only `call` may touch."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -124,11 +134,13 @@ class ScriptedCluster:
         self.nodes = Directory(tree, "nodes")
         self.prompt = PromptFile(tree)
         spawn = Command("spawn", "--count N --type T", 0, 4, self._spawn)
-        root.add(CtlFile(tree, "ctl", lambda: "", Commands([spawn])))
+        verbs = [Command(verb, "", 0, 9, lambda words: self._spawn_later) for verb in VERBS]
+        root.add(CtlFile(tree, "ctl", lambda: "", Commands([spawn, *verbs])))
         root.add(TextFile(tree, "status", lambda: "workers 1\nstrategy random\n" + self.loading))
         root.add(self.nodes)
         root.add(self.prompt)
         root.add(OutFile(tree, "out", self.stream))
+        root.add(OutFile(tree, "events", self.stream))
         root.add(DataFile(tree, "data", 0o666))
         root.add(TextFile(tree, "two words", lambda: "found\n"))
         root.add(TextFile(tree, "long", lambda: "0123456789" * 30_000))
@@ -152,6 +164,28 @@ class ScriptedCluster:
         self.loading = ""
         self.add_node(1)
         self.add_node(2)
+
+    def has_waiting(self) -> bool:
+        """Whether a client waits for the answer to a read or write."""
+
+        async def waits() -> bool:
+            return any(
+                isinstance(request.msg, Tread | Twrite)
+                for connection in self.server.connections
+                for request in connection._conn.requests.values()
+            )
+
+        return bool(self.call(waits()))
+
+    def die(self) -> None:
+        """As if it was killed."""
+
+        async def abort() -> None:
+            await self.server.close()
+            for connection in list(self.server.connections):
+                connection.abort()
+
+        self.call(abort())
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
@@ -181,12 +215,54 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def llamboctl(
-    *args: str, stdin: bytes = b"", **env: str
+    *args: str, stdin: bytes = b"", cwd: Path | None = None, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run to its end, with nothing that is a terminal."""
     return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, env=environment(**env), timeout=60
-    )
+        [*COMMAND, *args],
+        input=stdin, capture_output=True, cwd=cwd, env=environment(**env), timeout=60,
+    )  # fmt: skip
+
+
+CONFIG = """
+cluster:
+  nodes:
+    tiny:
+      count: 2
+      resources: {model: simulated, memory: 16MB}
+    broken:
+      count: 1
+      resources: {model: /nowhere/model.gguf}
+"""
+
+
+class Cluster:
+    """A state file and a configuration, and llamboctl with both; `env` is for that, too."""
+
+    def __init__(self, directory: Path, **env: str) -> None:
+        self.state = directory / "state"
+        self.config = directory / "cluster-config.yaml"
+        self.config.write_text(CONFIG)
+        self.env = {"LLAMBO_STATE": str(self.state), "CLUSTER_CONFIG": str(self.config), **env}
+
+    def run(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return llamboctl(*args, stdin=stdin, **self.env)
+
+    def out(self, *args: str, stdin: bytes = b"") -> str:
+        done = self.run(*args, stdin=stdin)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode()
+
+    def error(self, *args: str) -> str:
+        done = self.run(*args)
+        assert (done.returncode, done.stdout) == (1, b"")
+        [line] = done.stderr.decode().splitlines()
+        return line
+
+    def pid(self) -> int:
+        pid = json.loads(self.state.read_text())["pid"]
+        assert isinstance(pid, int)
+        return pid
 
 
 class Terminal:
@@ -222,3 +298,6 @@ class Terminal:
         except OSError:  # Linux's end of a terminal that nobody has open
             os.close(self._master)
         return self.process.wait(), self._seen
+
+    def type(self, text: bytes) -> None:
+        os.write(self._master, text)

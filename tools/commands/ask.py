@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import click
 from py9p.constants import ORDWR
 
 from llambo9p.cluster.fusion import STRATEGIES
+from llambo9p.fs.ctl import split_lines, split_words
 
 from .. import show
-from ..options import addr_option, connect
+from ..options import addr_option, connect, json_option
 from ..tree import Tree
+
+_VOTE = ("worker", "weight", "ms", "state", "answer", "text")
+"""the words of a line of `votes`"""
 
 
 @click.command()
@@ -22,19 +27,27 @@ from ..tree import Tree
 @click.option("--temperature", metavar="T", type=click.FloatRange(min=0), help="0 is greedy.")
 @click.option("--seed", metavar="N", type=int)
 @click.option("--system", metavar="TEXT", help="The system prompt.")
+@json_option
 @addr_option
-def infer(text: str | None, system: str | None, **options: float | None) -> None:
+def infer(
+    text: str | None, system: str | None, as_json: bool, **options: float | None
+) -> None:
     """Ask the cluster one question and print the answer as it comes.
 
-    Without TEXT the question is standard input.  Options hold for this question only.
+    Without TEXT the question is standard input. Options hold for this question only. With
+    --json the answer comes when it is whole, with its usage.
     """
     query = _question(text)
     with connect() as tree:
-        if system is None and all(value is None for value in options.values()):
-            _ask(tree, "data", query)
+        if system is None and not as_json and all(value is None for value in options.values()):
+            show.answer(_asked(tree, "data", query))
             return
         with _own_conversation(tree, "", options, system) as directory:
-            _ask(tree, f"{directory}/data", query)
+            answer = _asked(tree, f"{directory}/data", query)
+            if as_json:
+                show.as_json(_whole(tree, directory, answer))
+            else:
+                show.answer(answer)
 
 
 @click.command()
@@ -51,18 +64,27 @@ def infer(text: str | None, system: str | None, **options: float | None) -> None
 @click.option("--seed", metavar="N", type=int)
 @click.option("--system", metavar="TEXT", help="The system prompt.")
 @click.option("--votes", is_flag=True, help="Show every worker's answer, on standard error.")
+@json_option
 @addr_option
 def fuse(
-    text: str | None, system: str | None, votes: bool, **options: float | str | None
+    text: str | None,
+    system: str | None,
+    votes: bool,
+    as_json: bool,
+    **options: float | str | None,
 ) -> None:
-    """Ask several workers one question and print one answer made of theirs.
+    """Ask several workers, and print one answer made of theirs.
 
-    Without TEXT the question is standard input.
+    Without TEXT the question is standard input. --json has the votes in it.
     """
     query = _question(text)
     with connect() as tree, _own_conversation(tree, "fusion/", options, system) as directory:
         try:
-            _ask(tree, f"{directory}/data", query)
+            answer = _asked(tree, f"{directory}/data", query)
+            if as_json:
+                show.as_json(_whole(tree, directory, answer) | _election(tree, directory))
+            else:
+                show.answer(answer)
         finally:
             if votes:
                 click.echo(tree.text(f"{directory}/votes"), err=True, nl=False)
@@ -90,7 +112,24 @@ def _own_conversation(
         yield directory
 
 
-def _ask(tree: Tree, path: str, query: bytes) -> None:
+def _asked(tree: Tree, path: str, query: bytes) -> Iterator[bytes]:
+    """The pieces of the answer."""
     with tree.open(path, ORDWR) as f:
         f.write(query)
-        show.stream(f.chunks(), newline=sys.stdout.isatty())
+        yield from f.chunks()
+
+
+def _whole(tree: Tree, directory: str, answer: Iterable[bytes]) -> dict[str, Any]:
+    text = b"".join(answer).decode(errors="replace")
+    return {"text": text, "usage": show.numbers(tree.text(f"{directory}/usage"))}
+
+
+def _election(tree: Tree, directory: str) -> dict[str, Any]:
+    """How the answer was made of several."""
+    agreement = show.numbers(tree.text(f"{directory}/status")).get("agreement")
+    votes = []
+    for line in split_lines(tree.text(f"{directory}/votes")):
+        if line:
+            vote: dict[str, Any] = dict(zip(_VOTE, split_words(line), strict=True))
+            votes.append(vote | {name: show.number(vote[name]) for name in ("weight", "ms")})
+    return {"agreement": agreement, "votes": votes}

@@ -10,13 +10,13 @@ import click
 from py9p.constants import DMDIR, OTRUNC, OWRITE
 from py9p.messages import Dir
 
-from .. import show
+from .. import complete, show
 from ..failure import Failure
 from ..options import addr_option, connect, json_option
 
 
 @click.command()
-@click.argument("path", default="/")
+@click.argument("path", default="/", shell_complete=complete.paths)
 @click.option("-l", "--long", "long", is_flag=True, help="With mode, owner, length and time.")
 @json_option
 @addr_option
@@ -56,7 +56,9 @@ def _as_dict(entry: Dir) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, shell_complete=complete.paths
+)
 @addr_option
 def cat(paths: tuple[str, ...]) -> None:
     """Print files as they come; a file that waits for more is waited for."""
@@ -69,7 +71,7 @@ def cat(paths: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @click.argument("text", required=False)
 @addr_option
 def write(path: str, text: str | None) -> None:

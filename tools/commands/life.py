@@ -11,7 +11,7 @@ import click
 from llambo9p.cluster.config import absolute
 from llambo9p.fs.ctl import quote
 
-from .. import show, start
+from .. import complete, show, start
 from ..options import addr_option, beyond_files, cluster, connect, explaining
 from ..remote import Unreachable
 from ..tree import Tree
@@ -46,8 +46,9 @@ def init(
 @click.option("--count", metavar="N", type=click.IntRange(min=1),
               help="How many.  [default: the type's count in the configuration]")  # fmt: skip
 @click.option("--type", "type_name", metavar="T",
+              shell_complete=complete.types,
               help="A node type of the configuration.  [default: its first]")  # fmt: skip
-@click.option("--model", metavar="M",
+@click.option("--model", metavar="M", shell_complete=complete.models,
               help="A name in models/, or a path.  [default: the type's]")
 @click.option("--engine", metavar="E",
               help="What starts them, local or ray.  [default: what the configuration says]")
@@ -68,7 +69,7 @@ def spawn(
     with connect() as tree:
         before = {entry.name for entry in tree.entries("nodes")}
         what = "starting workers" if type_name is None else f"starting {type_name} workers"
-        with show.loading_bar(what, _Loading()):
+        with _loading(what):
             tree.write("ctl", (" ".join(words) + "\n").encode())
         new = [e.name for e in tree.entries("nodes") if e.name not in before]
     if sys.stderr.isatty() and new:
@@ -77,9 +78,45 @@ def spawn(
         click.echo(f"{len(new)} {answer}: {names}", err=True)
 
 
+@click.command()
+@click.argument("count", metavar="N", type=click.IntRange(min=0))
+@click.argument("type_name", metavar="[TYPE]", required=False, shell_complete=complete.types)
+@addr_option
+def scale(count: int, type_name: str | None) -> None:
+    """Start or end workers until there are N.
+
+    TYPE is by default the configuration's first. Returns when all is done: those that go
+    finish what was asked of them.
+    """
+    words = ["scale", str(count), *([quote(type_name)] if type_name is not None else ())]
+    what = f"scaling to {count} {type_name or ''}".rstrip()
+    with connect() as tree, _loading(what):
+        tree.write("ctl", (" ".join(words) + "\n").encode())
+
+
+@click.command()
+@click.argument("name", shell_complete=complete.workers)
+@click.argument("model", shell_complete=complete.models)
+@addr_option
+def load(name: str, model: str) -> None:
+    """Give the worker NAME another MODEL.
+
+    That is a name in models/, or a path. The worker finishes what was asked of it first;
+    when the model cannot be loaded it stays as it is.
+    """
+    words = f"load {quote(name)} {quote(absolute(model, Path.cwd()))}\n"
+    with connect() as tree, _loading(f"loading {model}"):
+        tree.write("ctl", words.encode())
+
+
+def _loading(what: str) -> contextlib.AbstractContextManager[None]:
+    """A bar while models load."""
+    return contextlib.nullcontext() if explaining() else show.loading_bar(what, _Loading())
+
+
 class _Loading:
     """What the cluster says is loading, asked over a connection of its own: the other
-    one waits for the answer to `spawn`."""
+    one waits for the answer to the verb."""
 
     def __init__(self) -> None:
         self._context = click.get_current_context()

@@ -1,22 +1,36 @@
-"""`llamboctl nodes`: the workers, by the files in `nodes/`."""
+"""`llamboctl nodes`: the workers, by the files in `nodes/` and the verbs about them."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import click
 
-from .. import show
-from ..failure import Failure
+from llambo9p.fs.ctl import quote
+
+from .. import complete, show
 from ..options import addr_option, connect, json_option
-from ..remote import Unreachable
-from ..tree import Tree
+
+_COLUMNS = (
+    "id", "type", "state", "health", "load", "queued", "capacity", "requests", "tokens", "errors",
+    "heartbeat", "model", "addr",
+)  # fmt: skip
+"""what a terminal may cut off comes last"""
+
+_NUMBERS = (
+    "load", "queued", "capacity", "requests", "tokens", "errors", "heartbeat", "epoch"
+)  # fmt: skip
+
+_names = click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.workers
+)
 
 
 @click.group()
 def nodes() -> None:
-    """Look at the workers."""
+    """Look at the workers, and say which of them get work."""
 
 
 @nodes.command("list")
@@ -25,41 +39,57 @@ def nodes() -> None:
 def nodes_list(as_json: bool) -> None:
     """Show a line for each worker."""
     with connect() as tree:
-        found = []
-        for entry in tree.entries("nodes"):
-            # a worker may go while we look
-            with contextlib.suppress(_Gone):
-                found.append(_node(tree, entry.name))
+        found = [_node(text) for text in tree.texts("nodes")]
     if as_json:
-        show.as_json(found)
-        return
-    header = [name for name in (found[0] if found else {}) if name not in ("epoch", "circuit")]
-    rows = [[_cell(name, node.get(name, "-")) for name in header] for node in found]
-    if rows:
-        show.table(header, rows)
+        show.as_json([*map(_typed, found)])
+    elif found:
+        show.table(_COLUMNS, [[_cell(name, node) for name in _COLUMNS] for node in found])
     else:
         click.echo("no workers; start some with `llamboctl spawn --count 4 --type tiny`", err=True)
 
 
-class _Gone(Exception):
-    pass
+@nodes.command("show")
+@_names
+@json_option
+@addr_option
+def nodes_show(names: tuple[str, ...], as_json: bool) -> None:
+    """Show all that is known of workers."""
+    with connect() as tree:
+        texts = [tree.text(f"nodes/{name}") for name in names]
+    if as_json:
+        show.as_json([_typed(_node(text)) for text in texts])
+    else:
+        click.echo("\n".join(texts), nl=False)
 
 
-def _node(tree: Tree, name: str) -> dict[str, str]:
-    try:
-        text = tree.text(f"nodes/{name}")
-    except Unreachable:
-        raise
-    except Failure:
-        raise _Gone from None
+def _verb(name: str, what: str) -> None:
+    @nodes.command(name, help=what)
+    @_names
+    @addr_option
+    def command(names: tuple[str, ...]) -> None:
+        with connect() as tree:
+            tree.write("ctl", f"{name} {' '.join(map(quote, names))}\n".encode())
+
+
+_verb("drain", "Let workers finish what they have, and give them nothing new.")
+_verb("resume", "Give workers work again that were drained or failed.")
+_verb("kill", "End workers at once; what was asked of them goes on elsewhere.")
+
+
+def _node(text: str) -> dict[str, str]:
     return {
         attr: value if isinstance(value, str) else " ".join(value)
         for attr, value in show.attributes(text).items()
     }
 
 
-def _cell(attr: str, value: str) -> str:
+def _typed(node: dict[str, str]) -> dict[str, Any]:
+    return node | {name: show.number(node[name]) for name in _NUMBERS if name in node}
+
+
+def _cell(attr: str, node: dict[str, str]) -> str:
     """For people: a model without its path, a heartbeat as the time since then."""
+    value = node.get(attr, "-")
     if attr == "model":
         return value.rpartition("/")[2] or value
     if attr == "heartbeat":
