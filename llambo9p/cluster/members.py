@@ -167,12 +167,14 @@ class Members:
         try:
             known = self._known(address)
             if known is not None and known is not before:
-                self._lose(known, expected=False)
+                self._lose(known)
             if instead is None:
                 there = [name for name in await host.names() if only is None or name in only]
                 await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
+            if known is not None:  # and not before: until now it is what would be saved
+                known.expected = False
             try:
                 await self._heartbeat(host)
             except Error as e:
