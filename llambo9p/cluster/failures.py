@@ -6,7 +6,8 @@ busy, makes no progress, was stopped by somebody else, or cannot decode.  Then t
 goes on elsewhere.  `max_retries` counts failures in a row without a new token: an answer
 that grows between them can outlive any number, and has an end because it grows.  Only those
 count that can be the request's doing: who was in line at a host that failed (`turns`) was as
-well off in line here, and whoever makes hosts fail was not in line.
+well off in line here, and whoever makes hosts fail was not in line.  With 0 nothing is asked
+again at all.
 
 Workers that failed are avoided where others can be had, until there is a new token.
 """
@@ -47,7 +48,7 @@ class Failures:
             self._in_a_row = 0
             self.avoided = frozenset()
             begun = True
-        self._in_a_row += begun
+        self._in_a_row += begun or not self._max_retries
         self.avoided |= frozenset(avoid)
         self.last = error
         if self._in_a_row > self._max_retries:

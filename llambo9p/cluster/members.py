@@ -170,7 +170,7 @@ class Members:
         try:
             known = self._known(address)
             if known is not None and known is not before:
-                self._lose(known, expected=False)
+                self._lose(known)
             text = await host.read("workers")
             if instead is None:
                 names = host.names_in(text)
@@ -178,6 +178,8 @@ class Members:
                 await self.mount_workers(host, there, first, before)
             else:
                 await self.mount_instead(host, instead)
+            if known is not None:  # and not before: until now it is what would be saved
+                known.expected = False
             self._heartbeats.told(host, text)  # if it ends from here on, it is lost as others are
         except BaseException:
             await self.remove_host(host)

@@ -24,7 +24,7 @@ from .cluster import Held, differences, moved
 
 SECONDS = float(os.environ.get("LLAMBO_CHAOS_SECONDS", "15"))
 SEED = int(os.environ.get("LLAMBO_CHAOS_SEED", "1"))
-FAILED_SHARE = 0.01
+FAILED_SHARE = 0.02
 """of what is asked: more than `max_retries` hosts that had begun with it had trouble, one after
 the other"""
 

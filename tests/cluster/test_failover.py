@@ -345,52 +345,36 @@ async def test_what_waits_at_a_lost_host_or_here_is_answered_by_another() -> Non
             assert said.decode() == ANSWER
 
 
+@pytest.mark.parametrize("unmounted", [False, True])
 @story
-async def test_only_what_a_lost_host_had_begun_with_has_failed() -> None:
-    gate = Gate()
+async def test_only_what_a_host_that_goes_had_begun_with_has_failed(unmounted: bool) -> None:
+    there, gate = Gate(), Gate()
     async with (
-        cluster(config(max_retries=0)) as running,
-        simulated_host(1, gate=gate, answer=answer, slots=2) as dies,
-        simulated_host(1, 1, answer=answer) as lives,
+        cluster() as running,
+        simulated_host(1, gate=there, answer=answer, slots=2) as goes,
+        simulated_host(1, 1, gate=gate, answer=answer) as stays,
     ):
-        files = running.files
-        await files.write("ctl", f"mount {dies.address}")
+        files, engine = running.files, running.orchestrator._dispatch
+        await files.write("ctl", f"mount {goes.address}")
         reads = []
         for number in range(5):
             data = await files.open("data", c.ORDWR)
             await data.write(b"go")
             reads.append(asyncio.ensure_future(data.read_all()))
-            await until(lambda number=number: held(dies) == number + 1)
-        await files.write("ctl", f"mount {lives.address}")
-        dies.kill()
-        said = await asyncio.gather(*reads, return_exceptions=True)
-        assert all(isinstance(each, Error) for each in said[:2])
-        assert said[2:] == [ANSWER.encode()] * 3
-        [lost, _] = running.orchestrator._members.hosts
-        assert not any(map(lost.turns.can_have_begun, running.orchestrator._dispatch._tasks))
-
-
-@story
-async def test_who_was_in_line_at_a_host_that_is_unmounted_goes_on_without_it() -> None:
-    gate = Gate()
-    async with (
-        cluster(config(max_retries=0)) as running,
-        simulated_host(1, gate=gate, answer=answer, slots=1) as goes,
-        simulated_host(1, 1, answer=answer) as stays,
-    ):
-        files = running.files
-        await files.write("ctl", f"mount {goes.address}")
-        reads = []
-        for number in range(2):
-            data = await files.open("data", c.ORDWR)
-            await data.write(b"go")
-            reads.append(asyncio.ensure_future(data.read_all()))
             await until(lambda number=number: held(goes) == number + 1)
-        await files.write("ctl", f"mount {stays.address}\nunmount worker-0000")
-        begun, in_line = await asyncio.gather(*reads, return_exceptions=True)
-        assert isinstance(begun, Error) and in_line == ANSWER.encode()
-        assert not running.orchestrator._members.discovery._trying
-        assert await files.ls("nodes") == ["worker-0001"]
+        [lost] = running.orchestrator._members.hosts
+        await files.write("ctl", f"mount {stays.address}")
+        if unmounted:
+            await files.write("ctl", "unmount worker-0000")
+        else:
+            goes.kill()
+        await until(lambda: held(stays) == 5)
+        failures = [asked.failures._in_a_row for asked, _ in engine._tasks.values()]
+        assert failures == [1, 1, 0, 0, 0]
+        assert not any(map(lost.turns.can_have_begun, engine._tasks))
+        assert bool(running.orchestrator._members.discovery._trying) == (not unmounted)
+        gate.open()
+        assert await asyncio.gather(*reads) == [ANSWER.encode()] * 5
 
 
 @story

@@ -51,8 +51,9 @@ def test_failures_count_in_a_row_without_a_new_token() -> None:
 
 
 def test_without_retries_the_first_failure_is_told() -> None:
-    with pytest.raises(Busy):
-        Failures(0).add(Busy(), "a", ["a"], 0)
+    for begun in (False, True):
+        with pytest.raises(Busy):
+            Failures(0).add(Busy(), "a", ["a"], 0, begun)
 
 
 def test_a_failure_before_the_worker_began_does_not_count_unless_there_are_new_tokens() -> None:

@@ -12,6 +12,7 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.host import Host as Mounted
 from llambo9p.cluster.members import Members
+from llambo9p.cluster.state import SavedHost
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
 from llambo9p.fs.file import OpenFile
@@ -364,6 +365,31 @@ async def test_a_host_that_is_lost_while_it_comes_back_is_expected_further(
         async with simulated_host(1, at=host.address, epoch=3):
             await until(lambda: members.counts[Health.HEALTHY])
         assert await running.files.ls("nodes") == ["worker-0000"]
+
+
+@story
+async def test_a_host_that_comes_back_is_saved_at_any_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        await running.files.write("ctl", f"mount {host.address}")
+        mount_workers = Members.mount_workers
+        saved: list[list[SavedHost]] = []
+
+        async def noted(members: Members, host: Mounted, *args: Any) -> None:
+            saved.append(running.orchestrator.recovery.describe().hosts)
+            await mount_workers(members, host, *args)
+            saved.append(running.orchestrator.recovery.describe().hosts)
+
+        monkeypatch.setattr(Members, "mount_workers", noted)
+        host.kill()
+        async with simulated_host(1, at=host.address, epoch=2):
+            await until(lambda: members.counts[Health.HEALTHY] and len(saved) == 2)
+        assert [[(each.epoch, each.expected) for each in hosts] for hosts in saved] == [
+            [(1, True)],
+            [(2, True)],
+        ]
 
 
 # -- epochs -----------------------------------------------------------------------
