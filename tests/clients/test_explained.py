@@ -43,7 +43,6 @@ PRINTED = [
     "infer 'who is there?'",
     "infer 'who is there?' --max-tokens 5 --seed 7 --system 'Be brief.'",
     "fuse yes --n 2 --strategy best-of-n",
-    "limbot 'who is there?'",
 ]
 """print what the lines print"""
 
@@ -80,7 +79,7 @@ BEYOND = [
 ]  # fmt: skip
 """what is no file of the tree"""
 
-ELSEWHERE = ["ls", "events", "metrics", "version", "checkpoint", "shutdown"]
+ELSEWHERE = ["ls", "events", "limbot", "metrics", "version", "checkpoint", "shutdown"]
 """with a test of their own"""
 
 VOLATILE = ("heartbeat", "requests", "active", "load", "state")
@@ -221,6 +220,11 @@ def test_metrics_have_the_same_names(place: Place) -> None:
     in_files = place.sh("metrics")
     for row in place.command("metrics").splitlines()[1:]:
         assert f'"{row.split()[0]}' in in_files
+
+
+def test_limbot_reads_the_usage_too(place: Place) -> None:
+    line = "limbot 'who is there?'"
+    assert place.sh(line).startswith(place.command(line).rstrip("\n") + "prompt_tokens ")
 
 
 def test_the_cluster_s_version(place: Place) -> None:

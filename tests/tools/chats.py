@@ -169,8 +169,9 @@ class Chat:
         self._wait(lambda: self.lines[-1:] != [">"])
         self.type("\r")
 
-    def wait_for(self, *texts: str) -> None:
-        self._wait(lambda: all(text in self.text for text in texts))
+    def wait_for(self, *texts: str, times: int = 1) -> None:
+        """Until all are there, each so many times."""
+        self._wait(lambda: all(self.text.count(text) >= times for text in texts))
 
     def wait_for_prompt(self) -> None:
         self._wait(lambda: self.lines[-1:] == [">"])

@@ -147,12 +147,11 @@ def test_completion(chat, tmp_path):
 def test_save_asks_before_it_overwrites(chat, tmp_path):
     path = tmp_path / "precious"
     path.write_text("precious")
-    for refusal in ("n\r", "\x03", "\x04"):
+    for times, refusal in enumerate(("n\r", "\x03", "\x04"), 1):
         chat.enter(f"/save {path}")
-        chat.wait_for("Overwrite it? [y/N]")
+        chat.wait_for("Overwrite it? [y/N]", times=times)
         chat.type(refusal)
-        chat.wait_for("is left as it was")
-        chat.enter("/clear")
+        chat.wait_for("is left as it was", times=times)
     assert path.read_text() == "precious"
 
 
