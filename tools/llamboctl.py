@@ -19,6 +19,7 @@ _COMMANDS = {
     "fuse": "ask",
     "infer": "ask",
     "init": "life",
+    "logs": "logs",
     "ls": "files",
     "mount": "mount",
     "nodes": "nodes",

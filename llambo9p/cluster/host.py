@@ -19,7 +19,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from ..errors import Error, TimedOut, WorkerLost
+from ..errors import Error, InvalidArgument, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
@@ -215,7 +215,9 @@ class Host:
     async def learn(self) -> int:
         """Read what a host of ours says of itself; how many slots it has.  Raises Error."""
         text = await self.read("status")
-        status = dict(line.split(" ", 1) for line in text.splitlines())
+        status = {name: value for name, _, value in (s.partition(" ") for s in text.splitlines())}
+        if "orchestrators" in status:
+            raise not_a_host(self.address)
         self.types = frozenset({status.get("type", UNKNOWN)})
         self.model = status.get("model", "-")
         self.context = int(status["context"]) if "context" in status else None
@@ -344,6 +346,10 @@ async def look(
 async def _entries(client: Client, root: int) -> set[str]:
     async with await client.open(root, "", c.OREAD) as file:
         return {entry.name for entry in client.dialect.unpack_dirs(await file.read_all())}
+
+
+def not_a_host(address: Address) -> Error:
+    return InvalidArgument(f"{address} is no host: mount it with a name")
 
 
 def _of_epoch(name: str, epoch: int | None) -> str:

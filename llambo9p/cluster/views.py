@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import PermissionDenied
+from ..fs.ctl import quote
 from ..fs.tree import Directory, TextFile, Tree
 from .host import Host, Worker
 from .remote import Mount
@@ -88,7 +89,7 @@ def text(worker: Worker) -> str:
         "id": worker.name,
         "addr": host.address,
         "type": host.type,
-        "state": "draining" if worker.drained else worker.state,
+        "state": _state(worker),
         "model": host.model,
         "capacity": worker.capacity,
         "load": worker.active,
@@ -100,5 +101,31 @@ def text(worker: Worker) -> str:
         "epoch": host.epoch or 0,
         "health": worker.health.value,
         "circuit": worker.circuit.value,
+        "host": _host_name(host),
     }
     return "".join(f"{name} {value}\n" for name, value in attrs.items())
+
+
+def lines(workers: Iterable[Worker]) -> str:
+    """One line a worker, which begins like that of a host's `workers`: name state load queued
+    requests tokens errors health circuit capacity host epoch heartbeat type addr model."""
+    return "".join(map(_line, workers))
+
+
+def _line(worker: Worker) -> str:
+    host = worker.host
+    return (
+        f"{worker.name} {_state(worker)} {worker.active} {worker.queued} {worker.requests} "
+        f"{worker.tokens} {worker.errors} {worker.health.value} {worker.circuit.value} "
+        f"{worker.capacity} {_host_name(host)} {host.epoch or 0} {host.heartbeat:.3f} "
+        f"{quote(host.type)} {quote(str(host.address))} {quote(host.model)}\n"
+    )
+
+
+def _state(worker: Worker) -> str:
+    return "draining" if worker.drained else worker.state
+
+
+def _host_name(host: Host) -> str:
+    """That of its log in `logs/`."""
+    return "-" if host.process is None else host.process.spec.name
