@@ -26,6 +26,7 @@ _COMMANDS = {
     "shutdown": "life",
     "spawn": "life",
     "status": "look",
+    "top": "top",
     "trace": "trace",
     "unmount": "mount",
     "write": "files",
