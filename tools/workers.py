@@ -36,6 +36,14 @@ class Worker:
     addr: str
     model: str
 
+    @property
+    def does(self) -> str:
+        """Its state; `idle` says only that nobody asked its own `prompt`, and not that it has
+        nothing to do."""
+        if self.state != "idle" or not self.load:
+            return self.state
+        return "decode" if self.load > self.queued else "queued"
+
 
 def parse(text: str) -> list[Worker]:
     """Raises Failure for what is no such file."""

@@ -114,7 +114,7 @@ def _report(load: Load) -> None:
         show.table(
             ["worker", "state", "load", "wait", "tok/s", "requests", "tokens", "errors", "health"],
             (
-                (w.name, w.state, str(w.load), str(w.queued), f"{load.rates[w.name]:.1f}",
+                (w.name, w.does, str(w.load), str(w.queued), f"{load.rates[w.name]:.1f}",
                  str(w.requests), str(w.tokens), str(w.errors), w.health)
                 for w in now.workers
             ),

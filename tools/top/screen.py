@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from rich.text import Text
 
@@ -158,17 +159,18 @@ class Screen:
         ):
             requests.append(f"{number:,} ", "bold")
             requests.append(f"{what}   ", style)
-        if load.first_token is not None:
-            requests.append(f"first token {seconds(load.first_token)}   ", "dim")
-        if sample.cached:
-            requests.append(f"cached {sample.cached:.0%}", "dim")
+        lately = [] if load.first_token is None else [f"first token {seconds(load.first_token)}"]
+        lately += [f"cached {sample.cached:.0%}"] if sample.cached else []
+        for words in lately:
+            if requests.cell_len + len(words) <= self.width:
+                requests.append(f"{words}   ", "dim")
         rate = f"{load.tokens_per_second:,.1f}"
         tokens = _label("Tokens/s")
         tokens.append(rate, "bold")
         tokens.append(" " * max(9 - len(rate), 2))
         room = min(self.width, _MANY) - tokens.cell_len - _LABEL - 2
         highest = max(picture.history, default=0.0)
-        tokens.append(sparkline(picture.history, room, self.ascii), "green")
+        tokens.append(sparkline(picture.history, room, self.ascii).rjust(room), "green")
         if highest:
             tokens.append(f"  max {highest:,.1f}", "dim")
         busy = sum(host.busy for host in load.hosts)
@@ -192,40 +194,24 @@ class Screen:
 
     def _hosts(self, hosts: Sequence[Host]) -> None:
         shown = hosts[: max((self.height - 12) // 4, 1)]
-        more = "" if len(shown) == len(hosts) else f" (busiest {len(shown)} of {len(hosts):,})"
-        name = max(len("HOST") + len(more), *(len(host.name) for host in shown))
-        name = min(name, max(self.width // 3, 12))
-        kind = min(max(len("TYPE"), *(len(host.type) for host in shown)), 14)
-        fixed = f"{'WORKERS':>7}  {'WAIT':>5}  {'TOK/S':>8}  {'SLOTS':>7}"
-        header = f"{_fit('HOST' + more, name)}  {_fit('TYPE', kind)}  {fixed}"
-        self._lines += [Text(), Text(header, "bold")]
-        room = min(self.width, _MANY) - len(header) - 2
-        for host in shown:
-            line = Text(f"{_fit(host.name, name)}  {_fit(host.type, kind)}  {host.workers:>7,}")
-            line.append(f"  {host.waiting:>5,}", "yellow" if host.waiting else "")
-            line.append(f"  {host.tokens_per_second:>8,.1f}  {f'{host.busy}/{host.slots}':>7}  ")
-            line.append(self._bar(host.busy, host.slots, room))
-            self._lines.append(line)
+        header, *lines = table(_HOSTS, shown, self.width)
+        if len(shown) < len(hosts):
+            more = Text(f"busiest {len(shown)} of {len(hosts):,}", "dim")
+            header = self._both_ends(header, more)
+        room = min(self.width, _MANY) - max(line.cell_len for line in lines) - 2
+        for host, line in zip(shown, lines, strict=True):
+            line.append("  ").append_text(self._bar(host.busy, host.slots, room))
+        self._lines += [Text(), header, *lines]
 
     def _workers(self, load: Load, view: View, rows: int) -> None:
-        rates, order = load.rates, ORDERS[view.order]
-        workers = sorted(load.sample.workers, key=lambda w: order(w, rates[w.name]))
+        order = ORDERS[view.order]
+        workers = sorted(
+            ((worker, load.rates[worker.name]) for worker in load.sample.workers),
+            key=lambda row: order(*row),
+        )
         view.page = rows
         view.top = max(min(view.top, len(workers) - rows), 0)
-        shown = workers[view.top : view.top + rows]
-        table = [[column.title for column in _COLUMNS]]
-        table += [[column.cell(w, rates[w.name]) for column in _COLUMNS] for w in shown]
-        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-        chosen = columns(widths, self.width)
-        for at, cells in enumerate(table):
-            line = Text(style="bold" if not at else "")
-            for i in chosen:
-                column, cell = _COLUMNS[i], cells[i]
-                line.append("  " if line else "")
-                words = cell.ljust(widths[i]) if column.left else cell.rjust(widths[i])
-                line.append(words, column.style(shown[at - 1]) if at else "")
-            line.rstrip()
-            self._lines.append(line)
+        self._lines += table(_WORKERS, workers[view.top : view.top + rows], self.width)
         if not workers:
             words = "start some with `llamboctl spawn --count 4 --type tiny`"
             self._lines.append(Text(words, "dim"))
@@ -248,46 +234,82 @@ class Screen:
         return self._both_ends(keys, Text(where, "dim"))
 
 
+Row = TypeVar("Row")
+
+
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _Column(Generic[Row]):
     title: str
     important: int
     """the least is left out last"""
-    cell: Callable[[Worker, float], str]
-    style: Callable[[Worker], str] = lambda worker: ""
+    cell: Callable[[Row], str]
+    style: Callable[[Row], str] = lambda row: ""
     left: bool = False
+    width: int = 0
+    """at least, so that what changes does not shake the table"""
 
 
-_COLUMNS = (
-    _Column("WORKER", 0, lambda w, rate: _fit(w.name, min(len(w.name), 24)), left=True),
-    _Column("TYPE", 9, lambda w, rate: w.type[:14], left=True),
-    _Column("STATE", 2, lambda w, rate: w.state, left=True,
-            style=lambda w: "dim" if w.state == "idle" else ""),
-    _Column("LOAD", 1, lambda w, rate: str(w.load)),
-    _Column("WAIT", 5, lambda w, rate: str(w.queued),
-            style=lambda w: "yellow" if w.queued else ""),
-    _Column("TOK/S", 3, lambda w, rate: f"{rate:.1f}"),
-    _Column("REQUESTS", 6, lambda w, rate: f"{w.requests:,}"),
-    _Column("TOKENS", 8, lambda w, rate: f"{w.tokens:,}"),
-    _Column("ERRORS", 7, lambda w, rate: f"{w.errors:,}",
-            style=lambda w: "red" if w.errors else ""),
-    _Column("HEALTH", 4, lambda w, rate: w.health, left=True,
-            style=lambda w: _STATES.get(w.health, "")),
-    _Column("HOST", 10, lambda w, rate: w.host, left=True),
-    _Column("MODEL", 11, lambda w, rate: (w.model.rpartition("/")[2] or w.model)[:40], left=True),
+_HOSTS: Sequence[_Column[Host]] = (
+    _Column("HOST", 0, lambda h: _short(h.name), left=True),
+    _Column("TYPE", 5, lambda h: h.type[:14], left=True),
+    _Column("WORKERS", 4, lambda h: f"{h.workers:,}"),
+    _Column("WAIT", 2, lambda h: f"{h.waiting:,}",
+            style=lambda h: "yellow" if h.waiting else ""),
+    _Column("TOK/S", 3, lambda h: f"{h.tokens_per_second:,.1f}", width=7),
+    _Column("SLOTS", 1, lambda h: f"{h.busy}/{h.slots}"),
+)  # fmt: skip
+_WORKERS: Sequence[_Column[tuple[Worker, float]]] = (
+    _Column("WORKER", 0, lambda w: _short(w[0].name), left=True),
+    _Column("TYPE", 9, lambda w: w[0].type[:14], left=True),
+    _Column("STATE", 2, lambda w: w[0].does, left=True, width=7,
+            style=lambda w: "dim" if w[0].does == "idle" else ""),
+    _Column("LOAD", 1, lambda w: f"{w[0].load:,}"),
+    _Column("WAIT", 5, lambda w: f"{w[0].queued:,}",
+            style=lambda w: "yellow" if w[0].queued else ""),
+    _Column("TOK/S", 3, lambda w: f"{w[1]:,.1f}"),
+    _Column("REQUESTS", 6, lambda w: f"{w[0].requests:,}"),
+    _Column("TOKENS", 8, lambda w: f"{w[0].tokens:,}"),
+    _Column("ERRORS", 7, lambda w: f"{w[0].errors:,}",
+            style=lambda w: "red" if w[0].errors else ""),
+    _Column("HEALTH", 4, lambda w: w[0].health, left=True,
+            style=lambda w: _STATES.get(w[0].health, "")),
+    _Column("HOST", 10, lambda w: _short(w[0].host), left=True),
+    _Column("MODEL", 11, lambda w: _short(w[0].model.rpartition("/")[2]), left=True),
 )  # fmt: skip
 
 
-def columns(widths: Sequence[int], room: int) -> list[int]:
-    """The numbers of those that are shown, in their order."""
+def table(columns: Sequence[_Column[Row]], rows: Sequence[Row], room: int) -> list[Text]:
+    """A header and a line a row, with the columns that fit."""
+    cells = [[column.cell(row) for row in rows] for column in columns]
+    widths = [
+        max(len(column.title), column.width, *map(len, column_cells), 0)
+        for column, column_cells in zip(columns, cells, strict=True)
+    ]
+    lines = [Text(style="bold"), *(Text() for _ in rows)]
+    for i in _chosen([column.important for column in columns], widths, room):
+        column = columns[i]
+        words = [(column.title, ""), *zip(cells[i], map(column.style, rows), strict=True)]
+        for line, (word, style) in zip(lines, words, strict=True):
+            line.append("  " if line else "")
+            line.append(word.ljust(widths[i]) if column.left else word.rjust(widths[i]), style)
+    return lines
+
+
+def _chosen(important: Sequence[int], widths: Sequence[int], room: int) -> list[int]:
+    """The numbers of the columns that are shown, in their order."""
     chosen: list[int] = []
     used = -2
-    for i in sorted(range(len(widths)), key=lambda i: _COLUMNS[i].important):
+    for i in sorted(range(len(widths)), key=important.__getitem__):
         if used + 2 + widths[i] > room and chosen:
             break
         chosen.append(i)
         used += 2 + widths[i]
     return sorted(chosen)
+
+
+def _short(name: str) -> str:
+    """At most 24 characters; what tells names apart is at their end."""
+    return name if len(name) <= 24 else "~" + name[-23:]
 
 
 def sparkline(history: Sequence[float], room: int, ascii: bool = False) -> str:
@@ -308,7 +330,7 @@ def event(e: Mapping[str, object]) -> Text:
     bad = kind.endswith((".failed", ".lost", ".ended")) or "error" in e
     text = Text.assemble((f"{clock} ", "dim"), (kind, "red" if bad else "cyan"))
     for name, value in e.items():
-        if name not in ("seq", "time", "kind"):
+        if name not in ("seq", "time", "kind", "epoch"):
             text.append(f" {name}=", "dim")
             text.append(_plain(str(value)))
     return text
@@ -332,11 +354,6 @@ def seconds(value: float) -> str:
 
 def _label(word: str) -> Text:
     return Text(word.ljust(_LABEL))
-
-
-def _fit(word: str, width: int) -> str:
-    """That wide, cut at its beginning if need be: what tells names apart is at their end."""
-    return word.ljust(width) if len(word) <= width else "…" + word[len(word) - width + 1 :]
 
 
 def _plain(text: str) -> str:
