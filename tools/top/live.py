@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Self
 
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
@@ -33,14 +32,11 @@ _SIZE = 80, 24
 class _Bell:
     """Whoever rings it, on any thread or in a signal's handler, wakes who selects `fd`."""
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
+        # never closed: threads that end with the program may still ring
         self.fd, self._rope = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._rope, False)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """It stays: threads that end with the program may still ring."""
 
     def ring(self) -> None:
         with contextlib.suppress(BlockingIOError):  # it rings
@@ -54,7 +50,8 @@ class _Bell:
 def show(connect: Callable[[], Tree], address: str, interval: float) -> None:
     """Until the user quits.  `connect` raises Failure."""
     view, console = View(), Console(highlight=False)
-    with _Bell() as bell, Keyboard(sys.stdin.fileno()) as keyboard:
+    bell = _Bell()
+    with Keyboard(sys.stdin.fileno()) as keyboard:
         watch = Watch(connect, interval, bell.ring)
         signal.signal(signal.SIGWINCH, lambda number, frame: bell.ring())
         watch.start()

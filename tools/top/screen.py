@@ -114,6 +114,9 @@ class Screen:
             self._lines.append(Text())
         self._lines += events
         self._lines.append(self._keys(picture, view))
+        if picture.trouble:
+            for line in self._lines[1:]:
+                line.stylize("dim")
         text = Text("\n").join(self._cut(line) for line in self._lines[: self.height])
         text.no_wrap, text.overflow = True, "crop"
         return text
@@ -131,11 +134,12 @@ class Screen:
 
     def _title(self, picture: Picture) -> None:
         sample = picture.load.sample
-        words = Text.assemble((picture.address, "bold"), "  ")
         if picture.trouble:
-            words.append(picture.trouble, "bold red")
-            self._lines.append(words)
+            # without what to do about it, for we try again
+            what = picture.trouble.partition("; ")[0].partition(". ")[0]
+            self._lines.append(Text(what, "bold red"))
             return
+        words = Text.assemble((picture.address, "bold"), "  ")
         words.append(sample.state, f"bold {_STATES[sample.state]}")
         words.append(f"  {sample.strategy}")
         if sample.started is not None:
