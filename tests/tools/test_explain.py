@@ -16,6 +16,9 @@ LINES = {
     "write prompt one": "printf %s one >prompt",
     "cat out usage": "cat out\ncat usage",
     "ls": "ls",
+    "logs": "ls logs\ncat workers",
+    "logs host-0000 -n 5": "cat logs/host-0000",
+    "top": "cat status\ncat workers\ncat metrics.json",
 }
 
 

@@ -43,12 +43,6 @@ def test_off_a_terminal_it_says_what_is_now(cluster: Cluster) -> None:
     assert sum(worker["errors"] for worker in now["workers"]) == 0
 
 
-def test_it_is_three_files() -> None:
-    done = llamboctl("--explain", "top", LLAMBO_ADDR="tcp!127.0.0.1!1")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == b"cat status\ncat workers\ncat metrics.json\n"
-
-
 def test_without_a_cluster_it_ends_at_once() -> None:
     with Screen("top", LLAMBO_ADDR="tcp!127.0.0.1!1") as screen:
         assert screen.finish() == 1
