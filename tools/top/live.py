@@ -47,25 +47,49 @@ class _Bell:
             os.read(self.fd, 1 << 16)
 
 
+class _Stopping:
+    """While it is open, ^Z only asks us to stop: the terminal is to be put in order first."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self.asked = False
+        self._ring = ring
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGTSTP, self._ask)
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        self._ring()
+
+
 def show(connect: Callable[[], Tree], address: str, interval: float) -> None:
     """Until the user quits.  `connect` raises Failure."""
-    view, console = View(), Console(highlight=False)
-    bell = _Bell()
-    with Keyboard(sys.stdin.fileno()) as keyboard:
-        watch = Watch(connect, interval, bell.ring)
-        signal.signal(signal.SIGWINCH, lambda number, frame: bell.ring())
-        watch.start()
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
+    view, console, bell = View(), Console(highlight=False), _Bell()
+    watch = Watch(connect, interval, bell.ring)
+    watch.start()
+    signal.signal(signal.SIGWINCH, lambda number, frame: bell.ring())
+    quits = False
+    while not quits:
+        stopping = _Stopping(bell.ring)
+        with (
+            stopping,
+            Keyboard(sys.stdin.fileno()) as keyboard,
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
+            while not quits and not stopping.asked:
                 console.size = _size()
                 live.update(_drawn(watch, address, interval, view, console), refresh=True)
                 ready, _, _ = select.select([bell.fd, keyboard.fd], [], [], _SILENT_S)
                 if bell.fd in ready:
                     bell.silence()
                 for key in keyboard.read() if keyboard.fd in ready else ():
-                    if key in ("q", "eof"):
-                        return
+                    quits = quits or key in ("q", "eof")
                     view.press(key)
+        if stopping.asked:
+            os.kill(0, signal.SIGTSTP)  # and here we go on when the shell lets us
 
 
 def _drawn(
