@@ -6,6 +6,7 @@ Users other than the owner have a mount of their own, over a connection of their
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from ..errors import PermissionDenied
@@ -109,16 +110,24 @@ def text(worker: Worker) -> str:
 def lines(workers: Iterable[Worker]) -> str:
     """One line a worker, which begins like that of a host's `workers`: name state load queued
     requests tokens errors health circuit capacity host epoch heartbeat type addr model."""
-    return "".join(map(_line, workers))
+    now = asyncio.get_running_loop().time()
+    hosts: dict[Host, str] = {}
+    return "".join([_line(worker, hosts, now) for worker in workers])
 
 
-def _line(worker: Worker) -> str:
+def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
+    """`hosts` has the last words of the lines of each host's workers, which are the same."""
     host = worker.host
+    last = hosts.get(host)
+    if last is None:
+        last = hosts[host] = (
+            f"{_host_name(host)} {host.epoch or 0} {host.heartbeat:.3f} {quote(host.type)} "
+            f"{quote(str(host.address))} {quote(host.model)}\n"
+        )
     return (
         f"{worker.name} {_state(worker)} {worker.active} {worker.queued} {worker.requests} "
-        f"{worker.tokens} {worker.errors} {worker.health.value} {worker.circuit.value} "
-        f"{worker.capacity} {_host_name(host)} {host.epoch or 0} {host.heartbeat:.3f} "
-        f"{quote(host.type)} {quote(str(host.address))} {quote(host.model)}\n"
+        f"{worker.tokens} {worker.errors} {worker.health.value} "
+        f"{worker.breaker.circuit(now).value} {worker.capacity} {last}"
     )
 
 
