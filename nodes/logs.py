@@ -1,4 +1,5 @@
-"""The log of both programs, on stderr: lines for people, or JSON lines for programs.
+"""The log of both programs, on stderr or where it is wanted: lines for people, or JSON lines for
+programs.
 
 A record may have `fields`, a dict; they follow the message as `name=value`, or are members of
 the JSON object.  Times are UTC.
@@ -57,8 +58,14 @@ class JsonFormatter(_Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def start(program: str, format: Literal["text", "json"] = "text", level: str = "info") -> None:
-    """Log to stderr like this from now on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter({"text": TextFormatter, "json": JsonFormatter}[format](program))
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+def start(
+    program: str,
+    format: Literal["text", "json"] = "text",
+    level: str = "info",
+    *others: logging.Handler,
+) -> None:
+    """Log to stderr, and to `others`, like this from now on."""
+    handlers = [logging.StreamHandler(sys.stderr), *others]
+    for handler in handlers:
+        handler.setFormatter({"text": TextFormatter, "json": JsonFormatter}[format](program))
+    logging.basicConfig(handlers=handlers, level=level.upper(), force=True)

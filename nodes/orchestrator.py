@@ -15,6 +15,7 @@ import click
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster import environment, recovery, state_file
 from llambo9p.cluster.exporter import Exporter
+from llambo9p.cluster.logs import OwnLog
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.conversation.metrics import Held
 from llambo9p.net.address import Address
@@ -53,6 +54,7 @@ def main(
     exit_with_stdin: bool,
 ) -> None:
     """Mount hosts and serve the cluster's tree over 9P."""
+    log = OwnLog()
 
     async def serve(stop: asyncio.Event) -> None:
         if exit_with_stdin:
@@ -60,7 +62,7 @@ def main(
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())
-        logs.start(PROGRAM, config.monitoring.log_format, config.monitoring.log_level)
+        logs.start(PROGRAM, config.monitoring.log_format, config.monitoring.log_level, log)
         if engine is not None:
             config = config.with_engine(engine)
         addresses = [
@@ -86,6 +88,7 @@ def main(
             tls,
             process.first_path(),
             insecure,
+            log,
         )
         server = Server(
             orchestrator.attach,

@@ -40,6 +40,11 @@ class Explained(Tree):
         self._tell(f"ls {_word(path)}" if path.strip("/") else "ls")
         return [Dir(name="*")]
 
+    def follow(self, path: str) -> Iterator[bytes]:
+        self._tell(f"exec {self._fds}<{_word(path)}")
+        self._tell(f"while cat <&{self._fds}; do sleep 1; done")
+        return iter(())
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -55,7 +60,7 @@ class _File(OpenFile):
         self._path = path
         self._written: bytes | None = None
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
         self._tell(f"cat {_word(self._path)}")
         return iter(())
 
@@ -79,7 +84,7 @@ class _Descriptor(OpenFile):
         self._is_clone = path.rpartition("/")[2] == "clone"
         tell(f"exec {fd}<>{_word(path)}")
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
         if self._is_clone:
             self._tell(f"read n <&{self._fd}")
             return iter((b"$n",))

@@ -69,7 +69,10 @@ def _explain(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+    with (
+        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         yield
 
 

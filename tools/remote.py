@@ -155,8 +155,7 @@ class RemoteFile(OpenFile):
         room = remote._client.msize - IOHDRSZ
         self.iounit = min(iounit or room, room)
 
-    def chunks(self) -> Iterator[bytes]:
-        offset = 0
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
         while True:
             with self._remote._blame(self._path):
                 data = self._remote._client.read(self._fid, self.iounit, offset)

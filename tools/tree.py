@@ -7,6 +7,8 @@ what a shell would do on a mount.  Whatever goes wrong is a `Failure` that names
 
 from __future__ import annotations
 
+import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Self
@@ -15,7 +17,26 @@ from py9p.constants import DMDIR, OREAD, OWRITE
 from py9p.messages import Dir
 from py9p.native import decode_dir
 
+from llambo9p.errors import Stale
+
 from .failure import Failure, NoCluster
+
+_FOLLOW_S = 0.5
+"""between looks at a file that grows"""
+
+
+class _Moved(Failure):
+    """What was to be read next is gone."""
+
+
+@contextlib.contextmanager
+def _moving() -> Iterator[None]:
+    try:
+        yield
+    except Failure as e:
+        if Stale.ename not in e.message:
+            raise
+        raise _Moved(e.message) from None
 
 
 class OpenFile(ABC):
@@ -26,8 +47,8 @@ class OpenFile(ABC):
     """bytes that one read or write may carry"""
 
     @abstractmethod
-    def chunks(self) -> Iterator[bytes]:
-        """The file from its start to its end, each piece as it comes."""
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """The file from there to its end, each piece as it comes."""
 
     @abstractmethod
     def write(self, data: bytes, offset: int = 0) -> None: ...
@@ -79,6 +100,20 @@ class Tree(ABC):
         """One open, as many writes as it takes, and a close, which may fail, too."""
         with self.open(path, OWRITE) as f:
             f.write(data)
+
+    def follow(self, path: str) -> Iterator[bytes]:
+        """A file that grows: what there is, b"" whenever that is all, and then what comes.  One
+        whose next bytes are not kept any more is read anew."""
+        while True:
+            with contextlib.suppress(_Moved), self.open(path) as f:
+                offset = 0
+                while True:
+                    with _moving():
+                        for data in f.chunks(offset):
+                            offset += len(data)
+                            yield data
+                    yield b""
+                    time.sleep(_FOLLOW_S)
 
     def entries(self, path: str) -> list[Dir]:
         """A directory's entries in its own order; of a file, itself."""

@@ -36,7 +36,7 @@ from .config import Cluster, Engine
 from .events import Events
 from .health import Health
 from .host import Host, Worker
-from .launchers.base import HostSpec, Launched, Launcher, Remembered
+from .launchers.base import HostSpec, Launched, Launcher, Log, Remembered
 from .members import Members
 from .models import Models
 from .names import first_free
@@ -131,6 +131,11 @@ class Fleet:
         """That the newest host of the type was started by, or else the configured one."""
         hosts = self.hosts(type_name)
         return _engine(hosts[-1]) if hosts else self._config.orchestrator.engine
+
+    @property
+    def logs(self) -> dict[str, Log]:
+        """By host, of those that were started or taken back here."""
+        return {name: log for each in self._launchers.values() for name, log in each.logs.items()}
 
     @property
     def alive(self) -> int:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..engine.base import Request
-from ..errors import Error, TimedOut, WorkerLost
+from ..errors import Error, InvalidArgument, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
@@ -248,6 +248,8 @@ class Host:
         when it has not the epoch that it says."""
         lines = (line.partition(" ") for line in (await self.read("status")).splitlines())
         status = {name: value for name, _, value in lines}
+        if "orchestrators" in status:
+            raise not_a_host(self.address)
         with self.understood("status"):
             context = int(status["context"]) if "context" in status else None
             epoch = int(status["epoch"]) if "epoch" in status else None
@@ -398,6 +400,10 @@ async def look(
 async def _entries(client: Client, root: int) -> set[str]:
     async with await client.open(root, "", c.OREAD) as file:
         return {entry.name for entry in client.dialect.unpack_dirs(await file.read_all())}
+
+
+def not_a_host(address: Address) -> Error:
+    return InvalidArgument(f"{address} is no host: mount it with a name")
 
 
 def _of_epoch(name: str, epoch: int | None) -> str:

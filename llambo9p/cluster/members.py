@@ -49,7 +49,7 @@ from .discovery import Discovery
 from .events import Events
 from .health import Circuit, Health, Pulse, Rules
 from .heartbeats import Heartbeats
-from .host import Host, Worker, in_time, look
+from .host import Host, Worker, in_time, look, not_a_host
 from .launchers.base import Launched
 from .offer import Offer
 from .remote import Mount
@@ -287,7 +287,7 @@ class Members:
             try:
                 await self.add_host(address)
             except NotFound:
-                raise InvalidArgument(f"{address} is no host: mount it with a name") from None
+                raise not_a_host(address) from None
 
     async def _rejoin(self, address: Address, name: str | None) -> None:
         try:

@@ -13,7 +13,7 @@ import contextlib
 import importlib.metadata
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -23,11 +23,11 @@ from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument, NotFound, NotSupported
 from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
-from ..fs.tree import Directory, Tree
+from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
-from . import names, strategies
+from . import names, strategies, views
 from .balancer import Balancer
 from .balancer_file import BalancerFile
 from .config import ENGINES, Cluster
@@ -37,8 +37,9 @@ from .fleet import Fleet
 from .fusion_engine import FusionEngine
 from .fusion_files import FusionConversation, fusion_directory
 from .health import Health, Rules
-from .launchers.base import Launcher
+from .launchers.base import Launcher, Log
 from .launchers.local import LocalLauncher
+from .logs import LogsDirectory, OwnLog
 from .members import Members
 from .metrics import Tally
 from .models import Models, ModelsDirectory
@@ -58,7 +59,7 @@ class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
     `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; with
-    `insecure`, hosts elsewhere may listen on plain TCP.
+    `insecure`, hosts elsewhere may listen on plain TCP.  `log` has what this process logs.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Orchestrator:
         tls: ssl.SSLContext | None = None,
         first_path: int = 1,
         insecure: bool = False,
+        log: OwnLog | None = None,
     ) -> None:
         self.config = config
+        self._log = log or OwnLog()
         self._insecure = insecure
         self._tree = Tree(first=first_path)
         self._limits = limits or Limits()
@@ -186,12 +189,18 @@ class Orchestrator:
 
         root.add(fusion_directory(root.tree, converse_with_many, self._conversations.append))
         nodes = root.add(Directory(self._tree, "nodes"))
+        workers = self._members.workers
+        root.add(TextFile(self._tree, "workers", lambda: views.lines(workers.values())))
         root.add(ModelsDirectory(self._tree, root, self._models))
         root.add(BalancerFile(self._tree, user, self._balancer, self._use))
         self.monitor.add_files(self._tree, root, user)
+        root.add(LogsDirectory(self._tree, user, self._logs))
         self._registry.show_to(user, root)
         self._members.show_to(user.name, root, nodes)
         return root
+
+    def _logs(self) -> Mapping[str, Log]:
+        return {"orchestrator": self._log, **self._fleet.logs}
 
     async def close(self) -> None:
         """Stop the hosts that were started here and leave the others."""

@@ -6,9 +6,11 @@ Users other than the owner have a mount of their own, over a connection of their
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from ..errors import PermissionDenied
+from ..fs.ctl import quote
 from ..fs.tree import Directory, TextFile, Tree
 from .host import Host, Worker
 from .remote import Mount
@@ -94,7 +96,7 @@ def text(worker: Worker) -> str:
         "id": worker.name,
         "addr": host.address,
         "type": host.type,
-        "state": "draining" if worker.drained and not host.lost else worker.state,
+        "state": _state(worker),
         "model": host.model,
         "capacity": worker.capacity,
         "load": worker.active,
@@ -106,5 +108,39 @@ def text(worker: Worker) -> str:
         "epoch": host.epoch or 0,
         "health": worker.health.value,
         "circuit": worker.circuit.value,
+        "host": _host_name(host),
     }
     return "".join(f"{name} {value}\n" for name, value in attrs.items())
+
+
+def lines(workers: Iterable[Worker]) -> str:
+    """One line a worker, which begins like that of a host's `workers`: name state load queued
+    requests tokens errors health circuit capacity host epoch heartbeat type addr model."""
+    now = asyncio.get_running_loop().time()
+    hosts: dict[Host, str] = {}
+    return "".join([_line(worker, hosts, now) for worker in workers])
+
+
+def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
+    """`hosts` has the last words of the lines of each host's workers, which are the same."""
+    host = worker.host
+    last = hosts.get(host)
+    if last is None:
+        last = hosts[host] = (
+            f"{_host_name(host)} {host.epoch or 0} {host.heartbeat:.3f} {quote(host.type)} "
+            f"{quote(str(host.address))} {quote(host.model)}\n"
+        )
+    return (
+        f"{worker.name} {_state(worker)} {worker.active} {worker.queued} {worker.requests} "
+        f"{worker.tokens} {worker.errors} {worker.health.value} "
+        f"{worker.breaker.circuit(now).value} {worker.capacity} {last}"
+    )
+
+
+def _state(worker: Worker) -> str:
+    return "draining" if worker.drained and not worker.host.lost else worker.state
+
+
+def _host_name(host: Host) -> str:
+    """That of its log in `logs/`."""
+    return "-" if host.process is None else host.process.spec.name

@@ -47,7 +47,6 @@ PRINTED = [
 """print what the lines print"""
 
 LISTED = {
-    "nodes list": "nodes list --json",
     "nodes show worker-0001 worker-0002": "nodes show worker-0001 worker-0002 --json",
     "models": "models --json",
     "health": "health --json",
@@ -79,7 +78,10 @@ BEYOND = [
 ]  # fmt: skip
 """what is no file of the tree"""
 
-ELSEWHERE = ["ls", "events", "limbot", "metrics", "version", "checkpoint", "shutdown"]
+ELSEWHERE = [
+    "ls", "events", "limbot", "logs", "metrics", "nodes list", "top", "version", "checkpoint",
+    "shutdown",
+]  # fmt: skip
 """with a test of their own"""
 
 VOLATILE = ("heartbeat", "requests", "active", "load", "state")
@@ -220,6 +222,23 @@ def test_metrics_have_the_same_names(place: Place) -> None:
     in_files = place.sh("metrics")
     for row in place.command("metrics").splitlines()[1:]:
         assert f'"{row.split()[0]}' in in_files
+
+
+def test_nodes_list_is_the_lines_of_a_file(place: Place) -> None:
+    lines = place.sh("nodes list").splitlines()
+    nodes = json.loads(place.command("nodes list --json"))
+    assert len(nodes) == len(lines) > 1
+    for node, line in zip(nodes, lines, strict=True):
+        for name in node.keys() - set(VOLATILE):
+            assert str(node[name]) in line.split(), name
+
+
+def test_logs(place: Place) -> None:
+    names = [log["name"] for log in json.loads(place.command("logs --json"))]
+    assert "orchestrator" in names
+    assert set(place.sh("logs").split()) >= set(names)
+    host = next(name for name in names if name != "orchestrator")
+    assert place.sh(f"logs {host}") == place.command(f"logs {host}") != ""
 
 
 def test_limbot_reads_the_usage_too(place: Place) -> None:

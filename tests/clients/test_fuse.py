@@ -21,7 +21,7 @@ FILES = [
     "ctl", "data", "grammar", "history", "logprobs", "out", "prompt", "schema", "status",
     "system", "tokens", "usage"
 ]  # fmt: skip
-MONITOR = ["config", "events", "health", "metrics", "metrics.json", "metrics.legacy"]
+MONITOR = ["config", "events", "health", "logs", "metrics", "metrics.json", "metrics.legacy"]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    own = ["balancer", "clone", "fusion", "models", "nodes", "registry", *MONITOR]
+    own = ["balancer", "clone", "fusion", "models", "nodes", "registry", "workers", *MONITOR]
     assert names == sorted([*FILES, *own, *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()
     assert mount.sh("ls -a | head -n 3").split() == [".", "..", "balancer"]
-    assert mount.sh("ls -d */ worker-*/ctl").split()[:3] == ["fusion/", "models/", "nodes/"]
+    assert mount.sh("ls -d */ worker-*/ctl").split()[:3] == ["fusion/", "logs/", "models/"]
 
 
 def test_a_file_is_what_stat_says(mount):

@@ -21,7 +21,7 @@ from llambo9p.cluster.config import Cluster, Resources
 from llambo9p.cluster.launchers import local
 from llambo9p.cluster.launchers.base import HostSpec
 from llambo9p.cluster.launchers.local import LocalHost, LocalLauncher
-from llambo9p.cluster.launchers.log import LOG_BYTES, Log
+from llambo9p.cluster.launchers.log import LOG_BYTES, FileLog
 from llambo9p.errors import Error, InvalidArgument
 from tests.files import files_of, story, until
 
@@ -221,7 +221,7 @@ def test_a_host_whose_orchestrator_dies_while_it_loads_is_not_disturbed(tmp_path
 
 
 def test_a_log_is_bounded_and_its_last_lines_are_of_the_newest_host(tmp_path: Path) -> None:
-    log = Log(tmp_path / "log")
+    log = FileLog(tmp_path / "log")
     with log.open() as file:
         file.write(b"first\n" * (LOG_BYTES // 6))
     with log.open() as file:
@@ -234,7 +234,7 @@ def test_a_log_is_bounded_and_its_last_lines_are_of_the_newest_host(tmp_path: Pa
         assert log.lines() == ["third"] * 10
         file.write(b"4\n" * LOG_BYTES)
         file.flush()
-        Log(log.path).bound()  # by somebody else
+        FileLog(log.path).bound()  # by somebody else
         file.write(b"5\n")
     assert log.path.read_text() == "5\n" and log.lines() == ["5"]
     assert (tmp_path / "log.1").stat().st_size > LOG_BYTES

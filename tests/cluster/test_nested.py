@@ -307,6 +307,15 @@ async def test_an_orchestrator_that_would_mount_itself_is_refused() -> None:
 
 
 @story
+async def test_a_region_without_a_name_is_no_host() -> None:
+    async with cluster(OFTEN) as region, cluster(OFTEN) as top, simulated_host() as host:
+        await region.files.write("ctl", f"mount {host.address}")
+        with pytest.raises(Error, match="is no host: mount it with a name"):
+            await top.files.write("ctl", f"mount {region.address}")
+        assert not top.orchestrator._members.hosts
+
+
+@story
 async def test_a_loop_that_was_made_at_one_moment_ends() -> None:
     async with cluster(OFTEN) as a, cluster(OFTEN) as b:
         await asyncio.gather(

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.launchers import ray as launcher
 from llambo9p.cluster.launchers.base import HostSpec
-from llambo9p.errors import Error
+from llambo9p.errors import Error, Stale
 from tests.files import Files, files_of, story, until
 
 from .harness import RunningCluster, cluster
@@ -99,6 +99,12 @@ async def test_two_hundred_workers_are_back_after_a_node_died(ray_cluster: RayCl
         after = placed(running)
         moved = [name for name in after if after[name] != before[name]]
         assert 0 < len(moved) < len(after), "the other node's hosts were left alone"
+        assert set(await files.ls("logs")) == {"orchestrator", *after}
+        for name in (moved[0], (after.keys() - moved).pop()):
+            assert " request over " in await files.read(f"logs/{name}")
+            log = await files.open(f"logs/{name}")
+            with pytest.raises(Stale, match="began anew"):
+                await log.read(1 << 40)
         ray_cluster.add_node(num_cpus=2)
 
 

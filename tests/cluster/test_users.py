@@ -30,7 +30,7 @@ CONVERSATION = [
     "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "tokens",
     "logprobs", "usage", "status", "clone",
 ]  # fmt: skip
-MONITOR = ["health", "metrics", "metrics.legacy", "metrics.json", "events", "config"]
+MONITOR = ["health", "metrics", "metrics.legacy", "metrics.json", "events", "config", "logs"]
 
 
 @dataclass
@@ -159,8 +159,8 @@ async def test_files_belong_to_the_user_that_sees_them(tmp_path: Path) -> None:
         for files, name in ((place.alice, "alice"), (place.me, ME)):
             entries = await files.entries()
             names = [
-                *(*CONVERSATION, "fusion", "nodes", "models", "balancer", *MONITOR, "registry"),
-                *("worker-0000", "worker-0001"),
+                *(*CONVERSATION, "fusion", "nodes", "workers", "models", "balancer", *MONITOR),
+                *("registry", "worker-0000", "worker-0001"),
             ]
             assert [e.name for e in entries] == names
             assert {e.uid for e in entries if e.name in CONVERSATION} == {name}

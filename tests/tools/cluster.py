@@ -24,6 +24,10 @@ from llambo9p.net.server import Server
 from llambo9p.p9.messages import Tread, Twrite
 from llambo9p.p9.node import Maybe
 
+LINE = (
+    "worker-0000 idle 0 0 0 0 0 healthy closed 4 - 1 1700000000.500 tiny tcp!127.0.0.1!9000 "
+    "/models/some/where.gguf\n"
+)
 NODE = """id {id}
 addr tcp!127.0.0.1!9000
 type tiny
@@ -138,6 +142,7 @@ class ScriptedCluster:
         root.add(CtlFile(tree, "ctl", lambda: "", Commands([spawn, *verbs])))
         root.add(TextFile(tree, "status", lambda: "workers 1\nstrategy random\n" + self.loading))
         root.add(self.nodes)
+        root.add(TextFile(tree, "workers", lambda: LINE))
         root.add(self.prompt)
         root.add(OutFile(tree, "out", self.stream))
         root.add(OutFile(tree, "events", self.stream))

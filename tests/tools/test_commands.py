@@ -209,6 +209,7 @@ class Node(TypedDict):
     epoch: int
     health: Literal["healthy", "degraded", "draining", "lost"]
     circuit: str
+    host: str
 
 
 class Health(TypedDict):
@@ -376,7 +377,7 @@ def test_what_the_live_tree_has_is_completed(cluster: Cluster, tmp_path: Path) -
         "llamboctl scale 2 b": ["broken"],
         "llamboctl balancer --strategy r": ["round-robin", "random"],
         "llamboctl cat worker-0001/us": ["worker-0001/usage"],
-        "llamboctl write wor": [f"{name}/" for name in workers],
+        "llamboctl write worker-": [f"{name}/" for name in workers],
         # or a shell would begin the next word
         "llamboctl ls nod": ["nodes/", *(f"nodes/{name}" for name in workers)],
         "llamboctl ls --addr tcp!127.0.0.1!1 nod": [],

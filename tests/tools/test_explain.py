@@ -9,13 +9,16 @@ from .cluster import llamboctl
 
 LINES = {
     "status": "cat status",
-    "nodes list": "ls nodes\ncat nodes/*",
+    "nodes list": "cat workers",
     "spawn --count 2 --type tiny": "ls nodes\necho 'spawn --count 2 --type tiny' >ctl\nls nodes",
     "shutdown": "echo shutdown >ctl",
     "infer Hi": "exec 3<>data\nprintf %s Hi >&3\ncat <&3\nexec 3>&-",
     "write prompt one": "printf %s one >prompt",
     "cat out usage": "cat out\ncat usage",
     "ls": "ls",
+    "logs": "ls logs\ncat workers",
+    "logs host-0000 -n 5": "cat logs/host-0000",
+    "top": "cat status\ncat workers\ncat metrics.json",
 }
 
 

@@ -57,7 +57,7 @@ def test_nodes_list(cluster):
 def test_ls(cluster):
     names = out(cluster, "ls").decode().splitlines()
     assert names == [
-        "ctl", "status", "nodes", "prompt", "out", "events", "data", "two words", "long"
+        "ctl", "status", "nodes", "workers", "prompt", "out", "events", "data", "two words", "long"
     ]  # fmt: skip
     assert out(cluster, "ls", "nodes") == b"worker-0000\n"
     assert out(cluster, "ls", "nodes/worker-0000") == b"worker-0000\n"

@@ -1,8 +1,9 @@
-"""`llamboctl nodes`: the workers, by the files in `nodes/` and the verbs about them."""
+"""`llamboctl nodes`: the workers, by the file `workers`, those in `nodes/`, and the verbs about
+them."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from llambo9p.fs.ctl import quote
 
 from .. import complete, show
 from ..options import addr_option, connect, json_option
+from ..workers import Worker, parse
 
 _COLUMNS = (
     "id", "type", "state", "health", "load", "queued", "capacity", "requests", "tokens", "errors",
@@ -39,11 +41,11 @@ def nodes() -> None:
 def nodes_list(as_json: bool) -> None:
     """Show a line for each worker."""
     with connect() as tree:
-        found = [_node(text) for text in tree.texts("nodes")]
+        found = parse(tree.text("workers"))
     if as_json:
-        show.as_json([*map(_typed, found)])
+        show.as_json([*map(_as_dict, found)])
     elif found:
-        show.table(_COLUMNS, [[_cell(name, node) for name in _COLUMNS] for node in found])
+        show.table(_COLUMNS, map(_cells, found))
     else:
         click.echo("no workers; start some with `llamboctl spawn --count 4 --type tiny`", err=True)
 
@@ -87,12 +89,15 @@ def _typed(node: dict[str, str]) -> dict[str, Any]:
     return node | {name: show.number(node[name]) for name in _NUMBERS if name in node}
 
 
-def _cell(attr: str, node: dict[str, str]) -> str:
+def _as_dict(worker: Worker) -> dict[str, Any]:
+    """By the names that `nodes/` has."""
+    said = dataclasses.asdict(worker)
+    return {"id": said.pop("name"), **said}
+
+
+def _cells(worker: Worker) -> list[str]:
     """For people: a model without its path, a heartbeat as the time since then."""
-    value = node.get(attr, "-")
-    if attr == "model":
-        return value.rpartition("/")[2] or value
-    if attr == "heartbeat":
-        with contextlib.suppress(ValueError):
-            return f"{max(time.time() - float(value), 0):.1f}s"
-    return value
+    said = _as_dict(worker)
+    said["model"] = worker.model.rpartition("/")[2] or worker.model
+    said["heartbeat"] = f"{max(time.time() - worker.heartbeat, 0):.1f}s"
+    return [str(said[name]) for name in _COLUMNS]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ...net.address import Address
+from ...p9.node import Maybe
 from ..config import Cluster, Engine, Resources
 
 PROGRAM = "llambo-worker"
@@ -67,6 +68,18 @@ def host_config(config: Cluster) -> dict[str, Any]:
     monitoring = config.monitoring.model_dump(include={"log_format", "log_level"})
     limits = config.limits.model_dump()
     return {"cluster": {"limits": limits, "security": security, "monitoring": monitoring}}
+
+
+class Log(Protocol):
+    """What a program says, the newest of it.  A byte's position stays what it is when older
+    ones go."""
+
+    def begin(self) -> Maybe[int]:
+        """Of the oldest byte that is kept.  Raises Error."""
+
+    def read(self, position: int, count: int) -> Maybe[bytes]:
+        """What there is from there on, b"" at the end.  Raises Stale when there is nothing
+        of that position any more, and Error."""
 
 
 class Launched(ABC):
@@ -143,6 +156,11 @@ class Launcher(ABC):
     async def adopt(self, spec: HostSpec, address: Address, handle: str) -> Launched | None:
         """The host that was started from `spec` by a launcher before us and listens at
         `address`; None when it has ended.  Raises Error."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> Mapping[str, Log]:
+        """By host; where they are kept, those of hosts that ended or did not start, too."""
 
     async def close(self) -> None:
         """Stop all hosts."""

@@ -19,6 +19,7 @@ import signal
 import stat
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -26,8 +27,8 @@ import yaml
 from ...errors import Error, InvalidArgument
 from ...net.address import Address, parse
 from ..config import Cluster
-from .base import HostSpec, Launched, Launcher, Progress, host_config
-from .log import Log, start_error, why
+from .base import HostSpec, Launched, Launcher, Log, Progress, host_config
+from .log import FileLog, start_error, why
 from .orphan import Orphan
 
 _LOOK_S = 10.0
@@ -42,7 +43,7 @@ class LocalHost(Launched):
     engine = "local"
 
     def __init__(
-        self, spec: HostSpec, address: Address, process: Process | Orphan, log: Log
+        self, spec: HostSpec, address: Address, process: Process | Orphan, log: FileLog
     ) -> None:
         super().__init__(spec, address, asyncio.create_task(self._wait()))
         self._process = process
@@ -84,6 +85,12 @@ class LocalLauncher(Launcher):
         self._directory = directory
         self._config = config
         self._looking: asyncio.Task[None] | None = None
+        self._logs: dict[str, FileLog] = {}
+        """they outlive their hosts"""
+
+    @property
+    def logs(self) -> Mapping[str, Log]:
+        return self._logs
 
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:
         log = self._log_of(spec)
@@ -136,8 +143,11 @@ class LocalLauncher(Launcher):
         path.write_text(yaml.safe_dump(host_config(self._config)))
         return path
 
-    def _log_of(self, spec: HostSpec) -> Log:
-        return Log(self._directory / f"{spec.name}.log")
+    def _log_of(self, spec: HostSpec) -> FileLog:
+        log = self._logs.get(spec.name)
+        if log is None:
+            log = self._logs[spec.name] = FileLog(self._directory / f"{spec.name}.log")
+        return log
 
     def _listen(self, spec: HostSpec) -> list[str]:
         network = self._config.network
@@ -156,9 +166,9 @@ class LocalLauncher(Launcher):
     async def _look_at_logs(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            for host in self.hosts.values():
+            for log in self._logs.values():
                 with contextlib.suppress(OSError):
-                    Log(Path(host.log)).bound()
+                    log.bound()
 
 
 async def _listening(process: Process, progress: Progress) -> Address | None:

@@ -1,7 +1,8 @@
 """A host's log: a file that the host itself appends to, and what its end says of the host's.
 
 It is bounded from outside, by copying and truncating, as what a crash of llama.cpp says comes
-from no code of ours.
+from no code of ours.  So what was written lies in two files, and a reader's position, which
+counts bytes from the file's beginning when this was made, goes over from the one to the other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import Error, ModelError
+from ...errors import Error, ModelError, Stale
 from .base import PROGRAM
 
 LOG_BYTES = 1 << 20
@@ -21,9 +22,14 @@ LOG_BYTES = 1 << 20
 _TAIL_BYTES = 16 << 10
 
 
-class Log:
+class FileLog:
+    """Have one for a path, or positions would not be kept."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._before = Path(f"{path}.1")
+        self._moved = 0
+        """the position of the file's first byte"""
         self._begin = 0
         """what is before is of an earlier host of that name"""
 
@@ -41,9 +47,30 @@ class Log:
     def bound(self) -> None:
         """Raises OSError."""
         if self.path.stat().st_size > LOG_BYTES:
-            shutil.copyfile(self.path, f"{self.path}.1")
+            shutil.copyfile(self.path, self._before)
             os.truncate(self.path, 0)
+            self._moved += _size(self._before)
             self._begin = 0
+
+    def begin(self) -> int:
+        return self._moved - _size(self._before)
+
+    def read(self, position: int, count: int) -> bytes:
+        if position >= self._moved:
+            return self._read(self.path, position - self._moved, count)
+        if position < self.begin():
+            raise Stale(f"{Stale.ename}: the log has moved on, open it again")
+        return self._read(self._before, position - self.begin(), count)
+
+    def _read(self, path: Path, offset: int, count: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                if offset > os.fstat(file.fileno()).st_size:  # somebody truncated it
+                    raise Stale(f"{Stale.ename}: the log began anew, open it again")
+                file.seek(offset)
+                return file.read(count)
+        except OSError as e:
+            raise Error(f"cannot read the log {path}: {e.strerror}") from e
 
     def lines(self) -> list[str]:
         """The last ones of the host that it was opened for."""
@@ -57,7 +84,15 @@ class Log:
             return []
 
 
-def why(status: int | None, log: Log) -> str:
+def _size(path: Path) -> int:
+    """0 of what is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def why(status: int | None, log: FileLog) -> str:
     """Why a process ended, which did with `status`, negative for a signal, None when nobody
     knows."""
     if status is None:
@@ -72,7 +107,7 @@ def why(status: int | None, log: Log) -> str:
     return lines[-1].removeprefix(f"{PROGRAM}: ")
 
 
-def start_error(status: int, log: Log, model: str) -> Error:
+def start_error(status: int, log: FileLog, model: str) -> Error:
     """As `why`, of a host that ended before it listened."""
     if status < 0:
         return ModelError(f"loading {model} crashed llama.cpp: {why(status, log)}")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,17 @@ import ray.exceptions
 import ray.util
 import yaml
 
-from ...errors import Busy, Error
+from ...errors import Busy, Error, TimedOut
 from ...net.address import Address, parse
 from ..config import Cluster
-from .base import HostSpec, Launched, Launcher, Progress, host_config
-from .log import Log, start_error, why
+from .base import HostSpec, Launched, Launcher, Log, Progress, host_config
+from .log import FileLog, start_error, why
 
 _NAMESPACE = "llambo"
 _PLACE_S = 60.0
 """for Ray to find a place for a host"""
-_ADOPT_S = 5.0
-"""for an actor that may be lost to say whether its host runs"""
+_ANSWER_S = 5.0
+"""for an actor that may be lost to say whether its host runs, or what its log has"""
 _AGAIN_S = 0.2
 """to wait for Ray to forget an actor of the same name that has ended"""
 _STOP_S = 5.0
@@ -58,7 +59,7 @@ class HostActor:
         self._epoch = 0
         self._address = ""
         self._directory = tempfile.TemporaryDirectory(prefix="llambo-")
-        self._log = Log(Path(self._directory.name) / "log")
+        self._log = FileLog(Path(self._directory.name) / "log")
         threading.Thread(target=self._end_when_orphaned, args=(orphan_s,), daemon=True).start()
 
     def placed(self) -> None:
@@ -110,6 +111,15 @@ class HostActor:
             return "another was started in its place"
         return why(process.wait(), self._log)
 
+    def log_begin(self) -> int:
+        return self._log.begin()
+
+    def log_read(self, position: int, count: int) -> bytes | Error:
+        try:
+            return self._log.read(position, count)
+        except Error as e:
+            return e
+
     def _runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -156,6 +166,7 @@ class RayHost(Launched):
     ) -> None:
         self._launcher = launcher
         self._actor = actor
+        self.said = RayLog(spec.name, actor)
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         super().__init__(spec, address, asyncio.create_task(self._wait()))
 
@@ -197,6 +208,32 @@ class RayHost(Launched):
             self._lost.set_result(reason)
 
 
+class RayLog:
+    """Of whatever host an actor has: it goes with the actor, and begins anew where Ray starts
+    that one again."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name = name
+        self._actor = actor
+
+    async def begin(self) -> int:
+        return int(await self._asked(self._actor.log_begin))
+
+    async def read(self, position: int, count: int) -> bytes:
+        said = await self._asked(self._actor.log_read, position, count)
+        if isinstance(said, Error):
+            raise said
+        return bytes(said)
+
+    async def _asked(self, method: Any, *args: int) -> Any:
+        # an actor that Ray is starting again has nothing to read
+        call = method.options(max_task_retries=0).remote(*args)
+        try:
+            return await asyncio.wait_for(_reply(call), _ANSWER_S)
+        except TimeoutError:
+            raise TimedOut(f"{TimedOut.ename}: Ray's actor {self._name} does not answer") from None
+
+
 class RayLauncher(Launcher):
     """For the Ray cluster of `$RAY_ADDRESS`, or of this machine."""
 
@@ -213,6 +250,10 @@ class RayLauncher(Launcher):
         )
         self._connecting = asyncio.Lock()
 
+    @property
+    def logs(self) -> Mapping[str, Log]:
+        return {name: host.said for name, host in self.newest.items()}
+
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:
         await self._connect()
         actor = await self._placed(spec)
@@ -228,20 +269,22 @@ class RayLauncher(Launcher):
         except BaseException:
             ray.kill(actor, no_restart=True)
             raise
-        host = self.newest[spec.name] = RayHost(self, spec, parse(address), actor)
-        return self._started(host)
+        return self._has(RayHost(self, spec, parse(address), actor))
 
     async def adopt(self, spec: HostSpec, address: Address, handle: str) -> Launched | None:
         await self._connect()
         name = self._name(handle)
         try:
             actor = await asyncio.to_thread(ray.get_actor, name, _NAMESPACE)
-            where = await asyncio.wait_for(_reply(actor.listens.remote(spec.epoch)), _ADOPT_S)
+            where = await asyncio.wait_for(_reply(actor.listens.remote(spec.epoch)), _ANSWER_S)
         except (ValueError, TimeoutError):
             return None
         if not where:
             return None
-        host = self.newest[spec.name] = RayHost(self, spec, parse(where), actor)
+        return self._has(RayHost(self, spec, parse(where), actor))
+
+    def _has(self, host: RayHost) -> Launched:
+        self.newest[host.spec.name] = host
         return self._started(host)
 
     async def close(self) -> None:
