@@ -16,6 +16,7 @@ from .program import run
 _COMMANDS = {
     "cat": "files",
     "cert": "cert",
+    "dish": "dish",
     "fuse": "ask",
     "infer": "ask",
     "init": "life",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import ssl
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Remote(Tree):
         except OSError as e:
             hint = ". Start one with `llamboctl init`" if not isinstance(e, ssl.SSLError) else ""
             raise Unreachable(f"no cluster answers at {address}: {explain(e)}{hint}") from None
+        self._sock = sock
         self._client = Client(sock, msize=_MSIZE)
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
@@ -73,7 +75,18 @@ class Remote(Tree):
         sock.settimeout(None)
 
     def close(self) -> None:
+        """Also from another thread than the one that waits for an answer, and then that is
+        Unreachable."""
+        with contextlib.suppress(OSError):
+            # a closed socket is still read from; TLS's own shutdown would wait for the reader
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         self._client.close()
+
+    def was_hung_up(self) -> bool:
+        """By the server, as far as is known; to be asked when no answer is outstanding."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def open(self, path: str, mode: int = OREAD) -> RemoteFile:
         fid = self._walk(path)
