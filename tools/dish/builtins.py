@@ -38,30 +38,37 @@ _INFO = frozenset(("hosts", "types", "models", "context", "slots", "strategy"))
 
 
 def _help(context: Context, words: Sequence[str]) -> None:
-    names = words or COMMANDS
-    for name in names:
+    for name in words or COMMANDS:
         command = COMMANDS.get(name)
         if command is None:
             raise Failure(f"no command {name!r}; help lists them")
-        line = f"{f'{name} {command.usage}':<22} - {command.what}\n"
-        context.sink.write(line.encode())
+        _line(context.sink, f"{f'{name} {command.usage}':<25} - {command.what}")
     if not words:
-        context.sink.write(_LANGUAGE.encode())
+        _line(context.sink, "")
+        for form, what in _LANGUAGE.items():
+            _line(context.sink, f"{form:<25} {'-' if form else ' '} {what}")
+        _line(context.sink, "\n" + _ABOUT)
 
 
-_LANGUAGE = """
-! program …            - A program of this machine: cat worker-0000/out | ! wc -w
-each worker-* { … }    - The block for each word at once, in that directory; $it is the word
-a ; b    a | b         - One after the other; the output of one is the input of the next
-a || b                 - b if a fails; $status says why
-> f   >> f   < f       - Output to a file, to its end; input from it
-'it''s'  $x  `{a}      - Text as it is; a variable, set by x=word; the output of commands
-*  ?  [a-z]            - Names that match, of the files that are there
-# …                    - A comment
-
-Files are the cluster's, and /worker-0000/prompt is where one asks. bind, mount and unmount
-change what this shell sees, not the cluster: to mount into that, write mount to /ctl.
-"""
+_LANGUAGE = {
+    "! program word …": "Run a program of this machine",
+    "each word … { a }": "Run a for all words at once; $it is the word, and",
+    "": "if that is a directory, a is run in there",
+    "a ; b": "First a, then b if a did not fail",
+    "a || b": "If a fails, b; $status says why it did",
+    "a | b": "What a shows is the input of b",
+    "a > file, a >> file": "What a shows goes to the file, or to its end",
+    "a < file": "The file is the input of a",
+    "name=word, $name": "Set a variable; what it holds",
+    "`{a}": "What a shows, as a word",
+    "'it''s a word'": "A word as it is",
+    "*, ?, [a-z]": "The names that match",
+    "# word …": "A comment",
+}
+_ABOUT = """\
+The files are the cluster's; who writes /worker-0000/prompt, finds the answer in
+/worker-0000/out.  What bind and mount do is seen in this shell only; to mount
+workers in the cluster, write /ctl mount ADDRESS."""
 
 
 def _status(context: Context, words: Sequence[str]) -> None:
@@ -383,10 +390,10 @@ COMMANDS = {
     "cd": Builtin(_cd, "[dir]", "Go to a directory, to / without one"),
     "pwd": Builtin(_pwd, "", "Show which directory this is"),
     "ls": Builtin(_ls, "[-l] [path …]", "List directories"),
-    "cat": Builtin(_cat, "[file …]", "Show files as they come, or the input"),
+    "cat": Builtin(_cat, "[file …]", "Show files as they come, or what is input"),
     "head": Builtin(_head, "[-n N] [file …]", "Show the first lines"),
-    "tail": Builtin(_tail, "[-f] [-n N] [file …]", "Show the last lines; -f: and those to come"),
-    "echo": Builtin(_echo, "[-n] word …", "Show words; -n: without ending the line"),
+    "tail": Builtin(_tail, "[-f] [-n N] [file …]", "Show the last lines; with -f also what comes"),
+    "echo": Builtin(_echo, "[-n] word …", "Show words; with -n the line goes on"),
     "write": Builtin(_write, "file text", "Write a text, exactly", is_verbatim=True),
     "query": Builtin(_query, "file text", "Write to data or embed and show its answer",
                      is_verbatim=True),

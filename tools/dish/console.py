@@ -25,6 +25,7 @@ def converse(shell: Shell) -> None:
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
         multiline=True,
+        reserve_space_for_menu=0,
         key_bindings=_keys(),
         prompt_continuation=lambda width, line, wrapped: "" if wrapped else "> ".rjust(width),
     )
@@ -32,11 +33,15 @@ def converse(shell: Shell) -> None:
     click.echo(f"The files of {address}; help shows the commands, exit or ^D leaves.", err=True)
     while True:
         try:
-            shell.run(parse(session.prompt(_prompt(shell.directory))))
-        except EOFError:
-            return
+            line = session.prompt(_prompt(shell.directory))
         except KeyboardInterrupt:
             continue
+        except EOFError:
+            return
+        try:
+            shell.run(parse(line))
+        except KeyboardInterrupt:
+            click.echo(err=True)  # after the ^C that the terminal shows
         except Misread as e:
             where = "" if e.at.line == 1 else f"line {e.at.line}, "
             _complain(f"{where}column {e.at.column}: {e.message}")

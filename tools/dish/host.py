@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import IO
 
 from ..failure import Failure
-from .connections import Job
+from .connections import Interrupted, Job
 from .streams import Sink, Source
 
 _PIECE = 1 << 16
 
 
 def run(words: Sequence[str], job: Job, source: Source, sink: Sink) -> None:
-    """Until it has ended and all it said is in the sink.  Raises Failure if it failed."""
+    """Until it has ended and all it said is in the sink.  Raises Failure if it failed,
+    and Interrupted."""
     try:
         process = subprocess.Popen(
             words,
@@ -46,6 +47,8 @@ def run(words: Sequence[str], job: Job, source: Source, sink: Sink) -> None:
                 source.stop()
                 feeder.join()
     job.check()
+    if code == -signal.SIGINT:
+        raise Interrupted  # ^C, of which it heard first
     if feeder is not None and feeder.failure is not None:
         raise feeder.failure
     if code:

@@ -237,9 +237,7 @@ class Interpreter:
         told = [failure for failure in failures if failure is not None]
         if told:
             more = ["…"] if len(told) > _TOLD else []
-            raise Failure(
-                f"{len(told)} of {len(items)} failed: {'; '.join(told[:_TOLD] + more)}"
-            )
+            raise Failure(f"{len(told)} of {len(items)} failed: {'; '.join(told[:_TOLD] + more)}")
 
     # -- words --------------------------------------------------------------------
 
@@ -289,9 +287,7 @@ class Interpreter:
     # -- redirections -------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _redirected(
-        self, redirects: Sequence[Redirect], context: Context
-    ) -> Iterator[Context]:
+    def _redirected(self, redirects: Sequence[Redirect], context: Context) -> Iterator[Context]:
         if not redirects:
             yield context
             return
@@ -360,8 +356,8 @@ class _Stage(threading.Thread):
         """Nobody reads what it writes: it ends now, and how does not matter."""
         if not self._abandoned:
             self._abandoned = True
+            self._job.cancel()  # before it sees that its pipe is broken
             os.close(self.readable)
-            self._job.cancel()
 
     def finish(self) -> None:
         self.abandon()

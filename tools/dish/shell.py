@@ -7,8 +7,11 @@ main thread waits for its end, and on ^C cancels it: the command ends and the sh
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Self
 
 from llambo9p.net.address import Address
@@ -45,43 +48,50 @@ class Shell:
     def run(self, script: Script) -> None:
         """Raises Failed, Exit, BrokenPipeError when nobody reads what it prints, and
         KeyboardInterrupt once all has ended after ^C."""
-        failure: list[BaseException] = []
-        over = threading.Event()
-        output = Output(1)
+        over: SimpleQueue[bool] = SimpleQueue()
+        result: Future[None] = Future()
 
         def run() -> None:
             try:
-                with Calls(job) as calls:
-                    context = Context(
-                        namespace=self.namespace,
-                        view=View(self.namespace, calls),
-                        job=job,
-                        source=Descriptor(0, job),
-                        sink=output,
-                        held=self._held,
-                        variables=self.variables,
-                        directory=self.directory,
-                    )
-                    try:
-                        self._interpreter.run(script, context)
-                    finally:
-                        self.directory = context.directory
-                        output.end_line()
+                self._run(script, job)
+                result.set_result(None)
             except BaseException as e:
-                failure.append(e)
-            finally:
-                over.set()
+                result.set_exception(e)
+            over.put(True)
 
-        interrupted = False
-        with Job(self.pools) as job:
-            threading.Thread(target=run, daemon=True).start()
-            while not over.is_set():
-                try:
-                    over.wait()
-                except KeyboardInterrupt:
-                    interrupted = True
+        def hear(number: int, frame: object) -> None:
+            over.put(False)  # which a signal handler may do
+
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, hear)
+        try:
+            with Job(self.pools) as job:
+                threading.Thread(target=run, daemon=True).start()
+                while not over.get():
                     job.cancel()
-        if interrupted or isinstance(next(iter(failure), None), Interrupted):
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if job.cancelled or isinstance(result.exception(), Interrupted):
             raise KeyboardInterrupt
-        if failure:
-            raise failure[0]
+        result.result()
+
+    def _run(self, script: Script, job: Job) -> None:
+        output = Output(1)
+        with Calls(job) as calls:
+            context = Context(
+                namespace=self.namespace,
+                view=View(self.namespace, calls),
+                job=job,
+                source=Descriptor(0, job),
+                sink=output,
+                held=self._held,
+                variables=self.variables,
+                directory=self.directory,
+            )
+            try:
+                self._interpreter.run(script, context)
+            finally:
+                self.directory = context.directory
+                if not job.cancelled:
+                    output.end_line()
