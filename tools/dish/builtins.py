@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import queue
 import shutil
+import textwrap
 import threading
 import time
 from collections import deque
@@ -42,22 +43,36 @@ def _help(context: Context, words: Sequence[str]) -> None:
         command = COMMANDS.get(name)
         if command is None:
             raise Failure(f"no command {name!r}; help lists them")
-        _line(context.sink, f"{f'{name} {command.usage}':<25} - {command.what}")
+        _explain(context.sink, f"{name} {command.usage}", command.what)
     if not words:
         _line(context.sink, "")
         for form, what in _LANGUAGE.items():
-            _line(context.sink, f"{form:<25} {'-' if form else ' '} {what}")
-        _line(context.sink, "\n" + _ABOUT)
+            _explain(context.sink, form, what)
+        _line(context.sink, "")
+        for line in textwrap.wrap(_ABOUT, _width(context.sink)):
+            _line(context.sink, line)
+
+
+def _explain(sink: Sink, form: str, what: str) -> None:
+    begin = f"{form:<25} - "
+    for line in textwrap.wrap(
+        what, _width(sink), initial_indent=begin, subsequent_indent=" " * len(begin)
+    ):
+        _line(sink, line)
+
+
+def _width(sink: Sink) -> int:
+    return shutil.get_terminal_size().columns if sink.is_terminal else 80
 
 
 _LANGUAGE = {
     "! program word …": "Run a program of this machine",
-    "each word … { a }": "Run a for all words at once; $it is the word, and",
-    "": "if that is a directory, a is run in there",
+    "each word … { a }": "Run a for all words at once; $it is the word, and where that is a "
+    "directory, a runs in there",
     "a ; b": "First a, then b if a did not fail",
     "a || b": "If a fails, b; $status says why it did",
     "a | b": "What a shows is the input of b",
-    "a > file, a >> file": "What a shows goes to the file, or to its end",
+    "a > file, a >> file": "What a shows goes to the file; >> does not truncate it first",
     "a < file": "The file is the input of a",
     "name=word, $name": "Set a variable; what it holds",
     "`{a}": "What a shows, as a word",
@@ -65,10 +80,11 @@ _LANGUAGE = {
     "*, ?, [a-z]": "The names that match",
     "# word …": "A comment",
 }
-_ABOUT = """\
-The files are the cluster's; who writes /worker-0000/prompt, finds the answer in
-/worker-0000/out.  What bind and mount do is seen in this shell only; to mount
-workers in the cluster, write /ctl mount ADDRESS."""
+_ABOUT = (
+    "The files are the cluster's; who writes /worker-0000/prompt, finds the answer in "
+    "/worker-0000/out. What bind and mount do is seen in this shell only; to mount "
+    "workers in the cluster, write /ctl mount ADDRESS."
+)
 
 
 def _status(context: Context, words: Sequence[str]) -> None:
@@ -97,6 +113,8 @@ def _nodes(context: Context, words: Sequence[str]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for i, line in enumerate(lines):
         text = "  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip()
+        if context.sink.is_terminal and len(text) > _width(context.sink):
+            text = text[: _width(context.sink) - 1] + "…"
         _line(context.sink, _styled(context.sink, text, bold=i == 0))
 
 
@@ -206,7 +224,7 @@ def _name(sink: Sink, name: str, entry: Dir) -> str:
 def _columns(sink: Sink, entries: Sequence[tuple[str, Dir]]) -> None:
     """Down, then across, as far as the terminal is wide."""
     width = max((len(name) for name, _ in entries), default=0) + 2
-    across = max(shutil.get_terminal_size().columns // width, 1)
+    across = max(_width(sink) // width, 1)
     down = -(-len(entries) // across)
     for row in range(down):
         line = [

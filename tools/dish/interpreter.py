@@ -21,7 +21,7 @@ from py9p.constants import DMDIR, OTRUNC, OWRITE
 from ..failure import Failure
 from ..remote import Unreachable
 from . import host
-from .connections import Calls, Interrupted, Job
+from .connections import Calls, Job
 from .namespace import Namespace, View, clean, glob, is_pattern
 from .streams import (
     Collected,
@@ -343,10 +343,11 @@ class _Stage(threading.Thread):
                     if self._previous is not None:
                         own.finish = self._previous.finish
                     self._run(self._command, own)
-        except (BrokenPipeError, Interrupted):
+        except BrokenPipeError:
             pass
         except Exception as e:
-            self._failure = e
+            if not self._job.cancelled:
+                self._failure = e
         finally:
             os.close(self._writable)
             if self._previous is not None:

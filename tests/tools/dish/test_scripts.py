@@ -15,6 +15,7 @@ from llambo9p_tools.failure import Failure
 from llambo9p_tools.remote import Remote
 from llambo9p_tools.which_cluster import find
 
+from tests.test_readme import README
 from tests.tools.cluster import environment, llamboctl
 
 from .harness import DISH, Scripts, dish
@@ -321,6 +322,24 @@ def test_tab_knows_the_verbs_that_ctl_knows(scripts):
                 remote.write(path, b"frobnicate\n")
             known = refused.value.message.partition("verbs are ")[2].split()
             assert verbs(remote, path) == sorted(known)
+
+
+def test_readme_s_session_is_one(scripts):
+    """Each command says what is shown, but for answers of the model, where its prompt says."""
+    [session] = re.findall(r"^```console\n(llambo> .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^llambo(\S*)> (.*)\n((?:(?!llambo).*\n)*)", session, re.MULTILINE)
+    commands = [f"echo -n \x1e; pwd; {command}" for _, command, _ in shown]
+    said = scripts.out("\n".join(commands)).split("\x1e")[1:]
+    assert len(said) == len(shown) > 10
+    for (directory, command, output), came in zip(shown, said, strict=True):
+        where, _, came = came.partition("\n")
+        assert where == (directory or "/")
+        if re.search(r"infer|query|\bout\b", command):
+            assert bool(came.strip()) == bool(output.strip()), f"{command}: {came!r}"
+        else:
+            # the conversation's number depends on the tests before
+            assert re.sub(r"/\d+$", "/1", came) == output, command
+    scripts.out("each worker-* { echo max_tokens 512 > ctl }")
 
 
 def test_no_cluster(tmp_path):
