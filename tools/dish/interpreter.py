@@ -193,6 +193,10 @@ class Interpreter:
         except Failure as e:
             context.job.check()
             raise Failed(e.message, command.at) from None
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise Failed(e.strerror or str(e), command.at) from None
 
     def _simple(self, words: Sequence[Word], context: Context) -> None:
         [name] = self._expand(words[:1], context, verbatim=True)

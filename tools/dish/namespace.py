@@ -87,6 +87,7 @@ class View(Tree):
         self._calls = calls
 
     def at(self, path: str) -> tuple[Remote, str]:
+        _check(path)
         place = self.namespace.find(path)
         return self._calls.to(place.address), place.path
 
@@ -120,6 +121,16 @@ class View(Tree):
 
     def close(self) -> None:
         """Its calls are closed by whoever made them."""
+
+
+def _check(path: str) -> None:
+    """Raises Failure for what 9P has no names for."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise Failure(f"{path}: the name of a file is UTF-8") from None
+    if "\0" in path:
+        raise Failure(f"{path}: no name of a file has a NUL in it")
 
 
 def _made_up(name: str) -> Dir:

@@ -131,6 +131,9 @@ def test_what_fails_is_told_with_its_place_and_ends_the_script(cluster, scripts,
         ("echo $x", "there is no variable x; quote a $ to have one"),
         ("echo $2", "there is no variable 2"),
         ("cat worker-0000", "/worker-0000: is a directory; ls lists it"),
+        ("cat \udcff", "/\udcff: the name of a file is UTF-8"),
+        ("ls '\0'", "/\0: no name of a file has a NUL in it"),
+        ("! a\0b", "! a\0b: embedded null byte"),
         ("cd status", "status: is not a directory"),
         ("cd nowhere", "/nowhere: file does not exist"),
         ("echo hi > nowhere/prompt", "/nowhere/prompt: file does not exist"),
@@ -313,6 +316,15 @@ def test_the_name_space_is_the_shell_s_own(scripts):
         *("/n: file does not exist", ""),
     ]
     assert "n" not in scripts.out("ls").split()
+
+
+def test_what_cannot_be_printed_is_told(cluster):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*DISH, "-c", "pwd"], stdout=full, stderr=-1, env=environment(**cluster.env)
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"dish: -c:1:1: No space left on device\n"
 
 
 def test_tab_knows_the_verbs_that_ctl_knows(scripts):
