@@ -20,6 +20,7 @@ _COMMANDS = {
     "checkpoint": "checkpoint",
     "completion": "completion",
     "config": "config",
+    "dish": "dish",
     "events": "events",
     "fuse": "ask",
     "health": "look",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import ssl
 from collections.abc import Iterator
@@ -81,6 +82,12 @@ class Remote(Tree):
             # a closed socket is still read from; TLS's own shutdown would wait for the reader
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         self._client.close()
+
+    def was_hung_up(self) -> bool:
+        """By the server, as far as is known; to be asked when no answer is outstanding."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def open(self, path: str, mode: int = OREAD) -> RemoteFile:
         fid = self._walk(path)

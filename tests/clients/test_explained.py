@@ -74,7 +74,7 @@ CHANGING_BACK = {
 BEYOND = [
     "init", "mount", "unmount", "trace unix!/nowhere", "cert ca", "cert server localhost",
     "cert user alice", "completion bash", "config --validate", "config --edit",
-    "config --show FILE", "checkpoint --show",
+    "config --show FILE", "checkpoint --show", "dish",
 ]  # fmt: skip
 """what is no file of the tree"""
 
