@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Self
 
 from llambo9p.net.address import Address
@@ -22,6 +22,8 @@ from .interpreter import Context, Interpreter
 from .namespace import Namespace, View
 from .streams import Descriptor, Output
 from .syntax import Script
+
+_WAKE_S = 0.2
 
 
 class Shell:
@@ -68,7 +70,7 @@ class Shell:
         try:
             with Job(self.pools) as job:
                 threading.Thread(target=run, daemon=True).start()
-                while not over.get():
+                while not _heard(over):
                     job.cancel()
         finally:
             signal.signal(signal.SIGINT, before)
@@ -95,3 +97,11 @@ class Shell:
                 self.directory = context.directory
                 if not job.cancelled:
                     output.end_line()
+
+
+def _heard(over: SimpleQueue[bool]) -> bool:
+    """The next of it.  A signal may be another thread's, which does not wake this one, and
+    it is handled only here: so this one wakes by itself."""
+    while True:
+        with contextlib.suppress(Empty):
+            return over.get(timeout=_WAKE_S)

@@ -74,7 +74,7 @@ def test_an_interrupt_ends_the_command_only(workers, screen):
         screen.wait_for(f"\nbegun {number}\n")
         screen.type("\x03")
         screen.wait_for(f"\nbegun {number}\n^C\nllambo>")
-    screen.enter("! sh -c 'echo sleeping; sleep 1000'")
+    screen.enter("! sh -c 'echo sleeping; exec sleep 1000'")
     screen.wait_for("\nsleeping\n")
     screen.type("\x03")
     screen.wait_for("\nsleeping\n^C\nllambo>")
