@@ -189,7 +189,11 @@ class ChaosCluster:
         return (health["nodes"], health["healthy"]) == (wanted, wanted)
 
     async def held(self) -> dict[str, Held]:
-        """By all processes, by name, when they do least within half a second."""
+        """By all processes, by name, when they do least within half a second and every worker
+        was looked into, for it is attached then."""
+        for name in await self._names():
+            with contextlib.suppress(Error):
+                await self.files.read(f"{name}/status")
         samples = [await self._sample() for _ in range(SAMPLES)]
         least = samples[0]
         for sample in samples[1:]:
