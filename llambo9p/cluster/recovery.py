@@ -105,7 +105,7 @@ class Recovery:
             pid=os.getpid(),
             strategy=self._strategy,
             settings=self._settings | changed,
-            hosts=[self._saved(host) for host in self._members.hosts if _is_wanted(host)],
+            hosts=[self._saved(host) for host in self._members.hosts if host.workers],
             floors=dict(self._fleet.floors),
         )
 
@@ -124,6 +124,7 @@ class Recovery:
             drained=[there for there, worker in host.workers.items() if worker.drained],
             workers={there: worker.name for there, worker in host.workers.items()},
             expected=host.expected and host.address not in self._registry.services,
+            gone=host.lost and not host.expected and process is None,
             started=started,
         )
 
@@ -175,7 +176,7 @@ class Recovery:
         """Raises Error."""
         if saved.started is not None:
             await self._fleet.take_back(saved, saved.started)
-        elif (host := self._members.remember(saved)) is not None:
+        elif (host := self._members.remember(saved)) is not None and not saved.gone:
             await self._members.take_back(host)
 
     # -- verbs --------------------------------------------------------------------
@@ -247,8 +248,3 @@ def _replace(path: Path, saved: State) -> None:
     """As `_write`, where nothing is or what was saved before.  Raises Error."""
     load(path)
     _write(path, saved)
-
-
-def _is_wanted(host: Host) -> bool:
-    """Whether it is more than something lost that nobody waits for."""
-    return bool(host.workers) and (not host.lost or host.expected or host.process is not None)

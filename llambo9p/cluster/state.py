@@ -50,6 +50,8 @@ class SavedHost:
     """what the host calls them -> what they are called here; "" is the host's whole tree"""
     expected: bool = True
     """to come back to its address, if it is not there; otherwise it registers by itself"""
+    gone: bool = False
+    """it is lost, and nobody waits for it; should it register again, these are its names"""
     drained: list[str] = field(default_factory=list)
     """those of its workers that get nothing new, as the host calls them"""
     started: Started | None = None

@@ -297,6 +297,25 @@ async def test_a_host_that_registered_comes_back_under_its_names(cluster: Cluste
 
 
 @story
+async def test_one_that_registered_and_went_has_its_names_when_it_is_back(cluster: Cluster) -> None:
+    """Also if who had lower ones has gone, too."""
+    async with simulated_host(1, epoch=5) as one, simulated_host(1, epoch=6) as two:
+        async with cluster.orchestrator() as first:
+            async with contextlib.AsyncExitStack() as leases:
+                for host, epoch in ((one, 5), (two, 6)):
+                    new = await first.files.open("registry/new", c.ORDWR)
+                    lease = await leases.enter_async_context(new)
+                    await lease.write(f"{host.address} epoch {epoch} first 0".encode())
+            await until(lambda: [each["gone"] for each in cluster.saved()["hosts"]] == [True] * 2)
+            await first.kill()
+        async with cluster.orchestrator() as second:
+            assert (await second.files.attrs("status"))["lost"] == "2", "nobody asked them back"
+            async with await second.files.open("registry/new", c.ORDWR) as lease:
+                await lease.write(f"{two.address} epoch 6 first 0".encode())
+                assert (await second.nodes())["worker-0001"]["addr"] == str(two.address)
+
+
+@story
 async def test_a_second_orchestrator_on_the_file_is_refused(cluster: Cluster) -> None:
     async with cluster.orchestrator() as first:
         await first.files.write("ctl", "spawn --count 1 --type one")
