@@ -14,7 +14,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${LLAMBO_VENV:-$root/.venv}
 
 # Debian packages that only tests and checks need: clients that are put to the test, and the like.
-client_packages=(diod fuse3 openssh-server qemu-system-x86 shellcheck stunnel4)
+client_packages=(curl diod fuse3 openssh-server qemu-system-x86 shellcheck stunnel4)
 
 say() { printf '%s\n' "$*" >&2; }
 
