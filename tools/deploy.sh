@@ -315,15 +315,16 @@ deploy_cluster() {
 # -- start, test, status -------------------------------------------------------------
 
 start() {
-    local address
+    local address hosts
     need_installation
+    hosts=$(deployment "$prefix" hosts) || exit 1
     if llamboctl status >/dev/null 2>&1; then
         good 'the orchestrator runs already'
     else
         address=$(llamboctl init ${config:+--config "$config"}) || exit 1
         good "started: the orchestrator, at $address"
     fi
-    if [ -z "$(deployment "$prefix" hosts)" ] && [ -z "$(llamboctl ls nodes)" ]; then
+    if [ -z "$hosts" ] && [ -z "$(llamboctl ls nodes)" ]; then
         llamboctl spawn || exit 1
         good "started: $(llamboctl ls nodes | wc -l) workers"
     fi
@@ -358,11 +359,13 @@ status() {
 }
 
 all() {
+    local hosts
     check || exit 1
     compile
     deploy_local
     start
-    if [ -n "$(deployment "$prefix" hosts)" ]; then
+    hosts=$(deployment "$prefix" hosts)
+    if [ -n "$hosts" ]; then
         deploy_cluster || exit 1
     fi
     ask
