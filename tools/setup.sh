@@ -13,8 +13,8 @@
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${LLAMBO_VENV:-$root/.venv}
 
-# Debian packages that only tests need: the clients that are put to the test.
-client_packages=(diod fuse3 qemu-system-x86 stunnel4)
+# Debian packages that only tests and checks need: clients that are put to the test, and the like.
+client_packages=(curl diod fuse3 openssh-server qemu-system-x86 shellcheck stunnel4)
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -115,22 +115,40 @@ _show_progress() {
     fi
 }
 
-_install() {
-    local extras=$1 log=$venv/install.log status=0
-    if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
-        say "The first installation compiles llama.cpp for this CPU; that takes minutes (2 on 2 idle cores), once."
-    fi
-    say "installing into $venv (log: $log)"
+# Run pip with $1, the interpreter, and the arguments after $2, the log, compiling llama.cpp
+# for this CPU where it must be compiled; show how that goes.
+_pip() {
+    local python=$1 log=$2 status=0
+    shift 2
     _began=$SECONDS
     # %q: scikit-build-core splits CMAKE_ARGS like a shell
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_ALL_WARNINGS=OFF -DGGML_NATIVE=ON \
 -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(printf '%q' "$root/tools/llama_cpp.cmake") ${CMAKE_ARGS:-}" \
         CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
-        "$venv/bin/python" -m pip install -v --disable-pip-version-check --progress-bar off \
-        -e "${root}[$extras]" 2>&1 | tee "$log" | _show_progress || status=$?
+        "$python" -m pip "$@" 2>&1 | tee "$log" | _show_progress || status=$?
     if [ "$status" -ne 0 ]; then
         grep -E '^ *(ERROR|error|fatal error|CMake Error)' "$log" | tail -n 5 >&2 || true
         die "the installation failed; all of it is in $log"
+    fi
+}
+
+_install() {
+    local extras=$1 log=$venv/install.log
+    if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
+        say "The first installation compiles llama.cpp for this CPU; that takes minutes (2 on 2 idle cores), once."
+    fi
+    say "installing into $venv (log: $log)"
+    _pip "$venv/bin/python" "$log" install -v --disable-pip-version-check --progress-bar off \
+        -e "${root}[$extras]"
+}
+
+# $venv with nothing in it but pip, if there is none.
+_ensure_venv() {
+    _ensure_machine
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        local python
+        python=$(_find_python) || die 'needs Python 3.11 or newer; set PYTHON to one'
+        "$python" -m venv "$venv" || die "cannot make the virtual environment $venv"
     fi
 }
 
@@ -144,12 +162,7 @@ setup() {
     case $have_extras in
     "$extras" | "$extras",*) [ "$have" = "$want" ] && [ -x "$venv/bin/python" ] && return ;;
     esac
-    _ensure_machine
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-        local python
-        python=$(_find_python) || die 'needs Python 3.11 or newer; set PYTHON to one'
-        "$python" -m venv "$venv" || die "cannot make the virtual environment $venv"
-    fi
+    _ensure_venv
     _install "$extras"
     printf '%s\n%s\n' "$extras" "$want" >"$stamp"
 }

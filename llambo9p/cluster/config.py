@@ -219,6 +219,26 @@ class State(_Section):
     """without any client, before a host ends whose orchestrator is gone"""
 
 
+class DeployedHost(_Section):
+    """A `llambo-worker` on another machine."""
+
+    listen: AddressText
+    """where it listens there, and is found by the orchestrator"""
+    type: str | None = None
+    """default: the first"""
+    count: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | None = None
+    """default: the type's"""
+
+
+class Deploy(_Section):
+    """What `tools/deploy.sh deploy-cluster` installs and starts."""
+
+    orchestrator: AddressText | None = None
+    """where those hosts find it; default: where it listens, under TLS if it does"""
+    hosts: dict[Annotated[str, Field(pattern=r"^[\w.@:/\[\]][\w.@:/\[\]-]*$")], DeployedHost] = {}
+    """by what ssh calls their machines"""
+
+
 class Limits(_Section):
     """What clients may hold; beyond it they get an error that names the limit."""
 
@@ -272,7 +292,18 @@ class Cluster(_Section):
     monitoring: Monitoring = Monitoring()
     security: Security = Security()
     state: State = State()
+    deploy: Deploy = Deploy()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _types_exist(self) -> Self:
+        for ssh, host in self.deploy.hosts.items():
+            if host.type is not None and host.type not in self.nodes:
+                raise ValueError(
+                    f"deploy.hosts.{ssh}: no node type {host.type!r}; "
+                    f"types are {' '.join(self.nodes)}"
+                )
+        return self
 
     def overridden(self, models: list[Path], cluster_id: str | None) -> Cluster:
         """With what the environment says: see `environment`.  Raises InvalidArgument."""
@@ -411,8 +442,6 @@ def _known_keys(loc: list[str]) -> list[str]:
     model: Any = _File
     for part in loc:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:  # a name of cluster.nodes
-            model = NodeType
-        else:
-            model = field.annotation
+        # without a field it is a name of the user's, in a dict of sections
+        model = get_args(model)[1] if field is None else field.annotation
     return list(getattr(model, "model_fields", {}))

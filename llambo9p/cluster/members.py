@@ -202,10 +202,8 @@ class Members:
         if before is not None:
             before.kept = False
         last = before or self._known(host.address, but=host)
-        kept = {} if last is None else {w.there: w.name for w in last.workers.values()}
-        kept = {name: kept[name] for name in new if name in kept and is_free(kept[name])}
-        others = [name for name in new if name not in kept]
-        names = kept | naming.assign(others, is_free, first)
+        had = {} if last is None else {w.there: w.name for w in last.workers.values()}
+        names = naming.assign_again(new, had, is_free, first)
         try:
             replaced = self._mount_all(host, {name: names[name] for name in new}, slots)
         except BaseException:

@@ -48,6 +48,19 @@ def assign(
     return names | {name: worker_name(start + i) for i, name in enumerate(in_order)}
 
 
+def assign_again(
+    there: Sequence[str],
+    had: Mapping[str, str],
+    is_free: Callable[[str], bool],
+    first: int | None = None,
+) -> dict[str, str]:
+    """As `assign`, but workers have the names that they `had` here, where these are free."""
+    kept = {name: had[name] for name in there if name in had and is_free(had[name])}
+    taken = set(kept.values())
+    others = [name for name in there if name not in kept]
+    return kept | assign(others, lambda name: name not in taken and is_free(name), first)
+
+
 def first_free(count: int, is_free: Callable[[str], bool]) -> int:
     """The first of `count` numbers in a row whose names are free."""
     first = number = 0

@@ -52,6 +52,14 @@ def test_empty_file_is_the_defaults() -> None:
             "must be one of round-robin, least-loaded, random, affinity, not 'fastest'",
         ),
         (
+            "cluster:\n  deploy:\n    hosts:\n      a: {listen: tcp!a!1, tipe: tiny}",
+            "f:4: cluster.deploy.hosts.a.tipe: unknown key, did you mean 'type'?",
+        ),
+        (
+            "cluster:\n  deploy:\n    hosts:\n      a: {listen: tcp!a!1, type: small}",
+            "f:1: cluster: deploy.hosts.a: no node type 'small'; types are tiny",
+        ),
+        (
             "cluster:\n  orchestrator:\n    auto_scale: perhaps",
             "f:3: cluster.orchestrator.auto_scale: Input should be a valid boolean, "
             "unable to interpret input, not 'perhaps'",
@@ -147,7 +155,9 @@ def test_times_have_units_or_are_milliseconds(text: str, milliseconds: int) -> N
 def test_every_section_has_its_keys_in_the_shipped_file() -> None:
     """Commented out or not, so that one need not look elsewhere for what there is."""
     text = SHIPPED.read_text()
-    for name in ("load_balancer", "orchestrator", "network", "models", "monitoring", "state"):
+    for name in (
+        "load_balancer", "orchestrator", "network", "models", "monitoring", "state", "deploy"
+    ):  # fmt: skip
         section = getattr(config.Cluster(), name)
         for key in type(section).model_fields:
             assert re.search(rf"^ *(# *)?{key}:", text, re.MULTILINE), f"{name}.{key}"

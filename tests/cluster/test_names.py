@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.cluster.names import Promises, assign, first_free
+from llambo9p.cluster.names import Promises, assign, assign_again, first_free
 from llambo9p.conversation.worker_names import number_of, worker_name
 
 
@@ -47,6 +47,28 @@ def test_names_are_distinct_free_and_in_order(
     assert set(names) == set(named(*there))
     assert len(set(names.values())) == len(there) and not here & set(names.values())
     assert sorted(names, key=names.__getitem__) == sorted(names)
+
+
+def test_a_host_that_comes_back_with_more_workers_has_its_names_and_others() -> None:
+    """One of which would have been that of another of its own."""
+    had = {"worker-0000": "worker-0002"}
+    here = set(named(0, 1))
+    names = assign_again(named(0, 1, 2), had, lambda name: name not in here)
+    assert list(names.values()) == named(2, 3, 4)
+
+
+@given(numbers, numbers, st.dictionaries(st.integers(0, 60), st.integers(0, 60)))
+def test_names_are_distinct_for_those_that_come_back(
+    there: set[int], taken: set[int], before: dict[int, int]
+) -> None:
+    here = set(named(*taken))
+    inverse = {number: name for name, number in before.items()}  # each had a name of its own
+    had = {worker_name(name): worker_name(number) for number, name in inverse.items()}
+    names = assign_again(named(*there), had, lambda name: name not in here)
+    assert set(names) == set(named(*there))
+    assert len(set(names.values())) == len(there) and not here & set(names.values())
+    for name in set(names) & set(had):
+        assert names[name] == had[name] or had[name] in here
 
 
 @given(st.integers(1, 20), numbers)

@@ -45,21 +45,24 @@ class HostSpec:
 
     def words(self) -> list[str]:
         """Options of `llambo-worker`."""
-        r = self.resources
-        options: dict[str, object] = {
-            "--model": self.model,
-            "--count": self.count,
-            "--first": self.first,
-            "--epoch": self.epoch,
-            "--type": self.type,
-            "--context": r.context_size,
-            "--slots": r.slots,
-            "--memory": r.memory,
-            "--cache-ram": r.cache_ram,
-        }
-        if r.threads is not None:
-            options["--threads"] = r.threads
-        return [str(word) for option in options.items() for word in option]
+        which = ["--first", str(self.first), "--epoch", str(self.epoch)]
+        return [*type_words(self.type, self.resources, self.model, self.count), *which]
+
+
+def type_words(node_type: str, resources: Resources, model: str, count: int) -> list[str]:
+    """Options of `llambo-worker` for so many workers of a node type."""
+    options: dict[str, object] = {
+        "--model": model,
+        "--count": count,
+        "--type": node_type,
+        "--context": resources.context_size,
+        "--slots": resources.slots,
+        "--memory": resources.memory,
+        "--cache-ram": resources.cache_ram,
+    }
+    if resources.threads is not None:
+        options["--threads"] = resources.threads
+    return [str(word) for option in options.items() for word in option]
 
 
 def host_config(config: Cluster) -> dict[str, Any]:
