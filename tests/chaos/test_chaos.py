@@ -22,7 +22,7 @@ from .campaign import HEALED_S, SETTINGS, Plan, campaign
 from .clients import ChaosClient, Count, Expected
 from .cluster import Held, differences, moved
 
-SECONDS = float(os.environ.get("LLAMBO_CHAOS_SECONDS", "15"))
+SECONDS = float(os.environ.get("LLAMBO_CHAOS_SECONDS", "10"))
 SEED = int(os.environ.get("LLAMBO_CHAOS_SEED", "1"))
 FAILED_SHARE = 0.02
 """of what is asked: more than `max_retries` hosts that had begun with it had trouble, one after
