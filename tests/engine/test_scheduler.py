@@ -43,7 +43,7 @@ class World:
         self.read = set()
         """slots of which prompt tokens were read since the last step that decoded"""
         self.in_a_row = 0
-        """those tokens"""
+        """tokens of prompts that were read in a row while somebody waited for his next one"""
         self.scheduler = Scheduler(
             self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, stall=stall, **options
         )
@@ -101,8 +101,8 @@ class World:
         if prefill:
             assert not planned & decoding
             self.read |= planned
-            self.in_a_row += prefill
-            assert not decoding or self.in_a_row < 2 * self.chunk + CHUNK_MIN
+            self.in_a_row = self.in_a_row + prefill if decoding else 0
+            assert self.in_a_row < self.chunk + CHUNK_MIN
         else:
             assert planned == decoding
             self.read, self.in_a_row = set(), 0
