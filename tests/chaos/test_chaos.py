@@ -34,7 +34,7 @@ the other"""
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(SEED, SECONDS),
+        Plan(SEED, SECONDS, clients=40),
         Plan(SEED, SECONDS, clients=40, restarts=SECONDS / 3),
         Plan(SEED, SECONDS, clients=8, real=True),
     ],
