@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from ..calls import apart
 from ..failure import Failure
 from . import commands
 from .answer import Answer
-from .calls import apart
 from .chat import Chat
 from .screen import Screen
 
