@@ -12,10 +12,13 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
+from py9p.constants import DMDIR
+from py9p.messages import Dir
 
 from .prose import Prose
 
@@ -82,6 +85,14 @@ def columns(
     for line in zip(*shown, strict=True):
         text = "  ".join(line).rstrip()
         yield text if len(text) <= room else text[: room - 1] + "…"
+
+
+def details(entry: Dir) -> str:
+    """What `ls -l` says before the name."""
+    bits = "".join(ch if entry.mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
+    kind = "d" if entry.mode & DMDIR else "-"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
+    return f"{kind}{bits} {entry.uid:8} {entry.length:8} {when} "
 
 
 def size(n_bytes: int) -> str:

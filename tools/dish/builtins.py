@@ -9,7 +9,6 @@ import queue
 import shutil
 import textwrap
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,11 +19,12 @@ from py9p.messages import Dir
 from .. import show, workers
 from ..failure import Failure
 from ..prose import Prose
+from ..tree import lines
 from ..which_cluster import parse_address
 from .connections import Calls
 from .interpreter import Builtin, Context, Exit
 from .namespace import Place
-from .streams import Sink, lines
+from .streams import Sink
 from .syntax import quote
 
 _QUIET_S = 0.2
@@ -201,19 +201,12 @@ def _ls(context: Context, words: Sequence[str]) -> None:
             entries.append((name, context.view.stat(path)))
     if long:
         for name, entry in entries:
-            _line(context.sink, _long(entry) + _name(context.sink, name, entry))
+            _line(context.sink, show.details(entry) + _name(context.sink, name, entry))
     elif context.sink.is_terminal:
         _columns(context.sink, entries)
     else:
         for name, entry in entries:
             _line(context.sink, _name(context.sink, name, entry))
-
-
-def _long(entry: Dir) -> str:
-    bits = "".join(ch if entry.mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
-    kind = "d" if entry.mode & DMDIR else "-"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
-    return f"{kind}{bits} {entry.uid:8} {entry.length:8} {when} "
 
 
 def _name(sink: Sink, name: str, entry: Dir) -> str:
