@@ -108,6 +108,17 @@ def connect() -> Tree:
     return Remote(cluster().address) if tell is None else Explained(tell)
 
 
+def connecting() -> Callable[[], Tree]:
+    """`connect`, for other threads: they know nothing of the command that runs."""
+    context = click.get_current_context()
+
+    def connect_there() -> Tree:
+        with context.scope(cleanup=False):
+            return connect()
+
+    return connect_there
+
+
 def glance(ctx: click.Context) -> Tree:
     """The tree of a command line that is being written, for who would rather have no answer
     than wait for one.  Raises Failure."""

@@ -12,10 +12,15 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
+from py9p.constants import DMDIR
+from py9p.messages import Dir
+
+from .prose import Prose
 
 _POLL_S = 0.2
 _WORTH = 8
@@ -28,43 +33,66 @@ def as_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def stream(chunks: Iterable[bytes], newline: bool = False) -> None:
-    """Each piece at once; with `newline` the last line is ended if it is not."""
-    last = b""
+def stream(chunks: Iterable[bytes]) -> None:
+    """Each piece at once."""
     out = sys.stdout.buffer
-    for last in chunks:
-        out.write(last)
-        out.flush()
-    if newline and not last.endswith(b"\n"):
-        out.write(b"\n")
+    for data in chunks:
+        out.write(data)
         out.flush()
 
 
 def answer(chunks: Iterable[bytes]) -> None:
-    """Each piece at once; a terminal's next prompt begins on a line of its own."""
-    stream(chunks, newline=sys.stdout.isatty())
+    """Each piece at once; on a terminal as Prose, whose last line is ended."""
+    stream(_prose(chunks) if sys.stdout.isatty() else chunks)
+
+
+def _prose(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    prose = Prose(lambda: shutil.get_terminal_size().columns)
+    last = b""
+    try:
+        for last in chunks:
+            yield prose.add(last)
+    finally:  # an answer that fails or is stopped has its last word, too
+        stream([prose.rest()])
+    if not last.endswith(b"\n"):
+        yield b"\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as their widest word, numbers to the right.  A terminal shows of each
-    line what fits, but never a part of a number; so the last columns are those that one can do
-    without."""
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    columns: list[list[str]] = []
+    """On a terminal each line is one there."""
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for i, line in enumerate(columns(header, rows, room)):
+        click.secho(line, bold=i == 0)
+
+
+def columns(
+    header: Sequence[str], rows: Iterable[Sequence[str]], room: int | None = None
+) -> Iterator[str]:
+    """Lines with columns as wide as their widest word, numbers to the right.  In a `room`
+    stands of each line what fits, but never a part of a number; so the last columns are those
+    that one can do without."""
+    room = sys.maxsize if room is None else room
+    shown: list[list[str]] = []
     end = 0
     for name, *words in zip(header, *rows, strict=True):
         width = max(map(len, (name, *words)))
-        end += width + 2 if columns else width
+        end += width + 2 if shown else width
         are_numbers = all(word == "-" or _NUMBER.fullmatch(word) for word in words)
         if end - width + (width if are_numbers else min(width, _WORTH)) > room:
             break
         put = str.rjust if are_numbers else str.ljust
-        columns.append([put(word, width) for word in (name.upper(), *words)])
-    for i, line in enumerate(zip(*columns, strict=True)):
+        shown.append([put(word, width) for word in (name.upper(), *words)])
+    for line in zip(*shown, strict=True):
         text = "  ".join(line).rstrip()
-        if len(text) > room:
-            text = text[: room - 1] + "…"
-        click.secho(text, bold=i == 0)
+        yield text if len(text) <= room else text[: room - 1] + "…"
+
+
+def details(entry: Dir) -> str:
+    """What `ls -l` says before the name."""
+    bits = "".join(ch if entry.mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
+    kind = "d" if entry.mode & DMDIR else "-"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
+    return f"{kind}{bits} {entry.uid:8} {entry.length:8} {when} "
 
 
 def size(n_bytes: int) -> str:
@@ -85,6 +113,12 @@ def attributes(text: str) -> dict[str, str | list[str]]:
         if name:
             found.setdefault(name, []).append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def words(text: str) -> dict[str, str]:
+    """`attr value` lines; of an attribute that comes more than once, all in one."""
+    found = attributes(text).items()
+    return {name: value if isinstance(value, str) else " ".join(value) for name, value in found}
 
 
 def numbers(text: str) -> dict[str, int | float | str]:

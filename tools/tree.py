@@ -127,3 +127,14 @@ class Tree(ABC):
             entries.append(decode_dir(data[:size]))
             data = data[size:]
         return entries
+
+
+def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Each with its newline, but maybe the last."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line + b"\n"
+    if rest:
+        yield rest

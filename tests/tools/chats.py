@@ -10,30 +10,22 @@ import asyncio
 import contextlib
 import json
 import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import termios
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-import pyte
 from click.testing import CliRunner, Result
 from llambo9p_tools.commands.limbot import limbot
 
 from llambo9p.engine.simulated import Gate
 from tests.cluster.harness import simulated_host
 
-from .cluster import COMMAND, environment, llamboctl
+from .cluster import COMMAND, llamboctl
+from .screen import PATIENCE_S, Screen
 
 ROOT = Path(__file__).parents[2]
-ROWS, COLUMNS = 40, 80
-PATIENCE_S = 15.0
 
 
 def script(prompt: str) -> bytes:
@@ -122,82 +114,28 @@ class ScriptedCluster(Cluster):
         self._loop.close()
 
 
-class _Screen(pyte.Screen):
-    """Answers what programs ask a terminal."""
-
-    answer: Callable[[bytes], object]
-
-    def write_process_input(self, data: str) -> None:
-        self.answer(data.encode())
-
-
-class Chat:
-    """`llamboctl limbot` in a terminal, which is its controlling one."""
+class Chat(Screen):
+    """`llamboctl limbot` in a terminal."""
 
     def __init__(self, *args: str, cwd: Path | None = None, **env: str) -> None:
-        self._master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (ROWS, COLUMNS))
-        self._screen = _Screen(COLUMNS, ROWS)
-        self._screen.answer = lambda data: os.write(self._master, data)
-        self._stream = pyte.ByteStream(self._screen)
-        as_a_shell_does = ["env", "--default-signal=INT", "setsid", "--ctty"]
-        try:
-            self.process = subprocess.Popen(
-                [*as_a_shell_does, *COMMAND, "limbot", *args],
-                stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=environment(**env),
-            )  # fmt: skip
-        finally:
-            os.close(slave)
+        super().__init__([*COMMAND, "limbot", *args], lines=40, cwd=cwd, **env)
 
     @property
     def lines(self) -> list[str]:
         """Those of the screen that are not empty."""
-        return [line.rstrip() for line in self._screen.display if line.strip()]
+        return [line for line in super().lines if line]
 
     @property
     def text(self) -> str:
         """What is on the screen, and nothing of where its lines end."""
-        return "".join(line.ljust(COLUMNS) for line in self._screen.display).rstrip()
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
+        return "".join(line.ljust(self.columns) for line in super().lines).rstrip()
 
     def enter(self, line: str) -> None:
         """When it waits for one."""
         self.wait_for_prompt()
         self.type(line)
-        self._wait(lambda: self.lines[-1:] != [">"])
+        self.until(lambda text: self.lines[-1:] != [">"])
         self.type("\r")
 
-    def wait_for(self, *texts: str, times: int = 1) -> None:
-        """Until all are there, each so many times."""
-        self._wait(lambda: all(self.text.count(text) >= times for text in texts))
-
     def wait_for_prompt(self) -> None:
-        self._wait(lambda: self.lines[-1:] == [">"])
-
-    def _wait(self, condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while not condition():
-            ready, _, _ = select.select([self._master], [], [], until - time.monotonic())
-            shown = "\n".join(self.lines)
-            assert ready, shown
-            try:
-                self._stream.feed(os.read(self._master, 4096))
-            except OSError:  # Linux's end of a terminal that nobody has open
-                raise AssertionError(f"it ended:\n{shown}") from None
-
-    def finish(self) -> int:
-        """Its exit code, when it leaves."""
-        with contextlib.suppress(OSError):
-            while data := os.read(self._master, 4096):
-                self._stream.feed(data)
-        return self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
+        self.until(lambda text: self.lines[-1:] == [">"])

@@ -1,39 +1,60 @@
-"""llamboctl on a terminal whose screen is looked at: what is where after all escape sequences."""
+"""A tool on a terminal whose screen is looked at: what is where after all escape sequences."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import select
-import struct
 import subprocess
 import termios
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
 import pyte
 
-from .cluster import COMMAND, environment
+from .cluster import environment
+
+PATIENCE_S = 15.0
+
+
+class _Screen(pyte.Screen):
+    """Answers what programs ask a terminal."""
+
+    answer: Callable[[bytes], object]
+
+    def write_process_input(self, data: str) -> None:
+        self.answer(data.encode())
 
 
 class Screen:
     """As a context it ends the program when that has not ended."""
 
-    def __init__(self, *args: str, columns: int = 80, lines: int = 24, **env: str) -> None:
-        self._screen = pyte.Screen(columns, lines)
+    def __init__(
+        self,
+        command: Sequence[str],
+        columns: int = 80,
+        lines: int = 24,
+        cwd: Path | None = None,
+        **env: str,
+    ) -> None:
+        self.columns = columns
+        self._master, slave = pty.openpty()
+        self._screen = _Screen(columns, lines)
+        self._screen.answer = lambda data: os.write(self._master, data)
         self._stream = pyte.ByteStream(self._screen)
         self.seen = b""
         """all that was sent to the terminal"""
-        self._master, slave = pty.openpty()
-        self._tell_size(columns, lines)
+        termios.tcsetwinsize(slave, (lines, columns))
         own = {name: value for name, value in environment(**env).items() if name != "COLUMNS"}
+        # so that ^C and a new size are its signals; and a shell's background job, and so its
+        # tests, would ignore SIGINT
+        as_a_shell_does = ["env", "--default-signal=INT", "setsid", "--ctty"]
         try:
             self.process = subprocess.Popen(
-                # a shell's background job, and so its tests, would ignore SIGINT
-                ["env", "--default-signal=INT", *COMMAND, *args],
-                stdin=slave, stdout=slave, stderr=slave,
-                env=own, preexec_fn=_controlling,
+                [*as_a_shell_does, *command],
+                stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=own,
             )  # fmt: skip
         finally:
             os.close(slave)
@@ -44,7 +65,7 @@ class Screen:
     def __exit__(self, *exc: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait()
+        self.process.wait()
         os.close(self._master)
 
     @property
@@ -56,27 +77,36 @@ class Screen:
         return "\n".join(self.lines)
 
     def until(self, condition: Callable[[str], object]) -> str:
-        """What is on the screen as soon as that is as it should; the test's time limit bounds
-        it."""
+        """What is on the screen as soon as that is as it should."""
+        deadline = time.monotonic() + PATIENCE_S
         while not condition(self.text):
-            assert self._read(), f"it ended with\n{self.text}"
+            assert self._read(deadline), f"it ended with\n{self.text}"
         return self.text
 
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
+    def wait_for(self, *texts: str, times: int = 1) -> None:
+        """Until all can be seen, each so many times."""
+        self.until(lambda shown: all(shown.count(text) >= times for text in texts))
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def enter(self, line: str) -> None:
+        self.type(f"{line}\r")
 
     def resize(self, columns: int, lines: int) -> None:
         self._screen.resize(lines, columns)
-        self._tell_size(columns, lines)
+        termios.tcsetwinsize(self._master, (lines, columns))
 
     def finish(self) -> int:
-        """Its exit code."""
-        while self._read():
+        """Its exit code, once it has ended by itself."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self._read(deadline):
             pass
         return self.process.wait()
 
-    def _read(self) -> bool:
-        select.select([self._master], [], [])
+    def _read(self, deadline: float) -> bool:
+        left = max(deadline - time.monotonic(), 0)
+        assert select.select([self._master], [], [], left)[0], self.text
         try:
             data = os.read(self._master, 65536)
         except OSError:  # Linux's end of a terminal that nobody has open
@@ -84,13 +114,3 @@ class Screen:
         self.seen += data
         self._stream.feed(data)
         return bool(data)
-
-    def _tell_size(self, columns: int, lines: int) -> None:
-        size = struct.pack("HHHH", lines, columns, 0, 0)
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
-
-
-def _controlling() -> None:
-    """In the child: the terminal is its own, so that ^C and a new size are its signals."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .cluster import llamboctl
+from .cluster import COMMAND, llamboctl
 from .screen import Screen
 from .test_cluster_life import Cluster
 
@@ -44,7 +44,7 @@ def test_off_a_terminal_it_says_what_is_now(cluster: Cluster) -> None:
 
 
 def test_without_a_cluster_it_ends_at_once() -> None:
-    with Screen("top", LLAMBO_ADDR="tcp!127.0.0.1!1") as screen:
+    with Screen([*COMMAND, "top"], LLAMBO_ADDR="tcp!127.0.0.1!1") as screen:
         assert screen.finish() == 1
         assert "no cluster answers at tcp!127.0.0.1!1" in screen.text
     done = llamboctl("top", "--interval", "0")
@@ -52,20 +52,20 @@ def test_without_a_cluster_it_ends_at_once() -> None:
 
 
 def test_on_a_terminal_it_goes_on_until_q(cluster: Cluster) -> None:
-    with Screen("top", "--interval", "0.1", **cluster.env) as screen:
+    with Screen([*COMMAND, "top", "--interval", "0.1"], **cluster.env) as screen:
         text = screen.until(lambda text: "worker.joined" in text or "spawn type=tiny" in text)
         assert screen.lines[0].startswith(f"{address(cluster)}  healthy  least-loaded  up ")
         assert "Workers   3 healthy" in text and "1-3 of 3" in screen.lines[23]
         cluster.out("infer", "hello")
         screen.until(lambda text: "3 done" in text)
-        screen.type(b"s")
+        screen.type("s")
         screen.until(lambda text: "sort: tokens/s" in text)
         screen.resize(60, 14)
         screen.until(lambda text: "sort: tokens/s" in screen.lines[13] and "TOKENS" not in text)
         assert "HOST" not in screen.text
         screen.resize(140, 40)
         screen.until(lambda text: "MODEL" in text)
-        screen.type(b"q")
+        screen.type("q")
         assert screen.finish() == 0
         # the alternate screen and the hidden cursor are over
         assert screen.seen.rfind(b"\x1b[?1049l") > screen.seen.rfind(b"\x1b[?1049h") >= 0
@@ -73,28 +73,28 @@ def test_on_a_terminal_it_goes_on_until_q(cluster: Cluster) -> None:
 
 
 def test_an_interrupt_leaves_the_terminal_as_it_was(cluster: Cluster) -> None:
-    with Screen("top", NO_COLOR="1", **cluster.env) as screen:
+    with Screen([*COMMAND, "top"], NO_COLOR="1", **cluster.env) as screen:
         screen.until(lambda text: "3 healthy" in text)
-        screen.type(b"\x03")
+        screen.type("\x03")
         assert screen.finish() == 130
         assert screen.seen.rfind(b"\x1b[?1049l") > screen.seen.rfind(b"\x1b[?1049h")
         assert b"\x1b[32m" not in screen.seen and b"\x1b[1;32m" not in screen.seen
 
 
 def test_one_that_does_not_answer_is_told(cluster: Cluster) -> None:
-    with Screen("top", "--interval", "0.1", **cluster.env) as screen:
+    with Screen([*COMMAND, "top", "--interval", "0.1"], **cluster.env) as screen:
         screen.until(lambda text: "3 healthy" in text)
         os.kill(cluster.pid(), signal.SIGSTOP)
         try:
             screen.until(lambda text: f"{address(cluster)} has not answered for" in text)
-            screen.type(b"q")
+            screen.type("q")
             assert screen.finish() == 0
         finally:
             os.kill(cluster.pid(), signal.SIGCONT)
 
 
 def test_a_dumb_terminal_gets_lines(cluster: Cluster) -> None:
-    with Screen("top", "--interval", "0.1", TERM="dumb", **cluster.env) as screen:
+    with Screen([*COMMAND, "top", "--interval", "0.1"], TERM="dumb", **cluster.env) as screen:
         assert screen.finish() == 0
         assert b"\x1b[?1049h" not in screen.seen and b"worker-0002" in screen.seen
 
@@ -138,11 +138,12 @@ def test_a_log_is_followed_until_an_interrupt(cluster: Cluster) -> None:
         cluster.out("cat", "worker-0001/out")
 
     ask()
-    with Screen("logs", "host-0000", "-f", "-n", "1", columns=200, **cluster.env) as screen:
+    follow = [*COMMAND, "logs", "host-0000", "-f", "-n", "1"]
+    with Screen(follow, columns=200, **cluster.env) as screen:
         screen.until(lambda text: text.count("worker=worker-0001") == 1)
         ask()
         screen.until(lambda text: text.count("worker=worker-0001") == 2)
-        screen.type(b"\x03")
+        screen.type("\x03")
         assert screen.finish() == 130
     done = llamboctl("--explain", "logs", "host-0000", "-f")
     assert done.stdout == b"exec 3<logs/host-0000\nwhile cat <&3; do sleep 1; done\n"
@@ -153,7 +154,7 @@ def test_a_log_is_followed_until_an_interrupt(cluster: Cluster) -> None:
 
 def test_a_cluster_that_goes_away_is_come_back_to(cluster: Cluster) -> None:
     at = address(cluster)
-    with Screen("top", "--interval", "0.1", **cluster.env) as screen:
+    with Screen([*COMMAND, "top", "--interval", "0.1"], **cluster.env) as screen:
         screen.until(lambda text: "3 healthy" in text)
         os.kill(cluster.pid(), signal.SIGKILL)
         screen.until(lambda text: f"no cluster answers at {at}" in screen.lines[0])
@@ -161,5 +162,5 @@ def test_a_cluster_that_goes_away_is_come_back_to(cluster: Cluster) -> None:
         cluster.out("init", "--listen", at)
         cluster.out("write", "ctl", "kill worker-0002")
         screen.until(lambda text: "2 healthy" in text and f"{at}  healthy" in screen.lines[0])
-        screen.type(b"q")
+        screen.type("q")
         assert screen.finish() == 0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import click
 
 from .. import show
 from ..options import addr_option, connect, json_option
-from ..tree import Tree
+from ..tree import Tree, lines
 
 _BAD = ("lost", "failed", "rejected", "ended", "missed")
-_COMMON = ("seq", "time", "kind")
+_COMMON = ("seq", "time", "kind", "epoch")
+"""what is shown apart, or is nothing for people"""
 
 
 @click.command()
@@ -27,10 +28,9 @@ def events(follow: bool, as_json: bool) -> None:
     JSON, as in the file `events`.
     """
     with connect() as tree:
-        lines = _lines(tree) if follow else _until_now(tree)
-        for line in lines:
+        for line in _lines(tree) if follow else _until_now(tree):
             if as_json:
-                show.stream([line + b"\n"])
+                show.stream([line])
             else:
                 _show(json.loads(line))
 
@@ -48,14 +48,7 @@ def _until_now(tree: Tree) -> Iterator[bytes]:
 
 def _lines(tree: Tree) -> Iterator[bytes]:
     with tree.open("events") as f:
-        yield from _split(f.chunks())
-
-
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
+        yield from lines(f.chunks())
 
 
 def _show(event: dict[str, object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import click
@@ -32,14 +31,8 @@ def ls(path: str, long: bool, as_json: bool) -> None:
         if entry.mode & DMDIR:
             name = click.style(name, fg="blue", bold=True)
         if long:
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
-            name = f"{_mode(entry.mode)} {entry.uid:8} {entry.length:8} {when} {name}"
+            name = show.details(entry) + name
         click.echo(name)
-
-
-def _mode(mode: int) -> str:
-    bits = "".join(ch if mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
-    return ("d" if mode & DMDIR else "-") + bits
 
 
 def _as_dict(entry: Dir) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from llambo9p.cluster.config import absolute
 from llambo9p.fs.ctl import quote
 
 from .. import complete, show, start
-from ..options import addr_option, beyond_files, cluster, connect, explaining
+from ..options import addr_option, beyond_files, cluster, connect, connecting, explaining
 from ..remote import Unreachable
 from ..tree import Tree
 from ..which_cluster import parse_address, state_path
@@ -119,12 +119,11 @@ class _Loading:
     one waits for the answer to the verb."""
 
     def __init__(self) -> None:
-        self._context = click.get_current_context()
+        self._connect = connecting()
         self._tree: Tree | None = None
 
     def __call__(self) -> dict[str, float]:
-        with self._context.scope(cleanup=False):  # it is called on another thread
-            self._tree = self._tree or connect()
+        self._tree = self._tree or self._connect()
         percents = {}
         for line in self._tree.text("status").splitlines():
             words = line.split()

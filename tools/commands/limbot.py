@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import click
 
 from .. import options, show
+from ..calls import apart
 from ..limbot.answer import Answer
-from ..limbot.calls import apart
 from ..limbot.chat import Chat
 from ..limbot.pipe import Pipe
 from ..limbot.screen import Screen
 from ..limbot.session import Reader, Session
 from ..options import addr_option
 from ..program import run
-from ..tree import Tree
 
 _PATIENCE_S = 30.0
 """that a question from a script waits for a cluster that went away"""
@@ -72,7 +70,7 @@ def _question(words: tuple[str, ...], interactive: bool) -> str | None:
 def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool) -> None:
     screen = Screen()
     patience = 0.0 if options.explaining() else _PATIENCE_S
-    chat = Chat(_connecting(), settings, system, screen.note, patience)
+    chat = Chat(options.connecting(), settings, system, screen.note, patience)
     shown = _nothing if as_json else screen.answer
 
     def ask() -> Answer:
@@ -83,7 +81,7 @@ def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool)
 
     answer = apart(ask)
     if as_json:
-        usage = {name: _value(value) for name, value in answer.usage.items()}
+        usage = {name: show.number(value) for name, value in answer.usage.items()}
         show.as_json({"text": answer.text, "usage": usage})
     elif screen.is_terminal:
         screen.end_line()
@@ -95,7 +93,7 @@ def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool)
 )
 def _chat(first: str | None, settings: Mapping[str, str], system: str) -> None:
     screen = Screen()
-    chat = Chat(_connecting(), settings, system, screen.note)
+    chat = Chat(options.connecting(), settings, system, screen.note)
     apart(chat.open)
     reader: Reader = Pipe()
     if sys.stdin.isatty() and screen.is_terminal:
@@ -108,26 +106,8 @@ def _chat(first: str | None, settings: Mapping[str, str], system: str) -> None:
     session.call(chat.close)
 
 
-def _connecting() -> Callable[[], Tree]:
-    """As this command connects, for another thread, which knows nothing of its options."""
-    context = click.get_current_context()
-
-    def connect() -> Tree:
-        with context.scope(cleanup=False):
-            return options.connect()
-
-    return connect
-
-
 def _nothing(piece: bytes) -> None:
     pass
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def health(ctx: click.Context, as_json: bool) -> None:
                 _line("Node Health", state, f"{count}/{total} ")
         if not total:
             _line("Node Health", "no workers")
-            click.echo("start some with `llamboctl spawn --count 4 --type tiny`", err=True)
+            click.echo("start some with `llamboctl spawn --count 4`", err=True)
     ctx.exit(1 if not can_answer else 0 if said.get("healthy") == total else _DEGRADED)
 
 

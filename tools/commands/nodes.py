@@ -47,7 +47,7 @@ def nodes_list(as_json: bool) -> None:
     elif found:
         show.table(_COLUMNS, map(_cells, found))
     else:
-        click.echo("no workers; start some with `llamboctl spawn --count 4 --type tiny`", err=True)
+        click.echo("no workers; start some with `llamboctl spawn --count 4`", err=True)
 
 
 @nodes.command("show")
@@ -59,7 +59,7 @@ def nodes_show(names: tuple[str, ...], as_json: bool) -> None:
     with connect() as tree:
         texts = [tree.text(f"nodes/{name}") for name in names]
     if as_json:
-        show.as_json([_typed(_node(text)) for text in texts])
+        show.as_json([_typed(show.words(text)) for text in texts])
     else:
         click.echo("\n".join(texts), nl=False)
 
@@ -76,13 +76,6 @@ def _verb(name: str, what: str) -> None:
 _verb("drain", "Let workers finish what they have, and give them nothing new.")
 _verb("resume", "Give workers work again that were drained or failed.")
 _verb("kill", "End workers at once; what was asked of them goes on elsewhere.")
-
-
-def _node(text: str) -> dict[str, str]:
-    return {
-        attr: value if isinstance(value, str) else " ".join(value)
-        for attr, value in show.attributes(text).items()
-    }
 
 
 def _typed(node: dict[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import show
-from ..options import addr_option, cluster, connect, explaining, json_option
+from ..options import addr_option, cluster, connect, connecting, explaining, json_option
 from ..top import sample
 from ..top.sample import Load, Meter
 from ..tree import Tree
@@ -39,13 +39,7 @@ def top(interval: float, once: bool, as_json: bool) -> None:
             return
     from ..top import live  # rich takes a while to load
 
-    context = click.get_current_context()
-
-    def connecting() -> Tree:
-        with context.scope(cleanup=False):  # it is called on other threads
-            return connect()
-
-    live.show(connecting, _address(), interval)
+    live.show(connecting(), _address(), interval)
 
 
 def _on_terminal() -> bool:

@@ -9,7 +9,6 @@ import queue
 import shutil
 import textwrap
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,14 +16,15 @@ import click
 from py9p.constants import DMDIR, ORDWR, OTRUNC, OWRITE
 from py9p.messages import Dir
 
-from .. import show
+from .. import show, workers
 from ..failure import Failure
-from ..remote import Unreachable
+from ..prose import Prose
+from ..tree import lines
 from ..which_cluster import parse_address
 from .connections import Calls
 from .interpreter import Builtin, Context, Exit
 from .namespace import Place
-from .streams import Sink, lines
+from .streams import Sink
 from .syntax import quote
 
 _QUIET_S = 0.2
@@ -95,27 +95,18 @@ def _status(context: Context, words: Sequence[str]) -> None:
 def _nodes(context: Context, words: Sequence[str]) -> None:
     _none(words)
     rows = []
-    for entry in context.view.entries("/nodes"):
-        try:
-            node = show.attributes(context.view.text(f"/nodes/{entry.name}"))
-        except Unreachable:
-            raise
-        except Failure:
-            continue  # it went while we looked
-        values = {attr: value for attr, value in node.items() if isinstance(value, str)}
-        values["model"] = values.get("model", "-").rpartition("/")[2]
-        rows.append([values.get(attr, "-") for attr in _SHOWN])
+    for worker in workers.parse(context.view.text("/workers")):
+        model = worker.model.rpartition("/")[2]
+        numbers = (worker.load, worker.queued, worker.requests, worker.tokens)
+        words = (worker.name, worker.type, worker.state, worker.health, *map(str, numbers), model)
+        rows.append(words)
     if not rows:
         if context.sink.is_terminal:
-            _line(context.sink, "no workers; start some: write ctl spawn --count 4 --type tiny")
+            _line(context.sink, "no workers; start some: write ctl spawn --count 4")
         return
-    lines = [list(map(str.upper, _SHOWN)), *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for i, line in enumerate(lines):
-        text = "  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip()
-        if context.sink.is_terminal and len(text) > _width(context.sink):
-            text = text[: _width(context.sink) - 1] + "…"
-        _line(context.sink, _styled(context.sink, text, bold=i == 0))
+    room = _width(context.sink) if context.sink.is_terminal else None
+    for i, line in enumerate(show.columns(_SHOWN, rows, room)):
+        _line(context.sink, _styled(context.sink, line, bold=i == 0))
 
 
 def _cluster(context: Context, words: Sequence[str]) -> None:
@@ -147,10 +138,18 @@ def _ask(context: Context, path: str, text: str) -> None:
             offset += len(piece)
         if not offset:
             raise Failure("the question is empty")
+        if not context.sink.is_terminal:
+            for piece in file.chunks():
+                context.sink.write(piece)
+            return
+        prose = Prose(lambda: _width(context.sink))
         last = b""
-        for last in file.chunks():
-            context.sink.write(last)
-        if context.sink.is_terminal and not last.endswith(b"\n"):
+        try:
+            for last in file.chunks():
+                context.sink.write(prose.add(last))
+        finally:
+            context.sink.write(prose.rest())
+        if not last.endswith(b"\n"):
             context.sink.write(b"\n")
 
 
@@ -202,19 +201,12 @@ def _ls(context: Context, words: Sequence[str]) -> None:
             entries.append((name, context.view.stat(path)))
     if long:
         for name, entry in entries:
-            _line(context.sink, _long(entry) + _name(context.sink, name, entry))
+            _line(context.sink, show.details(entry) + _name(context.sink, name, entry))
     elif context.sink.is_terminal:
         _columns(context.sink, entries)
     else:
         for name, entry in entries:
             _line(context.sink, _name(context.sink, name, entry))
-
-
-def _long(entry: Dir) -> str:
-    bits = "".join(ch if entry.mode >> 8 - i & 1 else "-" for i, ch in enumerate("rwxrwxrwx"))
-    kind = "d" if entry.mode & DMDIR else "-"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime))
-    return f"{kind}{bits} {entry.uid:8} {entry.length:8} {when} "
 
 
 def _name(sink: Sink, name: str, entry: Dir) -> str:

@@ -20,6 +20,7 @@ from py9p.constants import DMDIR, OTRUNC, OWRITE
 
 from ..failure import Failure
 from ..remote import Unreachable
+from ..tree import lines
 from . import host
 from .connections import Calls, Job
 from .namespace import Namespace, View, clean, glob, is_pattern
@@ -33,7 +34,6 @@ from .streams import (
     Source,
     Turns,
     Written,
-    lines,
 )
 from .syntax import (
     Assignment,

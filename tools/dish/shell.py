@@ -7,23 +7,18 @@ main thread waits for its end, and on ^C cancels it: the command ends and the sh
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
 from typing import Self
 
 from llambo9p.net.address import Address
 
+from ..calls import apart
 from .builtins import COMMANDS
 from .connections import Calls, Interrupted, Job, Pools
 from .interpreter import Context, Interpreter
 from .namespace import Namespace, View
 from .streams import Descriptor, Output
 from .syntax import Script
-
-_WAKE_S = 0.2
 
 
 class Shell:
@@ -50,33 +45,15 @@ class Shell:
     def run(self, script: Script) -> None:
         """Raises Failed, Exit, BrokenPipeError when nobody reads what it prints, and
         KeyboardInterrupt once all has ended after ^C."""
-        over: SimpleQueue[bool] = SimpleQueue()
-        result: Future[None] = Future()
-
-        def run() -> None:
+        with Job(self.pools) as job:
             try:
-                self._run(script, job)
-                result.set_result(None)
+                apart(lambda: self._run(script, job), lambda number: job.cancel())
             except BaseException as e:
-                result.set_exception(e)
-            over.put(True)
-
-        def hear(number: int, frame: object) -> None:
-            over.put(False)  # which a signal handler may do
-
-        before = signal.getsignal(signal.SIGINT)
-        if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, hear)
-        try:
-            with Job(self.pools) as job:
-                threading.Thread(target=run, daemon=True).start()
-                while not _heard(over):
-                    job.cancel()
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if job.cancelled or isinstance(result.exception(), Interrupted):
-            raise KeyboardInterrupt
-        result.result()
+                if not (job.cancelled or isinstance(e, Interrupted)):
+                    raise
+                raise KeyboardInterrupt from None
+            if job.cancelled:
+                raise KeyboardInterrupt
 
     def _run(self, script: Script, job: Job) -> None:
         output = Output(1)
@@ -97,11 +74,3 @@ class Shell:
                 self.directory = context.directory
                 if not job.cancelled:
                     output.end_line()
-
-
-def _heard(over: SimpleQueue[bool]) -> bool:
-    """The next of it.  A signal may be another thread's, which does not wake this one, and
-    it is handled only here: so this one wakes by itself."""
-    while True:
-        with contextlib.suppress(Empty):
-            return over.get(timeout=_WAKE_S)

@@ -21,17 +21,6 @@ from .connections import Job
 _PIECE = 1 << 16
 
 
-def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Each with its newline, but maybe the last."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line + b"\n"
-    if rest:
-        yield rest
-
-
 class Source(ABC):
     fd: int | None = None
     stopped = False

@@ -135,11 +135,6 @@ class Chat:
         """Any file of the tree; nothing when it was stopped."""
         return self._do(lambda clone: clone.tree.text(path)) or ""
 
-    def names(self, path: str) -> list[str]:
-        """Those in a directory."""
-        entries = self._do(lambda clone: clone.tree.entries(path))
-        return [entry.name for entry in entries or []]
-
     # -- the clone ----------------------------------------------------------------
 
     def _connected(self) -> _Clone | None:
@@ -233,11 +228,9 @@ class Chat:
         answer.end()
         # without it the answer is as good
         try:
-            said = show.attributes(tree.text(f"{directory}/usage"))
+            answer.usage = show.words(tree.text(f"{directory}/usage"))
         except Unreachable:
             self._lost()
-            said = {}
-        answer.usage = {name: value for name, value in said.items() if isinstance(value, str)}
 
     @contextlib.contextmanager
     def _following(self, clone: _Clone, answer: Answer) -> Iterator[None]:

@@ -16,7 +16,7 @@ from llambo9p.conversation import texts
 from llambo9p.engine.base import Message
 from llambo9p.errors import InvalidArgument
 
-from .. import show
+from .. import show, workers
 from ..failure import Failure
 
 if TYPE_CHECKING:
@@ -46,17 +46,11 @@ def run(session: Session, name: str, rest: str) -> None:
     command.run(session, rest)
 
 
-def attributes(text: str) -> dict[str, str]:
-    """Of a file that has each of them once."""
-    found = show.attributes(text).items()
-    return {name: value if isinstance(value, str) else " ".join(value) for name, value in found}
-
-
 def offer(status: dict[str, str]) -> str:
     """What the cluster has, in some words."""
     count = status.get("workers", "0")
     if count == "0":
-        return "no workers yet; start some with `llamboctl spawn`"
+        return "no workers yet; start some with `llamboctl spawn --count 4`"
     return f"{count} worker{'s'[count == '1':]}, {status.get('models') or 'no model'}"
 
 
@@ -102,8 +96,8 @@ def _clear(session: Session, rest: str) -> None:
 
 def _status(session: Session, rest: str) -> None:
     chat = session.chat
-    status = attributes(session.call(lambda: chat.read("status")))
-    health = attributes(session.call(lambda: chat.read("health")))
+    status = show.words(session.call(lambda: chat.read("status")))
+    health = show.words(session.call(lambda: chat.read("health")))
     if not status:
         return  # it was stopped
     states = [f"{health[name]} {name}" for name in ("healthy", "degraded", "draining", "lost")
@@ -112,7 +106,7 @@ def _status(session: Session, rest: str) -> None:
     turns = sum(message.role == "user" for message in chat.history)
     rows = {
         "cluster": health.get("orchestrator", "unknown"),
-        "workers": ", ".join(states) or "none; start some with `llamboctl spawn`",
+        "workers": ", ".join(states) or "none; start some with `llamboctl spawn --count 4`",
         "models": status.get("models", "").replace(" ", ", "),
         "requests": f"{status.get('requests', '0')}, {status.get('waiting', '0')} waiting",
         "strategy": status.get("strategy", ""),
@@ -156,13 +150,9 @@ def _model(session: Session, rest: str) -> None:
 def _models(session: Session) -> dict[str, dict[str, int]]:
     """node type -> model -> workers."""
     found: dict[str, dict[str, int]] = {}
-    for name in session.chat.names("nodes"):
-        try:
-            node = attributes(session.chat.read(f"nodes/{name}"))
-        except Failure:
-            continue  # it is gone
-        each = found.setdefault(node.get("type", _NONE), {})
-        model = node.get("model", _NONE).rpartition("/")[2]
+    for worker in workers.parse(session.chat.read("workers")):
+        each = found.setdefault(worker.type, {})
+        model = worker.model.rpartition("/")[2]
         each[model] = each.get(model, 0) + 1
     return found
 

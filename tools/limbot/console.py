@@ -5,10 +5,7 @@ What is typed is kept, readable to its owner only, in `$XDG_STATE_HOME/llambo/li
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
-from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -16,10 +13,12 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import HTML
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 
+from ..failure import Failure
+from ..history import kept
 from . import commands
 from .screen import Screen
 
@@ -59,21 +58,11 @@ class Console:
         self._completer.models = names
 
     def _open_history(self) -> History:
-        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        path = Path(state) / "llambo" / "limbot_history"
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-            try:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise OSError("it is no file")
-                os.fchmod(fd, 0o600)
-            finally:
-                os.close(fd)
-        except OSError as e:
-            self._screen.note(f"what is typed is not kept: {path}: {e.strerror or e}")
+            return kept("limbot_history")
+        except Failure as e:
+            self._screen.note(e.message)
             return InMemoryHistory()
-        return FileHistory(path)
 
 
 def _bindings() -> KeyBindings:

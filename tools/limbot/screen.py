@@ -1,24 +1,19 @@
 """What limbot says: answers to standard output, everything about them to standard error.
 
-On a terminal notes are dim, errors red, and nothing that a model answers can command it:
-control characters are shown as `cat -v` shows them.  Into a pipe go an answer's bytes.
+On a terminal notes are dim, errors red, and answers `Prose`.  Into a pipe go an answer's bytes.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
+import shutil
 import sys
 import termios
 from collections.abc import Iterator
 
 import click
 
-_VISIBLE = {
-    code: "^" + chr(code ^ 0x40) if code < 0x80 else f"M-^{chr(code - 0x40)}"
-    for code in (*range(0x20), *range(0x7F, 0xA0))
-    if chr(code) not in "\n\t"
-}
+from ..prose import VISIBLE, Prose
 
 
 class Screen:
@@ -26,15 +21,11 @@ class Screen:
         self.is_terminal = sys.stdout.isatty()
         # of the command's context, which other threads do not see
         self._color = click.get_current_context().color
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._prose = Prose(lambda: shutil.get_terminal_size().columns)
         self._in_line = False
 
     def answer(self, piece: bytes) -> None:
-        out = sys.stdout.buffer
-        if self.is_terminal:
-            piece = self._decoder.decode(piece).translate(_VISIBLE).encode()
-        out.write(piece)
-        out.flush()
+        self._write(self._prose.add(piece) if self.is_terminal else piece)
         if piece:
             self._in_line = not piece.endswith(b"\n")
 
@@ -42,13 +33,17 @@ class Screen:
         """If there is one: what follows stands below it."""
         if self._in_line:
             self._in_line = False
-            click.echo()
+            self._write((self._prose.rest() if self.is_terminal else b"") + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     def say(self, text: str = "", bold: bool = False) -> None:
         """What a command was asked to show."""
         self.end_line()
         if self.is_terminal:
-            text = text.translate(_VISIBLE)
+            text = text.translate(VISIBLE)
         click.echo(click.style(text, bold=True) if bold else text, color=self._color)
 
     def gap(self) -> None:

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from .. import show
+from ..calls import apart
 from ..failure import Failure
 from . import commands
 from .answer import Answer
-from .calls import apart
 from .chat import Chat
 from .screen import Screen
 
@@ -104,7 +105,7 @@ class Session:
         """What one talks to; where there are no workers, how to get some."""
         if not self.screen.is_terminal:
             return
-        status = commands.attributes(self.call(lambda: self.chat.read("status")))
+        status = show.words(self.call(lambda: self.chat.read("status")))
         self.reader.offer([*status.get("types", "").split(), *status.get("models", "").split()])
         self.screen.say(f"limbot at {address}: {commands.offer(status)}", bold=True)
         self.screen.say("/help shows the commands, ^C stops an answer, ^D leaves.")

@@ -217,7 +217,7 @@ class Screen:
         view.top = max(min(view.top, len(workers) - rows), 0)
         self._lines += table(_WORKERS, workers[view.top : view.top + rows], self.width)
         if not workers:
-            words = "start some with `llamboctl spawn --count 4 --type tiny`"
+            words = "start some with `llamboctl spawn --count 4`"
             self._lines.append(Text(words, "dim"))
 
     # -- below them -------------------------------------------------------------------

@@ -1,19 +1,11 @@
-"""dish as a user runs it, the trees that it runs on, and what is then on the screen."""
+"""dish as a user runs it, and the trees that it runs on."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import select
-import struct
 import subprocess
 import sys
-import termios
-import time
 from typing import Any
 
-import pyte
 import pytest
 from llambo9p_tools.commands.dish import dish as command_line
 from llambo9p_tools.failure import Failure
@@ -26,7 +18,6 @@ from llambo9p.net.server import Server
 from tests.tools.cluster import OutFile, PromptFile, ScriptedCluster, environment
 
 DISH = [sys.executable, "-m", "llambo9p_tools.commands.dish"]
-_PATIENCE_S = 15.0
 
 
 def dish(*words: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
@@ -108,66 +99,3 @@ class _Asked(list[bytes]):
     def append(self, prompt: bytes) -> None:
         super().append(prompt)
         self._then()
-
-
-class Screen:
-    """dish on a terminal of its own, and what is on that."""
-
-    def __init__(self, *words: str, columns: int = 80, lines: int = 24, **env: str) -> None:
-        self._screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self._screen)
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        wanted = {"PROMPT_TOOLKIT_NO_CPR": "1", "LINES": str(lines), "COLUMNS": str(columns)}
-        try:
-            self.process = subprocess.Popen(
-                ["setsid", "--ctty", *DISH, *words],  # else ^C would be no signal
-                stdin=slave, stdout=slave, stderr=slave,
-                env=environment(**wanted, **env),
-            )  # fmt: skip
-        finally:
-            os.close(slave)
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in self._screen.display]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def enter(self, line: str) -> None:
-        self.type(f"{line}\r")
-
-    def wait_for(self, text: str) -> None:
-        """Until it can be seen."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while text not in self.text:
-            assert time.monotonic() < deadline, f"no {text!r} in\n{self.text}"
-            self._read(0.1)
-
-    def _read(self, seconds: float) -> bool:
-        if not select.select([self._master], [], [], seconds)[0]:
-            return True
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # Linux's end of a terminal that nobody has open
-            return False
-        self._stream.feed(data)
-        return True
-
-    def finish(self) -> int:
-        """Its exit code, once it has ended by itself."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while self._read(0.1):
-            assert time.monotonic() < deadline, self.text
-        return self.process.wait()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from llambo9p_tools.dish.completion import at_cursor
 
-from .harness import Screen, Workers
+from ..screen import Screen
+from .harness import DISH, Workers
 
 
 @pytest.fixture
@@ -20,12 +21,9 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture
 def screen(workers: Workers, tmp_path: Path) -> Iterator[Screen]:
-    made = Screen(LLAMBO_ADDR=workers.address, XDG_STATE_HOME=str(tmp_path))
-    try:
+    with Screen(DISH, LLAMBO_ADDR=workers.address, XDG_STATE_HOME=str(tmp_path)) as made:
         made.wait_for("llambo>")
         yield made
-    finally:
-        made.close()
 
 
 def test_a_session(workers, screen, tmp_path):
@@ -58,13 +56,10 @@ def test_what_was_typed_before_comes_back(workers, screen, tmp_path):
     screen.wait_for("\nfirst line\nllambo>")
     screen.type("\x04")
     assert screen.finish() == 0
-    again = Screen(LLAMBO_ADDR=workers.address, XDG_STATE_HOME=str(tmp_path))
-    try:
+    with Screen(DISH, LLAMBO_ADDR=workers.address, XDG_STATE_HOME=str(tmp_path)) as again:
         again.wait_for("llambo>")
         again.type("\x1b[A")
         again.wait_for("llambo> echo first line")
-    finally:
-        again.close()
 
 
 def test_an_interrupt_ends_the_command_only(workers, screen):
@@ -135,12 +130,9 @@ def test_a_cluster_that_goes_away_meanwhile(workers, screen):
 
 
 def test_a_history_that_cannot_be_kept(workers):
-    screen = Screen(LLAMBO_ADDR=workers.address, XDG_STATE_HOME="/dev/null")
-    try:
+    with Screen(DISH, LLAMBO_ADDR=workers.address, XDG_STATE_HOME="/dev/null") as screen:
         screen.wait_for("what is typed is not kept: /dev/null/llambo/dish_history: Not a dir")
         screen.wait_for("llambo>")
-    finally:
-        screen.close()
 
 
 @pytest.mark.parametrize(
