@@ -154,6 +154,8 @@ class Host:
     """the connections of users other than the owner"""
     lines: frozenset[str] = frozenset()
     """of `workers`, when it was read last"""
+    told: int = 0
+    """verbs to its workers, of which a `workers` that was read before them may not know"""
 
     @classmethod
     async def connect(

@@ -502,6 +502,7 @@ class Members:
     async def _tell(self, worker: Worker, verb: str) -> None:
         async with in_time(worker.host.address):
             await worker.host.write(f"{worker.there}/ctl", verb)
+        worker.host.told += 1
 
     async def _forget_worker(self, worker: Worker) -> None:
         host = worker.host

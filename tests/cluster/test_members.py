@@ -501,6 +501,23 @@ async def test_a_heartbeat_from_before_a_worker_was_mounted_does_not_unmount_it(
 
 
 @story
+async def test_a_heartbeat_from_before_a_verb_does_not_undo_it() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        workers = Hanging(host.host)
+        await running.files.write("ctl", f"mount {host.address}")
+        [mounted] = members.hosts
+        for verb, health in ("drain", Health.DRAINING), ("resume", Health.HEALTHY):
+            workers.answers.clear()
+            await until(lambda: workers.asked)
+            await running.files.write("ctl", f"{verb} worker-0000")
+            seen = mounted.heartbeat
+            workers.answers.set()
+            await until(lambda seen=seen: mounted.heartbeat > seen)
+            assert members.workers["worker-0000"].health is health
+
+
+@story
 async def test_a_worker_that_fails_repeatedly_is_passed_over_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
