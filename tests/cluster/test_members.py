@@ -12,6 +12,7 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.host import Host as Mounted
 from llambo9p.cluster.members import Members
+from llambo9p.cluster.remote_conversation import RemoteConversation
 from llambo9p.cluster.state import SavedHost
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
@@ -282,6 +283,20 @@ async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
         await until(lambda: members_of(running).counts[Health.HEALTHY])
         assert await running.files.read("disk/motd") == "new"
         await server.close()
+
+
+@story
+async def test_who_was_sent_to_a_worker_that_is_unmounted_at_that_moment_gets_no_other() -> None:
+    async with cluster(OFTEN) as running, simulated_host(2) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        worker = members_of(running).workers["worker-0000"]
+        await files.read("worker-0000/status")
+        await files.write("ctl", "unmount worker-0000")
+        await files.read("worker-0001/status")  # its fid may have the number of the other's
+        with pytest.raises(WorkerLost, match="worker-0000 was unmounted"):
+            await RemoteConversation.make(worker, owner())
+        assert await files.ask("hello", "worker-0001") == "simulated: hello"
 
 
 @story
