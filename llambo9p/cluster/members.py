@@ -293,9 +293,11 @@ class Members:
         try:
             await self.mount(address, name)
         except Exists:
-            if name is None:
-                return  # by somebody else meanwhile
-            raise
+            if name is not None:
+                there = self.workers.get(name)
+                if there is None or there.host.lost or there.host.address != address:
+                    raise
+            # by somebody else meanwhile
 
     def _known(self, address: Address, but: Host | None = None) -> Host | None:
         """The host of ours that is or was last at the address."""

@@ -286,6 +286,20 @@ async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
 
 
 @story
+async def test_a_tree_that_somebody_mounts_again_first_is_not_expected_any_more() -> None:
+    tree = Tree("glenda")
+    server = Server(lambda user, aname: Directory(tree, "/"))
+    async with cluster(OFTEN) as running:
+        members = members_of(running)
+        address = await server.listen(ANYWHERE)
+        await running.files.write("ctl", f"mount {address} disk")
+        members.discovery.expect(address, "disk")
+        await until(lambda: not members.discovery._trying)
+        assert members.counts[Health.HEALTHY] == 1
+        await server.close()
+
+
+@story
 async def test_who_was_sent_to_a_worker_that_is_unmounted_at_that_moment_gets_no_other() -> None:
     async with cluster(OFTEN) as running, simulated_host(2) as host:
         files = running.files
