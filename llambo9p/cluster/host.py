@@ -218,6 +218,13 @@ class Host:
         """Its name, if it was started here."""
         return None if self.process is None else self.process.spec.name
 
+    @property
+    def comes_back(self) -> bool:
+        """When it is lost: it is tried at its address until it is unmounted, or gives up its
+        lease."""
+        mounted = self.has_workers_file or self.name is not None
+        return mounted and self.process is None and self.expected
+
     def has_type(self, node_type: str) -> bool:
         """Whether it may answer who asks for that type, or with "" for none."""
         return not node_type or node_type in self.types

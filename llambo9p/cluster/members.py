@@ -3,8 +3,8 @@
 It mounts a host's workers below the root, under names that are free here (`names`), notices
 when a host is not well (its connection ends, or it misses heartbeats: `health`), and tells
 the balancer who may be chosen.  A lost worker stays in the table, and its directory in the
-tree, until another takes its name, so that one sees what was lost; operations on it fail at
-once.
+tree, so that one sees what was lost; operations on it fail at once.  Another may take its name
+when its host is not expected back.
 
 A host that was mounted by its address and is lost is tried again with growing pauses, and
 is mounted under the same names when it is back.  One that registered (`registry`) is lost
@@ -104,13 +104,15 @@ class Members:
 
     def is_free(self, name: str, host: Host | None = None) -> bool:
         """Whether the next worker, which is the `host`'s, may be mounted as `name`; a worker
-        that is lost for good gives way."""
+        that is lost for good gives way, and one that is to come back does at its address."""
         if not self.promises.allow(name, None if host is None else host.started_as):
             return False
         worker = self.workers.get(name)
-        if worker is not None:
-            return worker.health is Health.LOST and not worker.host.kept
-        return not self._views.has(name)
+        if worker is None:
+            return not self._views.has(name)
+        if worker.host.comes_back and (host is None or host.address != worker.host.address):
+            return False
+        return worker.health is Health.LOST and not worker.host.kept
 
     # -- joining ------------------------------------------------------------------
 
@@ -212,7 +214,7 @@ class Members:
             if before is not None:
                 before.kept = were_kept
             raise
-        await self._remove_replaced(host, replaced)
+        await self._remove_replaced(replaced)
 
     async def mount_instead(self, host: Host, worker: Worker) -> None:
         """Mount the worker of that name that `host` has, and no longer the one of ours, which
@@ -266,7 +268,7 @@ class Members:
             self._check_free(host, name)  # which we have waited for
             replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
-            await self._remove_replaced(host, [replaced])
+            await self._remove_replaced([replaced])
         except BaseException:
             await self.remove_host(host)
             raise
@@ -380,11 +382,9 @@ class Members:
             self._heartbeats.offered(worker, host.offer)
         self._judge(worker)
 
-    async def _remove_replaced(self, host: Host, before: Iterable[Host | None]) -> None:
-        """Hosts that have no workers any more, for `host` has theirs."""
+    async def _remove_replaced(self, before: Iterable[Host | None]) -> None:
+        """Hosts that have no workers any more, for another has theirs."""
         for each in filter(None, before):
-            if each.address != host.address:
-                self.discovery.forget(each.address, each.name)
             await self.remove_host(each)
 
     def _enter(self, worker: Worker) -> None:
@@ -395,11 +395,18 @@ class Members:
     # -- those of an orchestrator before us ---------------------------------------
 
     def remember(self, saved: SavedHost, process: Launched | None = None) -> Host | None:
-        """Put a host into the table as one that is lost, with those workers whose names are
-        free.  None when it has none, or is there."""
+        """Put a host into the table as one that is lost, with those workers whose names nobody
+        has.  None when it has none, or is there."""
         where = addresses.parse(saved.address)
-        names = {there: name for there, name in saved.workers.items() if self.is_free(name)}
-        there_is = any(h.address == where and h.epoch == saved.epoch for h in self.hosts)
+        names = {
+            there: name
+            for there, name in saved.workers.items()
+            if name not in self.workers and self.is_free(name)
+        }
+        there_is = any(
+            (h.address, h.epoch, h.name) == (where, saved.epoch, saved.workers.get(""))
+            for h in self.hosts
+        )
         if there_is or not names:
             return None
         pulse = Pulse(self._rules, asyncio.get_running_loop().time())
@@ -553,8 +560,7 @@ class Members:
             worker.active = worker.queued = 0
             self._judge(worker)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
-        mounted = host.has_workers_file or host.name is not None
-        if mounted and host.process is None and host.expected:
+        if host.comes_back:
             self.discovery.expect(host.address, host.name)
 
     # -- health -------------------------------------------------------------------

@@ -197,6 +197,22 @@ async def test_a_lost_worker_stays_until_the_one_that_takes_its_place_answers() 
 
 
 @story
+async def test_a_lost_worker_that_is_expected_keeps_its_name() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1, epoch=5) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        host.kill()
+        await until(lambda: members.counts[Health.LOST])
+        async with simulated_host(1) as comes, simulated_host(1, at=host.address, epoch=6):
+            await files.write("ctl", f"mount {comes.address}")
+            await until(lambda: not members.counts[Health.LOST])
+            assert {name: each.host.address for name, each in members.workers.items()} == {
+                "worker-0000": host.address,
+                "worker-0001": comes.address,
+            }
+
+
+@story
 async def test_a_host_whose_workers_have_all_ended_is_not_there_any_more() -> None:
     async with cluster(OFTEN) as running, simulated_host(2) as host:
         files, members = running.files, members_of(running)
@@ -419,6 +435,21 @@ async def test_a_host_that_comes_back_is_saved_at_any_moment(
             [(1, True)],
             [(2, True)],
         ]
+
+
+@story
+async def test_each_mount_of_an_address_is_remembered_and_none_twice() -> None:
+    async with cluster(RARELY) as running:
+        members = members_of(running)
+
+        def saved(name: str, port: int) -> SavedHost:
+            return SavedHost(f"tcp!127.0.0.1!{port}", None, [], "-", 0, False, {"": name})
+
+        assert members.remember(saved("disk", 9)) and members.remember(saved("again", 9))
+        assert members.remember(saved("disk", 9)) is None
+        assert members.remember(saved("disk", 10)) is None, "who has the name keeps it"
+        assert set(members.workers) == {"disk", "again"}
+        assert members.counts[Health.LOST] == 2
 
 
 # -- epochs -----------------------------------------------------------------------
