@@ -255,14 +255,14 @@ class Members:
         if name is None:
             await self._mount_host(address)
             return
-        answers, offer = await look(address, self._tree.owner, self._tls)
+        answers, ours, offer = await look(address, self._tree.owner, self._tls)
         if offer is not None:
             self._check_loop(address, offer)
-        version = c.VERSION_9P2000 if offer is None else c.VERSION_9P2000_U
+        version = c.VERSION_9P2000_U if ours else c.VERSION_9P2000
         host = await self._connect(address, version)
         host.offer = offer
         try:
-            mount = self._mount_of(host, name)
+            mount = self._mount_of(host, name, ours=ours)
             async with in_time(address):
                 await mount.attach()
             self._check_free(host, name)  # which we have waited for
@@ -312,7 +312,7 @@ class Members:
         return self._joining.setdefault(address, asyncio.Lock())
 
     async def _connect(self, address: Address, version: str, epoch: int | None = None) -> Host:
-        """Hosts of ours, and orchestrators, are spoken to in 9P2000.u, whose errors have an
+        """Hosts, and orchestrators, are spoken to in 9P2000.u, whose errors have an
         errno; strangers in plain 9P2000, for some answer to every version and speak but one."""
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
@@ -324,12 +324,11 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    def _mount_of(self, host: Host, name: str, there: str = "") -> Mount:
+    def _mount_of(self, host: Host, name: str, there: str = "", ours: bool = False) -> Mount:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree."""
         aname = host.aname(there) if there else ""
-        owner, ours = self._tree.owner, host.offer is not None
-        return Mount(self._tree, name, host.connection, owner, aname, ours=ours)
+        return Mount(self._tree, name, host.connection, self._tree.owner, aname, ours=ours)
 
     def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
         if not self.promises.allow(name, host.started_as):

@@ -73,8 +73,8 @@ class Mount(SyntheticFile):
         ours: bool = False,
     ) -> None:
         """`aname` names one worker of a host of ours, and nothing else is below it; other
-        servers are `ours` if they are orchestrators.  A mount with a `refusal` is only there
-        to be seen."""
+        servers are `ours` if they are orchestrators or hosts.  A mount with a `refusal` is only
+        there to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
         self.connect = connect
         """another one may be set as long as it is not attached"""
