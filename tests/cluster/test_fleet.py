@@ -386,6 +386,21 @@ async def test_workers_of_a_type_are_counted_while_their_host_is_started_again(
 
 
 @story
+async def test_the_floor_of_what_comes_back_is_not_lowered_at_any_moment() -> None:
+    async with cluster(config()) as running:
+        fleet, recovery = running.orchestrator._fleet, running.orchestrator.recovery
+        await running.files.write("ctl", "spawn --count 3 --type one")
+        saved = recovery.describe()
+        await running.files.write("ctl", "scale 0 one")
+        for task in recovery._restore(saved):
+            fleet.lower_floor("one")
+            assert fleet.floors["one"] == 3
+            await task
+        fleet.lower_floor("one")
+        assert fleet.floors["one"] == 3
+
+
+@story
 async def test_names_of_a_host_that_gave_up_its_lease_are_free() -> None:
     """And not drained, whatever the one was that had them."""
     async with cluster(config()) as running, simulated_host() as host:
