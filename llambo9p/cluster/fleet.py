@@ -330,21 +330,28 @@ class Fleet:
 
     # -- starting again -----------------------------------------------------------
 
-    async def take_back(self, saved: SavedHost, started: Started) -> None:
-        """Have a host that was started before us.  Raises Error when it has ended and cannot be
-        started again; that is tried further."""
-        launcher = self._launcher_of(started.engine)
-        before = Remembered(
-            started.spec, address.parse(saved.address), started.engine, started.handle
-        )
+    def take_back(self, saved: SavedHost, started: Started) -> Coroutine[Any, Any, None] | None:
+        """Remember a host that was started before us, at once.  What is given has it back, None
+        when it is there; it raises Error when the host has ended and cannot be started again,
+        which is tried further."""
+        where = address.parse(saved.address)
+        before = Remembered(started.spec, where, started.engine, started.handle)
         host = self._members.remember(saved, before)
         if host is None:
-            return
+            return None
         host.kept = True
+        return self._take_back(host, before)
+
+    async def _take_back(self, host: Host, before: Remembered) -> None:
+        try:
+            launcher = self._launcher_of(before.engine)
+        except Error:
+            host.kept = False
+            raise
         kept: tuple[Host, Launched] | None = None
         try:
             kept = await self._adopt(host, before, launcher) or await self._again(
-                host, started.spec, launcher
+                host, before.spec, launcher
             )
         except Exception:
             kept = host, before

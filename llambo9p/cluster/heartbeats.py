@@ -107,11 +107,11 @@ class Heartbeats:
             await host.answers()
             host.heartbeat = time.time()
             return
-        known = host.lines
+        known = host.lines, host.told
         text = await host.read("workers")
         host.heartbeat = time.time()
-        if host.lines is not known:
-            return  # workers were mounted meanwhile, of which this may not know yet
+        if (host.lines, host.told) != known:
+            return  # it may be from before what was mounted, or said to a worker, meanwhile
         self.told(host, text)
 
     def told(self, host: Host, text: str) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..engine.base import Request
 from ..errors import Error, InvalidArgument, TimedOut, WorkerLost
@@ -33,6 +34,7 @@ from .remote import Mount
 from .turns import Turns
 
 _WORKER_FILES = {"ctl", "prompt", "out", "tokens", "clone", "usage"}
+_HOST_FILES = {"ctl", "status", "metrics", "workers"}
 CONNECT_S = 10.0
 """for a server to be connected to and attached, and for it to obey a verb"""
 
@@ -154,6 +156,8 @@ class Host:
     """the connections of users other than the owner"""
     lines: frozenset[str] = frozenset()
     """of `workers`, when it was read last"""
+    told: int = 0
+    """verbs to its workers, of which a `workers` that was read before them may not know"""
 
     @classmethod
     async def connect(
@@ -215,6 +219,13 @@ class Host:
     def started_as(self) -> str | None:
         """Its name, if it was started here."""
         return None if self.process is None else self.process.spec.name
+
+    @property
+    def comes_back(self) -> bool:
+        """When it is lost: it is tried at its address until it is unmounted, or gives up its
+        lease."""
+        mounted = self.has_workers_file or self.name is not None
+        return mounted and self.process is None and self.expected
 
     def has_type(self, node_type: str) -> bool:
         """Whether it may answer who asks for that type, or with "" for none."""
@@ -378,21 +389,31 @@ class Host:
                 connecting.result().close()
 
 
-async def look(
-    address: Address, uname: str, tls: ssl.SSLContext | None
-) -> tuple[bool, Offer | None]:
-    """Whether the root of a stranger has a worker's files, and what it offers if it is an
-    orchestrator.  Raises Error."""
+class Look(NamedTuple):
+    """What can be seen of a server that is to be mounted whole."""
+
+    answers: bool
+    """its root has a worker's files"""
+    ours: bool
+    """it is an orchestrator, or a host"""
+    offer: Offer | None = None
+    """of an orchestrator"""
+
+
+async def look(address: Address, uname: str, tls: ssl.SSLContext | None) -> Look:
+    """Raises Error."""
     async with in_time(address):
         client = await Client.connect(address, c.VERSION_9P2000, tls)
         try:
             root, _ = await client.attach(uname)
             entries = await _entries(client, root)
-            answers = _WORKER_FILES <= entries
-            if not answers or "status" not in entries:
-                return answers, None
+            answers, is_host = entries >= _WORKER_FILES, entries >= _HOST_FILES
+            if not (answers or is_host) or "status" not in entries:
+                return Look(answers, ours=False)
             async with await client.open(root, "status", c.OREAD) as file:
-                return True, Offer.parse((await file.read_all()).decode(errors="replace"))
+                status = (await file.read_all()).decode(errors="replace")
+            offer = Offer.parse(status) if answers else None
+            return Look(answers, offer is not None or (is_host and "\nepoch " in status), offer)
         finally:
             client.close()
 

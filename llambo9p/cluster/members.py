@@ -3,8 +3,8 @@
 It mounts a host's workers below the root, under names that are free here (`names`), notices
 when a host is not well (its connection ends, or it misses heartbeats: `health`), and tells
 the balancer who may be chosen.  A lost worker stays in the table, and its directory in the
-tree, until another takes its name, so that one sees what was lost; operations on it fail at
-once.
+tree, so that one sees what was lost; operations on it fail at once.  Another may take its name
+when its host is not expected back.
 
 A host that was mounted by its address and is lost is tried again with growing pauses, and
 is mounted under the same names when it is back.  One that registered (`registry`) is lost
@@ -104,13 +104,15 @@ class Members:
 
     def is_free(self, name: str, host: Host | None = None) -> bool:
         """Whether the next worker, which is the `host`'s, may be mounted as `name`; a worker
-        that is lost for good gives way."""
+        that is lost for good gives way, and one that is to come back does at its address."""
         if not self.promises.allow(name, None if host is None else host.started_as):
             return False
         worker = self.workers.get(name)
-        if worker is not None:
-            return worker.health is Health.LOST and not worker.host.kept
-        return not self._views.has(name)
+        if worker is None:
+            return not self._views.has(name)
+        if worker.host.comes_back and (host is None or host.address != worker.host.address):
+            return False
+        return worker.health is Health.LOST and not worker.host.kept
 
     # -- joining ------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class Members:
             if before is not None:
                 before.kept = were_kept
             raise
-        await self._remove_replaced(host, replaced)
+        await self._remove_replaced(replaced)
 
     async def mount_instead(self, host: Host, worker: Worker) -> None:
         """Mount the worker of that name that `host` has, and no longer the one of ours, which
@@ -251,20 +253,20 @@ class Members:
         if name is None:
             await self._mount_host(address)
             return
-        answers, offer = await look(address, self._tree.owner, self._tls)
+        answers, ours, offer = await look(address, self._tree.owner, self._tls)
         if offer is not None:
             self._check_loop(address, offer)
-        version = c.VERSION_9P2000 if offer is None else c.VERSION_9P2000_U
+        version = c.VERSION_9P2000_U if ours else c.VERSION_9P2000
         host = await self._connect(address, version)
         host.offer = offer
         try:
-            mount = self._mount_of(host, name)
+            mount = self._mount_of(host, name, ours=ours)
             async with in_time(address):
                 await mount.attach()
             self._check_free(host, name)  # which we have waited for
             replaced = self._put(host, mount, "", int(answers), answers)
             host.name = name
-            await self._remove_replaced(host, [replaced])
+            await self._remove_replaced([replaced])
         except BaseException:
             await self.remove_host(host)
             raise
@@ -291,9 +293,11 @@ class Members:
         try:
             await self.mount(address, name)
         except Exists:
-            if name is None:
-                return  # by somebody else meanwhile
-            raise
+            if name is not None:
+                there = self.workers.get(name)
+                if there is None or there.host.lost or there.host.address != address:
+                    raise
+            # by somebody else meanwhile
 
     def _known(self, address: Address, but: Host | None = None) -> Host | None:
         """The host of ours that is or was last at the address."""
@@ -306,7 +310,7 @@ class Members:
         return self._joining.setdefault(address, asyncio.Lock())
 
     async def _connect(self, address: Address, version: str, epoch: int | None = None) -> Host:
-        """Hosts of ours, and orchestrators, are spoken to in 9P2000.u, whose errors have an
+        """Hosts, and orchestrators, are spoken to in 9P2000.u, whose errors have an
         errno; strangers in plain 9P2000, for some answer to every version and speak but one."""
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
@@ -318,12 +322,11 @@ class Members:
         host.watcher = loop.create_task(self._watch(host))
         return host
 
-    def _mount_of(self, host: Host, name: str, there: str = "") -> Mount:
+    def _mount_of(self, host: Host, name: str, there: str = "", ours: bool = False) -> Mount:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree."""
         aname = host.aname(there) if there else ""
-        owner, ours = self._tree.owner, host.offer is not None
-        return Mount(self._tree, name, host.connection, owner, aname, ours=ours)
+        return Mount(self._tree, name, host.connection, self._tree.owner, aname, ours=ours)
 
     def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
         if not self.promises.allow(name, host.started_as):
@@ -376,11 +379,9 @@ class Members:
             self._heartbeats.offered(worker, host.offer)
         self._judge(worker)
 
-    async def _remove_replaced(self, host: Host, before: Iterable[Host | None]) -> None:
-        """Hosts that have no workers any more, for `host` has theirs."""
+    async def _remove_replaced(self, before: Iterable[Host | None]) -> None:
+        """Hosts that have no workers any more, for another has theirs."""
         for each in filter(None, before):
-            if each.address != host.address:
-                self.discovery.forget(each.address, each.name)
             await self.remove_host(each)
 
     def _enter(self, worker: Worker) -> None:
@@ -391,11 +392,18 @@ class Members:
     # -- those of an orchestrator before us ---------------------------------------
 
     def remember(self, saved: SavedHost, process: Launched | None = None) -> Host | None:
-        """Put a host into the table as one that is lost, with those workers whose names are
-        free.  None when it has none, or is there."""
+        """Put a host into the table as one that is lost, with those workers whose names nobody
+        has.  None when it has none, or is there."""
         where = addresses.parse(saved.address)
-        names = {there: name for there, name in saved.workers.items() if self.is_free(name)}
-        there_is = any(h.address == where and h.epoch == saved.epoch for h in self.hosts)
+        names = {
+            there: name
+            for there, name in saved.workers.items()
+            if name not in self.workers and self.is_free(name)
+        }
+        there_is = any(
+            (h.address, h.epoch, h.name) == (where, saved.epoch, saved.workers.get(""))
+            for h in self.hosts
+        )
         if there_is or not names:
             return None
         pulse = Pulse(self._rules, asyncio.get_running_loop().time())
@@ -500,6 +508,7 @@ class Members:
     async def _tell(self, worker: Worker, verb: str) -> None:
         async with in_time(worker.host.address):
             await worker.host.write(f"{worker.there}/ctl", verb)
+        worker.host.told += 1
 
     async def _forget_worker(self, worker: Worker) -> None:
         host = worker.host
@@ -548,8 +557,7 @@ class Members:
             worker.active = worker.queued = 0
             self._judge(worker)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
-        mounted = host.has_workers_file or host.name is not None
-        if mounted and host.process is None and host.expected:
+        if host.comes_back:
             self.discovery.expect(host.address, host.name)
 
     # -- health -------------------------------------------------------------------

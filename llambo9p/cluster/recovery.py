@@ -13,8 +13,9 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..conversation import settings
 from ..conversation.conversation import Conversation
@@ -157,11 +158,13 @@ class Recovery:
                 self._use(before.strategy)
             except Error as e:
                 log.warning("strategy %s cannot be restored: %s", before.strategy, e)
-        self._fleet.floors |= Counter(before.floors)
         self._settings |= before.settings
         for user in before.settings.keys() & self._roots.keys():
             self.root(user, self._roots[user])
-        coming = [asyncio.create_task(self._take_back(saved)) for saved in before.hosts]
+        returns = filter(None, map(self._take_back, before.hosts))
+        coming = [asyncio.create_task(each) for each in returns]
+        # they are in the table now: without them the floors would be lowered
+        self._fleet.floors |= Counter(before.floors)
         for task in coming:
             self._coming.add(task)
             task.add_done_callback(self._came)
@@ -172,12 +175,13 @@ class Recovery:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("a host is not back: %s", error)
 
-    async def _take_back(self, saved: SavedHost) -> None:
-        """Raises Error."""
+    def _take_back(self, saved: SavedHost) -> Coroutine[Any, Any, None] | None:
+        """Remember the host; what is given has it back and raises Error.  None if it is there,
+        or need not come back."""
         if saved.started is not None:
-            await self._fleet.take_back(saved, saved.started)
-        elif (host := self._members.remember(saved)) is not None and not saved.gone:
-            await self._members.take_back(host)
+            return self._fleet.take_back(saved, saved.started)
+        host = self._members.remember(saved)
+        return None if host is None or saved.gone else self._members.take_back(host)
 
     # -- verbs --------------------------------------------------------------------
 

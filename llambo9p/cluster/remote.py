@@ -73,8 +73,8 @@ class Mount(SyntheticFile):
         ours: bool = False,
     ) -> None:
         """`aname` names one worker of a host of ours, and nothing else is below it; other
-        servers are `ours` if they are orchestrators.  A mount with a `refusal` is only there
-        to be seen."""
+        servers are `ours` if they are orchestrators or hosts.  A mount with a `refusal` is only
+        there to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
         self.connect = connect
         """another one may be set as long as it is not attached"""
@@ -87,7 +87,8 @@ class Mount(SyntheticFile):
         self._aname = aname
         self.refusal = refusal
         self._fid: int | None = None
-        self._unmounted = False
+        self._gone: Error | None = None
+        """when it was unmounted"""
         self._uses = FidCount(self._unused)
         self._uses.retain()
 
@@ -103,7 +104,9 @@ class Mount(SyntheticFile):
 
     @property
     def fid(self) -> int:
-        """Of the remote root; it is attached."""
+        """Of the remote root; it was attached.  Raises WorkerLost when it is unmounted."""
+        if self._gone is not None and self._fid is None:
+            raise self._gone.with_traceback(None)
         assert self._fid is not None
         return self._fid
 
@@ -111,13 +114,14 @@ class Mount(SyntheticFile):
         """Make `fid`, if there is none.  Raises Error."""
         if self.attached:
             return
-        if self.refusal is not None:
-            raise self.refusal.with_traceback(None)
+        refusal = self._gone or self.refusal
+        if refusal is not None:
+            raise refusal.with_traceback(None)
         client = await self.connect()
         fid, reply = await client.attach(self._uname, self._aname)
-        if self._unmounted:
+        if self._gone is not None:
             client.forget(fid)
-            raise WorkerLost(f"{WorkerLost.ename}: {self.name} was unmounted")
+            raise self._gone.with_traceback(None)
         if self._fid is None:
             self._client, self._fid = client, fid
             self.qids.fix(reply.qid.path, self.qid.path)
@@ -149,9 +153,10 @@ class Mount(SyntheticFile):
     def _unused(self) -> None:
         if self._fid is not None:
             self.client.forget(self._fid)
+            self._fid = None  # the number may be another's from now on
 
     def unmount(self) -> None:
-        self._unmounted = True
+        self._gone = WorkerLost(f"{WorkerLost.ename}: {self.name} was unmounted")
         self.unuse()
 
 

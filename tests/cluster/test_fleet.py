@@ -22,6 +22,7 @@ from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
 from llambo9p.cluster.members import Members
 from llambo9p.errors import Error
+from llambo9p.p9 import constants as c
 from tests.files import story, until
 
 from .harness import RunningCluster, cluster, simulated_host
@@ -385,12 +386,27 @@ async def test_workers_of_a_type_are_counted_while_their_host_is_started_again(
 
 
 @story
-async def test_names_of_a_lost_host_that_others_started_are_free() -> None:
+async def test_the_floor_of_what_comes_back_is_not_lowered_at_any_moment() -> None:
+    async with cluster(config()) as running:
+        fleet, recovery = running.orchestrator._fleet, running.orchestrator.recovery
+        await running.files.write("ctl", "spawn --count 3 --type one")
+        saved = recovery.describe()
+        await running.files.write("ctl", "scale 0 one")
+        for task in recovery._restore(saved):
+            fleet.lower_floor("one")
+            assert fleet.floors["one"] == 3
+            await task
+        fleet.lower_floor("one")
+        assert fleet.floors["one"] == 3
+
+
+@story
+async def test_names_of_a_host_that_gave_up_its_lease_are_free() -> None:
     """And not drained, whatever the one was that had them."""
     async with cluster(config()) as running, simulated_host() as host:
-        await running.files.write("ctl", f"mount {host.address}")
-        await running.files.write("ctl", "drain worker-0000")
-        host.kill()
+        async with await running.files.open("registry/new", c.ORDWR) as lease:
+            await lease.write(f"{host.address} epoch 1".encode())
+            await running.files.write("ctl", "drain worker-0000")
         workers = running.orchestrator._members.workers
         await until(lambda: workers["worker-0000"].state == "lost")
         await running.files.write("ctl", "spawn --count 1 --type one")

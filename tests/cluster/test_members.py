@@ -12,6 +12,7 @@ from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.host import Host as Mounted
 from llambo9p.cluster.members import Members
+from llambo9p.cluster.remote_conversation import RemoteConversation
 from llambo9p.cluster.state import SavedHost
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, Stale, WorkerLost
@@ -196,6 +197,22 @@ async def test_a_lost_worker_stays_until_the_one_that_takes_its_place_answers() 
 
 
 @story
+async def test_a_lost_worker_that_is_expected_keeps_its_name() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1, epoch=5) as host:
+        files, members = running.files, members_of(running)
+        await files.write("ctl", f"mount {host.address}")
+        host.kill()
+        await until(lambda: members.counts[Health.LOST])
+        async with simulated_host(1) as comes, simulated_host(1, at=host.address, epoch=6):
+            await files.write("ctl", f"mount {comes.address}")
+            await until(lambda: not members.counts[Health.LOST])
+            assert {name: each.host.address for name, each in members.workers.items()} == {
+                "worker-0000": host.address,
+                "worker-0001": comes.address,
+            }
+
+
+@story
 async def test_a_host_whose_workers_have_all_ended_is_not_there_any_more() -> None:
     async with cluster(OFTEN) as running, simulated_host(2) as host:
         files, members = running.files, members_of(running)
@@ -282,6 +299,34 @@ async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
         await until(lambda: members_of(running).counts[Health.HEALTHY])
         assert await running.files.read("disk/motd") == "new"
         await server.close()
+
+
+@story
+async def test_a_tree_that_somebody_mounts_again_first_is_not_expected_any_more() -> None:
+    tree = Tree("glenda")
+    server = Server(lambda user, aname: Directory(tree, "/"))
+    async with cluster(OFTEN) as running:
+        members = members_of(running)
+        address = await server.listen(ANYWHERE)
+        await running.files.write("ctl", f"mount {address} disk")
+        members.discovery.expect(address, "disk")
+        await until(lambda: not members.discovery._trying)
+        assert members.counts[Health.HEALTHY] == 1
+        await server.close()
+
+
+@story
+async def test_who_was_sent_to_a_worker_that_is_unmounted_at_that_moment_gets_no_other() -> None:
+    async with cluster(OFTEN) as running, simulated_host(2) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        worker = members_of(running).workers["worker-0000"]
+        await files.read("worker-0000/status")
+        await files.write("ctl", "unmount worker-0000")
+        await files.read("worker-0001/status")  # its fid may have the number of the other's
+        with pytest.raises(WorkerLost, match="worker-0000 was unmounted"):
+            await RemoteConversation.make(worker, owner())
+        assert await files.ask("hello", "worker-0001") == "simulated: hello"
 
 
 @story
@@ -392,6 +437,21 @@ async def test_a_host_that_comes_back_is_saved_at_any_moment(
         ]
 
 
+@story
+async def test_each_mount_of_an_address_is_remembered_and_none_twice() -> None:
+    async with cluster(RARELY) as running:
+        members = members_of(running)
+
+        def saved(name: str, port: int) -> SavedHost:
+            return SavedHost(f"tcp!127.0.0.1!{port}", None, [], "-", 0, False, {"": name})
+
+        assert members.remember(saved("disk", 9)) and members.remember(saved("again", 9))
+        assert members.remember(saved("disk", 9)) is None
+        assert members.remember(saved("disk", 10)) is None, "who has the name keeps it"
+        assert set(members.workers) == {"disk", "again"}
+        assert members.counts[Health.LOST] == 2
+
+
 # -- epochs -----------------------------------------------------------------------
 
 
@@ -498,6 +558,23 @@ async def test_a_heartbeat_from_before_a_worker_was_mounted_does_not_unmount_it(
             workers.answers.set()
             await until(lambda seen=seen: mounted.heartbeat > seen)
             assert "worker-0001" in members.workers
+
+
+@story
+async def test_a_heartbeat_from_before_a_verb_does_not_undo_it() -> None:
+    async with cluster(OFTEN) as running, simulated_host(1) as host:
+        members = members_of(running)
+        workers = Hanging(host.host)
+        await running.files.write("ctl", f"mount {host.address}")
+        [mounted] = members.hosts
+        for verb, health in ("drain", Health.DRAINING), ("resume", Health.HEALTHY):
+            workers.answers.clear()
+            await until(lambda: workers.asked)
+            await running.files.write("ctl", f"{verb} worker-0000")
+            seen = mounted.heartbeat
+            workers.answers.set()
+            await until(lambda seen=seen: mounted.heartbeat > seen)
+            assert members.workers["worker-0000"].health is health
 
 
 @story

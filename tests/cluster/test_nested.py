@@ -501,6 +501,15 @@ async def test_what_was_half_written_is_submitted_at_no_level() -> None:
 
 
 @story
+async def test_what_was_half_written_to_a_host_that_is_mounted_whole_is_not_submitted() -> None:
+    async with cluster(OFTEN) as top, simulated_host(1) as host:
+        await top.files.write("ctl", f"mount {host.address} region1")
+        await cut_off_while_writing(top, "region1/worker-0000/prompt", b"half a pro")
+        assert await top.files.read("region1/worker-0000/prompt") == ""
+        assert host.host.workers["worker-0000"].requests == 0
+
+
+@story
 async def test_what_can_be_removed_in_a_region_stays_when_its_writer_is_cut_off() -> None:
     note = Note(Tree(), "note", 0o666)
     root = Directory(note.tree, "/")
