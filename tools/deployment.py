@@ -170,8 +170,9 @@ def _node_type(config: Cluster, name: str) -> Iterator[_Line]:
         said = e.message if isinstance(e, Failure) else str(e)
         yield _BAD, f"node type {name}: {said}"
         return
+    workers = "worker" if node.count == 1 else "workers"
     text = (
-        f"node type {name}: {node.count} workers, {slots} at once, need "
+        f"node type {name}: {node.count} {workers}, {slots} at once, need "
         f"{needed / memory.MIB:.0f} MiB for {path.name}"
     )
     left = available_memory()

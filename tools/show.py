@@ -41,9 +41,23 @@ def stream(chunks: Iterable[bytes]) -> None:
         out.flush()
 
 
+def file(chunks: Iterable[bytes]) -> None:
+    """Each piece at once; on a terminal the last line is ended, as that of `out` is not."""
+    stream(_ended(chunks) if sys.stdout.isatty() else chunks)
+
+
 def answer(chunks: Iterable[bytes]) -> None:
     """Each piece at once; on a terminal as Prose, whose last line is ended."""
     stream(_prose(chunks) if sys.stdout.isatty() else chunks)
+
+
+def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    last = b"\n"
+    for chunk in chunks:
+        yield chunk
+        last = chunk or last
+    if not last.endswith(b"\n"):
+        yield b"\n"
 
 
 def _prose(chunks: Iterable[bytes]) -> Iterator[bytes]:

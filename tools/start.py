@@ -108,14 +108,20 @@ def open_log(path: Path) -> BinaryIO:
         fd = os.open(path, flags, 0o600)
     except OSError as e:
         why = "it is a symbolic link" if e.errno == errno.ELOOP else e.strerror
-        raise Failure(f"cannot write the log {path}: {why}") from None
+        raise _no_log(path, why) from None
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid():
         os.close(fd)
-        raise Failure(f"cannot write the log {path}: it is not a file of yours")
+        raise _no_log(path, "it is not a file of yours")
     os.ftruncate(fd, 0)
     os.set_blocking(fd, True)
     return os.fdopen(fd, "wb")
+
+
+def _no_log(path: Path, why: str | None) -> Failure:
+    return Failure(
+        f"cannot write the log {path}: {why}; set $LLAMBO_STATE to a path in a directory of yours"
+    )
 
 
 def _wait_until_it_answers(

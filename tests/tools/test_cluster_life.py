@@ -152,7 +152,7 @@ def test_init_says_why_the_orchestrator_ended(cluster):
 def test_the_log_is_never_written_through_a_link(cluster, tmp_path):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "state.log").symlink_to("precious")
-    assert "symbolic link" in cluster.error("init")
+    assert "symbolic link; set $LLAMBO_STATE" in cluster.error("init")
     assert (tmp_path / "precious").read_text() == "precious"
 
 

@@ -96,6 +96,12 @@ def test_cat_shows_each_piece_as_it_comes(cluster):
     assert process.returncode == 0
 
 
+def test_cat_ends_the_line_of_each_file_on_a_terminal(cluster):
+    files = ["two words", "long", "two words"]
+    code, screen = Terminal("cat", *files, LLAMBO_ADDR=cluster.address).finish()
+    assert (code, screen) == (0, b"found\r\n" + b"0123456789" * 30_000 + b"\r\nfound\r\n")
+
+
 def test_cat_tells_why_a_read_failed(cluster):
     from llambo9p.errors import WorkerLost
 

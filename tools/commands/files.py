@@ -60,7 +60,7 @@ def cat(paths: tuple[str, ...]) -> None:
             with tree.open(path) as f:
                 if f.is_directory:
                     raise Failure(f"{path}: is a directory; `llamboctl ls {path}` lists it")
-                show.stream(f.chunks())
+                show.file(f.chunks())
 
 
 @click.command()
