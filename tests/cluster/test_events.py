@@ -138,7 +138,7 @@ async def test_a_reader_that_is_too_slow_is_told_what_it_missed() -> None:
 
 @story
 async def test_what_happens_to_workers_is_told() -> None:
-    config = Cluster.model_validate({"load_balancer": {"health_check_interval": 20}})
+    config = Cluster.model_validate({"load_balancer": {"health_check_interval": 200}})
     async with cluster(config) as running:
         files = running.files
         async with simulated_host(2) as host:

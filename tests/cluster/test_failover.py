@@ -96,7 +96,9 @@ async def test_an_answer_goes_on_where_it_was(trouble: Trouble, tokens: int) -> 
         await trouble(running, fails)
         gate.open()
         await check_whole(running.files)
-        assert fails.host.workers.get("worker-0000", None) is None or fails.engine.load.active == 0
+        await until(
+            lambda: "worker-0000" not in fails.host.workers or not fails.engine.load.active
+        )
         usage = await running.files.attrs("worker-0001/0/usage")
         assert int(usage["given_tokens"]) >= tokens, "it was continued, not answered again"
         assert goes_on.host.workers["worker-0001"].requests == 1

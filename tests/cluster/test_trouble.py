@@ -150,16 +150,19 @@ async def test_an_answer_that_a_shutdown_cuts_off_is_an_error(path: str) -> None
 
 
 @story
-async def test_who_comes_back_takes_the_place_of_the_lost() -> None:
+async def test_who_comes_takes_no_place_of_one_that_is_waited_for() -> None:
     async with cluster() as running, simulated_host(2) as dies, simulated_host(1) as comes:
         files = running.files
         await files.write("ctl", f"mount {dies.address}")
         dies.kill()
         await until(lambda: "lost 2\n" in running.orchestrator.status_text())
         await files.write("ctl", f"mount {comes.address}")
-        states = [(await files.attrs(f"nodes/worker-000{i}"))["state"] for i in (0, 1)]
-        assert states == ["idle", "lost"]
+        states = [(await files.attrs(f"nodes/worker-000{i}"))["state"] for i in (0, 1, 2)]
+        assert states == ["lost", "lost", "idle"]
         assert "hello" in await ask(files, "hello")
+        await files.write("ctl", "unmount worker-0000\nunmount worker-0001\nunmount worker-0002")
+        await files.write("ctl", f"mount {comes.address}")
+        assert await files.ls("nodes") == ["worker-0000"]
 
 
 @pytest.mark.parametrize(
