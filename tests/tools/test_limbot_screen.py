@@ -87,6 +87,17 @@ def test_an_interrupt_of_nothing_says_how_to_leave(chat):
     assert chat.text.count("leaves]") == 1
 
 
+def test_interrupts_in_a_row_break_nothing(chat):
+    """Some come between two prompts."""
+    chat.wait_for_prompt()
+    for _ in range(30):
+        chat.type("\x03")
+    chat.wait_for("[^D or /exit leaves]")
+    chat.type("\x15next\r")
+    chat.wait_for("'next' after 0")
+    assert "Traceback" not in chat.text and "Exception" not in chat.text
+
+
 @pytest.mark.parametrize(
     "typed",
     ["one\\\rtwo\r", "one\x1b\rtwo\r", "\x1b[200~one\ntwo\x1b[201~\r"],

@@ -11,7 +11,7 @@ connection to the end of its answer, and how many were answered in a second.
 
 (What 1,000 workers take is in `workers`, what 10,000 do in `simulated`.)
 
-    python -m llambo9p_tools.bench.cluster [--rounds 3] [--prompts 240] [--rate 14]
+    python -m llambo9p_tools.bench.cluster [--rounds 3] [--prompts 140] [--rate 14]
         [--slowness 1,1,2,2,4,4,8,8]
 """
 

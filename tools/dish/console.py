@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -11,6 +10,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from ..failure import Failure
 from ..history import kept
+from ..prompt import Prompt
 from .completion import ShellCompleter
 from .shell import Shell
 from .syntax import Misread, parse
@@ -18,7 +18,8 @@ from .syntax import Misread, parse
 
 def converse(shell: Shell) -> None:
     """Until `exit`, whose Exit is raised, or ^D."""
-    session: PromptSession[str] = PromptSession(
+    prompt = Prompt(
+        _keys(),
         history=_history(),
         completer=ShellCompleter(shell),
         complete_in_thread=True,
@@ -26,14 +27,14 @@ def converse(shell: Shell) -> None:
         complete_style=CompleteStyle.READLINE_LIKE,
         multiline=True,
         reserve_space_for_menu=0,
-        key_bindings=_keys(),
         prompt_continuation=lambda width, line, wrapped: "" if wrapped else "> ".rjust(width),
     )
+    prompt.hear()
     address = shell.namespace.find("/").address
     click.echo(f"The files of {address}; help shows the commands, exit or ^D leaves.", err=True)
     while True:
         try:
-            line = session.prompt(_prompt(shell.directory))
+            line = prompt.read(_prompt(shell.directory))
         except KeyboardInterrupt:
             continue
         except EOFError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
@@ -19,6 +18,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from ..failure import Failure
 from ..history import kept
+from ..prompt import Prompt
 from . import commands
 from .screen import Screen
 
@@ -27,30 +27,31 @@ class Console:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._completer = _Completer()
-        self._session: PromptSession[str] = PromptSession(
+        self._prompt = Prompt(
+            _bindings(),
             history=self._open_history(),
             completer=self._completer,
             complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,
-            key_bindings=_bindings(),
             prompt_continuation="  ",
         )
+        self._prompt.hear()
 
     def read(self) -> str | None:
         """^C forgets what was typed; where there is nothing it says how to leave."""
         while True:
             try:
-                return self._session.prompt(HTML("<b>&gt; </b>"))
+                return self._prompt.read(HTML("<b>&gt; </b>"))
             except EOFError:
                 return None
             except KeyboardInterrupt:
-                if not self._session.default_buffer.text:
+                if not self._prompt.typed:
                     self._screen.note("^D or /exit leaves")
 
     def answer(self, question: str) -> str:
         """What is typed is not kept; ^C and ^D say nothing."""
         try:
-            return PromptSession[str]().prompt(question)
+            return Prompt().read(question)
         except (EOFError, KeyboardInterrupt):
             return ""
 
