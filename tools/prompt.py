@@ -49,7 +49,13 @@ class Prompt:
             self._late = False
             self._session.default_buffer.reset()
             raise KeyboardInterrupt
-        return self._session.prompt(message)
+        return self._session.prompt(message, pre_run=self._begin)
+
+    def _begin(self) -> None:
+        """What came while the prompt was being set up."""
+        if self._late:
+            self._late = False
+            self._session.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
     @property
     def typed(self) -> str:

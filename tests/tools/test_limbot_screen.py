@@ -78,7 +78,9 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(chat, cluster):
 
 def test_an_interrupt_of_nothing_says_how_to_leave(chat):
     chat.wait_for_prompt()
-    chat.type("begun\x03")
+    chat.type("begun")
+    chat.wait_for("> begun")
+    chat.type("\x03")
     chat.wait_for_prompt()
     chat.type("\x03")
     chat.wait_for("[^D or /exit leaves]")
