@@ -217,7 +217,7 @@ class Host:
 
     @property
     def started_as(self) -> str | None:
-        """Its name, if it was started here."""
+        """Its name, by which its log is in `logs/`, too; None if it was not started here."""
         return None if self.process is None else self.process.spec.name
 
     @property

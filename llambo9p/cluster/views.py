@@ -108,7 +108,7 @@ def text(worker: Worker) -> str:
         "epoch": host.epoch or 0,
         "health": worker.health.value,
         "circuit": worker.circuit.value,
-        "host": _host_name(host),
+        "host": host.started_as or "-",
     }
     return "".join(f"{name} {value}\n" for name, value in attrs.items())
 
@@ -127,7 +127,7 @@ def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
     last = hosts.get(host)
     if last is None:
         last = hosts[host] = (
-            f"{_host_name(host)} {host.epoch or 0} {host.heartbeat:.3f} {quote(host.type)} "
+            f"{host.started_as or '-'} {host.epoch or 0} {host.heartbeat:.3f} {quote(host.type)} "
             f"{quote(str(host.address))} {quote(host.model)}\n"
         )
     return (
@@ -139,8 +139,3 @@ def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
 
 def _state(worker: Worker) -> str:
     return "draining" if worker.drained and not worker.host.lost else worker.state
-
-
-def _host_name(host: Host) -> str:
-    """That of its log in `logs/`."""
-    return "-" if host.process is None else host.process.spec.name

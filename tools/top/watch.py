@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from ..failure import Failure
-from ..tree import Tree
+from ..tree import Tree, lines
 from . import sample
 from .sample import Load, Meter
 
@@ -79,12 +79,10 @@ class Watch:
                 with self._connect() as tree, tree.open("events") as f:
                     with self.lock:
                         self.events.clear()
-                    rest = b""
-                    for data in f.chunks():
-                        *lines, rest = (rest + data).split(b"\n")
-                        events = [json.loads(line) for line in lines[-_EVENTS:]]
+                    for line in lines(f.chunks()):
+                        event = json.loads(line)
                         with self.lock:
-                            self.events += events
+                            self.events.append(event)
             except Failure:
                 pass  # nobody may read them, or the cluster is away, which is told already
             time.sleep(_AGAIN_S)
