@@ -178,12 +178,29 @@ def cut_short(command: str) -> str:
     return command
 
 
+SAID = {
+    "tools/quickstart": ["A cluster serves 9P at tcp!", "> What is a file?", "What was done"],
+    "limbot": ['"text": "', '"finish_reason": "', "completion_tokens "],
+    "llamboctl dish": ["worker-0000: ", "worker-0001: "],
+    "tools/deploy.sh check": ["Python ", "C++ compiler", "node type large", "open files"],
+    "llamboctl top": ["WORKER ", "worker-0001 ", '"workers": [', "orchestrator ", "host-0000 "],
+    "python -m llambo9p_tools.bench": [
+        "files/bare", "unified/bare", "root", "cached", "workers spawned", "round-robin",
+        "nodes list", "nested / one level", "all healthy", "diod", "majority-vote",
+    ],
+}  # fmt: skip
+"""blocks by their beginnings -> what their commands say, one after the other; the rest is the
+model's, or the machine's"""
+
+
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.splitlines()[0])
-def test_commands_run(shell: Shell, block: str) -> None:
+def test_commands_say_what_they_are_for(shell: Shell, block: str) -> None:
+    [wanted] = [words for begin, words in SAID.items() if block.startswith(begin)]
     commands = [cut_short(line) for line in block.splitlines() if line != THIS]
     if "llamboctl" in block and "llamboctl init" not in block:
         commands = ["llamboctl init", "llamboctl spawn --count 2", *commands]
-    assert shell("\n".join(commands)).strip()
+    said = shell("\n".join(commands))
+    assert [words for words in wanted if words not in said] == [], said
 
 
 def test_the_session_is_one(shell: Shell) -> None:
