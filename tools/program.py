@@ -19,6 +19,7 @@ from .failure import Failure
 
 def run(command: click.Command, name: str) -> NoReturn:
     """The body of a console script."""
+    _open_what_is_closed()
     interrupted = False
 
     def interrupt(number: int, frame: object) -> None:
@@ -50,3 +51,15 @@ def run(command: click.Command, name: str) -> NoReturn:
                 click.echo(f"{name}: {where}{e.strerror or e}", err=True)
                 sys.exit(1)
         raise
+
+
+def _open_what_is_closed() -> None:
+    """Standard input that is closed ends at once, and what is written to standard output fails;
+    otherwise the next connection would be they, as descriptors 0 and 1."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)

@@ -229,6 +229,19 @@ def test_pipelines_carry_bytes(cluster, scripts, tmp_path):
     assert dish("-c", "cat", stdin=b"from outside", **cluster.env).stdout == b"from outside"
 
 
+@pytest.mark.parametrize(
+    ("closed", "script", "code"), [("<&-", "cat", 0), (">&-", "cat status", 1), ("2>&-", "cat", 0)]
+)
+def test_a_standard_descriptor_that_is_closed_is_no_connection(cluster, closed, script, code):
+    """It would be number 0 or 1 itself, and be read or written."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *DISH, "-c", script]
+    done = subprocess.run(
+        command, input=b"", capture_output=True, env=environment(**cluster.env), timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert (b"Bad file descriptor" in done.stderr) == (code == 1)
+
+
 def test_a_reader_that_has_enough_ends_its_writer(scripts):
     """`events` never ends by itself."""
     assert scripts.out("cat events | head -n 1").count("\n") == 1
