@@ -10,12 +10,17 @@ Rules it keeps:
   one who comes with a long prompt hold up the others, and so much can all.  But it may be as
   long as a step of those who decode takes, and has at least `CHUNK_MIN` and at most `chunk`
   tokens.
+- Where all that is being read came before any of those who decode had his first token, nobody
+  of this crowd should have many tokens before all have one: `CROWD_PROMPTS` count, of at most
+  `chunk` tokens.
 - Half of these tokens are for the prompt that came first, which so gets done; the others are
   for those that have the least left, which so need not wait for long ones, and come first.
 - What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
 - Prompts are read one after the other, as the time is in the tokens: read together, the first
   one would be done when the last one is.  Only what takes less than `TOGETHER` is not worth a
-  step of its own.
+  step of its own, nor what takes less than half of what the first one has waited, up to
+  `TOGETHER_MOST`: several are faster together, as the weights are read once for all of them
+  (SmolLM2-135M on 2 cores, prompts of 64 tokens: two take 0.976 of the time, four 0.96).
 """
 
 from __future__ import annotations
@@ -29,8 +34,12 @@ STALL = 0.2
 STALL_PROMPTS = 3
 """who waits for a first token counts as much as who waits for the next one, but it ends some
 time"""
+CROWD_PROMPTS = 10
+"""the same for those that came before any of those who decode had a token"""
 TOGETHER = 0.05
-"""seconds for which prompts are read in one step"""
+"""seconds for which prompts are read in one step,"""
+TOGETHER_MOST = 0.3
+"""and for which they are when they have waited for longer"""
 CHUNK_MIN = 16
 """tokens of prompts in a row, however long they take: with fewer the weights are read for too
 little"""
@@ -50,7 +59,9 @@ class Waiting(Generic[K]):
     soonest: int
     """those of them after which somebody can go on: it itself, or one that waits for it"""
     since: int
-    """the order of arrival"""
+    """the order in which they were admitted"""
+    came: float
+    """when it was submitted, in seconds"""
 
 
 class Prefill(Generic[K]):
@@ -84,30 +95,37 @@ class Prefill(Generic[K]):
             seconds -= min(self._base_seconds, seconds * 0.9)
             self._row_seconds = max((self._row_seconds + seconds / tokens) / 2, 1e-9)
 
-    def next(self, waiting: Sequence[Waiting[K]], decoding: bool) -> list[tuple[K, int]]:
+    def next(
+        self, waiting: Sequence[Waiting[K]], now: float, began: float | None
+    ) -> list[tuple[K, int]]:
         """How many tokens of which prompts are read now; none when those who decode, if
-        there are any, are next."""
-        budget = self.budget(self._ended + len(waiting))
-        alone = not decoding and len(waiting) == 1
+        there are any, are next.  The first of these had his first token at `began`; None when
+        there are none."""
+        crowd = began is not None and all(each.came <= began for each in waiting)
+        budget = self.budget(self._ended + len(waiting), crowd)
+        alone = began is None and len(waiting) == 1
         if not waiting or alone or self._read >= budget:
             self._read = self._read_of_first = self._ended = 0
-            if decoding or not waiting:
+            if began is not None or not waiting:
                 return []
             budget = self.budget(len(waiting))
-        pieces = self._pieces(waiting, budget)
+        pieces = self._pieces(waiting, now, budget)
         for each, tokens in pieces:
             self._read += tokens
             self._ended += tokens == each.left
         return [(each.key, tokens) for each, tokens in pieces]
 
-    def budget(self, prompts: int) -> int:
+    def budget(self, prompts: int, crowd: bool = False) -> int:
         """How many tokens of so many prompts are read in a row."""
         if self._stall is None:
             return self._chunk
-        longest = max(self._stall * min(prompts, STALL_PROMPTS), self._decode_seconds)
-        return min(max(CHUNK_MIN, int(longest / self._row_seconds)), self._chunk)
+        stall = self._stall * min(prompts, CROWD_PROMPTS if crowd else STALL_PROMPTS)
+        tokens = max(CHUNK_MIN, int(max(stall, self._decode_seconds) / self._row_seconds))
+        return min(tokens, self._chunk * CROWD_PROMPTS if crowd else self._chunk)
 
-    def _pieces(self, waiting: Sequence[Waiting[K]], budget: int) -> list[tuple[Waiting[K], int]]:
+    def _pieces(
+        self, waiting: Sequence[Waiting[K]], now: float, budget: int
+    ) -> list[tuple[Waiting[K], int]]:
         room = budget - self._read
         first = min(waiting, key=lambda each: each.since)
         owed = max(0, min(first.left, (budget + 1) // 2 - self._read_of_first, room))
@@ -118,7 +136,7 @@ class Prefill(Generic[K]):
             tokens = self._piece(each.soonest, most)
             if not tokens:
                 continue
-            if pieces and together + tokens > self._most_together():
+            if pieces and together + tokens > self._most_together(now - pieces[0][0].came):
                 break
             pieces.append((each, tokens))
             together += tokens
@@ -132,10 +150,12 @@ class Prefill(Generic[K]):
         """How many of so many tokens are read, which should be at most `most`."""
         if most <= 0:
             return 0
-        return tokens if tokens - most < CHUNK_MIN and tokens <= self._chunk else most
+        whole = tokens - most < CHUNK_MIN and tokens <= self._chunk
+        return tokens if whole else min(most, self._chunk)
 
-    def _most_together(self) -> int:
-        """Tokens of several prompts in one step."""
+    def _most_together(self, waited: float) -> int:
+        """Tokens of several prompts in one step, of which the first has waited so long."""
         if self._stall is None:
             return self._chunk
-        return min(self._chunk, int(TOGETHER / self._row_seconds))
+        seconds = max(TOGETHER, min(waited / 2, TOGETHER_MOST))
+        return min(self._chunk, int(seconds / self._row_seconds))

@@ -233,7 +233,7 @@ class Scheduler:
                 self._seed(slot)
         self._ops += self._cache.compact()
         self._active.sort(key=lambda slot: slot.sequence.seq_id)
-        return self._rows()
+        return self._rows(now)
 
     def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
         """The step was decoded, which took `seconds`; `sampled` has a token for each of its
@@ -324,11 +324,11 @@ class Scheduler:
         self._ops += self._cache.seed(slot.sequence, slot.prompt)
         slot.cached = len(slot.sequence.tokens)
 
-    def _rows(self) -> Plan:
+    def _rows(self, now: float) -> Plan:
         step = Step(self._ops)
         self._ops = []
         parts: list[tuple[Slot, int, bool]] = []
-        pieces = dict(self._pieces())
+        pieces = dict(self._pieces(now))
         for slot in self._active:
             start = len(slot.sequence.tokens)
             rows, wanted = pieces.get(slot, 0), True
@@ -347,17 +347,22 @@ class Scheduler:
             parts.append((slot, rows, wanted))
         return Plan(step, parts, sum(pieces.values()))
 
-    def _pieces(self) -> list[tuple[Slot, int]]:
+    def _pieces(self, now: float) -> list[tuple[Slot, int]]:
         """The tokens of prompts in the next step; none when it decodes."""
         left = self._left()
         waiting = [
-            Waiting(slot, slot.prefill_left, left[slot.sequence], slot.sequence.since)
+            Waiting(
+                slot,
+                slot.prefill_left,
+                left[slot.sequence],
+                slot.sequence.since,
+                slot.submitted,
+            )
             for slot in self._active
             if slot.next_token is None and slot.sequence.ahead is None
         ]
-        return self._prefill.next(
-            waiting, any(slot.next_token is not None for slot in self._active)
-        )
+        began = [slot.first_token for slot in self._active if slot.first_token is not None]
+        return self._prefill.next(waiting, now, min(began, default=None))
 
     def _left(self) -> dict[CachedSequence, int]:
         """Tokens that each prefilling sequence needs until somebody can go on: it itself, or

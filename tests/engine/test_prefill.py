@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.engine.prefill import CHUNK_MIN, STALL, STALL_PROMPTS, Prefill, Waiting
+from llambo9p.engine.prefill import (
+    CHUNK_MIN,
+    CROWD_PROMPTS,
+    STALL,
+    STALL_PROMPTS,
+    TOGETHER_MOST,
+    Prefill,
+    Waiting,
+)
 
 ROW = 1 / 512
 
@@ -16,20 +24,22 @@ def budget(prompts=1):
 
 
 class Reader:
-    """Prompts, and the times of a machine on which a token takes `row` seconds."""
+    """Prompts that came at 0, and the times of a machine on which a token takes `row` seconds.
+    Of those who decode the first one had his first token at `began`."""
 
-    def __init__(self, *sizes, chunk=512, row=ROW, decoding=True):
+    def __init__(self, *sizes, chunk=512, row=ROW, began=-1.0, now=0.0):
         self.left = dict(enumerate(sizes))
         self.row = row
-        self.decoding = decoding
+        self.began = began
+        self.now = now
         self.prefill = Prefill(chunk, STALL, 0.0)
         for _ in range(30):
             self.prefill.read(64, 64 * row)
 
     def step(self):
         """The pieces that are read, as a dict; empty when those who decode had their step."""
-        waiting = [Waiting(key, left, left, key) for key, left in self.left.items() if left]
-        pieces = dict(self.prefill.next(waiting, self.decoding))
+        waiting = [Waiting(key, left, left, key, 0.0) for key, left in self.left.items() if left]
+        pieces = dict(self.prefill.next(waiting, self.now, self.began))
         for key, tokens in pieces.items():
             assert 0 < tokens <= self.left[key]
             self.left[key] -= tokens
@@ -60,6 +70,27 @@ def test_who_decodes_waits_as_long_as_the_prompts_that_are_read_may_hold_him_up(
     assert crowd == [{0: 100}, {1: 100}, {2: 100}, {3: left}]
 
 
+def test_who_has_waited_is_read_together_with_others():
+    assert Reader(*[50] * 3, now=50 * ROW).step() == {0: 50}
+    assert Reader(*[50] * 3, now=210 * ROW).step() == {0: 50, 1: 50}
+    most = int(TOGETHER_MOST / ROW)
+    assert Reader(*[50] * 9, now=60).step() == dict.fromkeys(range(most // 50), 50)
+
+
+def test_those_who_came_together_have_their_first_tokens_first():
+    crowd = Reader(*[100] * (CROWD_PROMPTS - 1), began=0.1)
+    assert len(crowd.until_decoding()) == CROWD_PROMPTS - 1
+    assert not any(crowd.left.values())
+
+
+def test_what_a_crowd_may_read_has_a_bound_and_so_has_each_step():
+    crowd = Reader(*[4000] * 20, began=0.1)
+    steps = crowd.until_decoding()
+    assert sum(sum(step.values()) for step in steps) == crowd.prefill.budget(20, True)
+    assert crowd.prefill.budget(20, True) == pytest.approx(CROWD_PROMPTS * STALL / ROW, abs=2)
+    assert all(sum(step.values()) <= 512 for step in steps)
+
+
 def test_half_is_the_first_ones():
     reader = Reader(4000, *[40] * 20)
     steps = reader.until_decoding()
@@ -68,7 +99,7 @@ def test_half_is_the_first_ones():
 
 
 def test_nobody_waits_where_nobody_decodes():
-    reader = Reader(4000, 100, decoding=False)
+    reader = Reader(4000, 100, began=None)
     assert [reader.step() for _ in range(3)] == [{1: 100}, {0: budget()}, {0: budget()}]
 
 
@@ -81,17 +112,18 @@ def test_no_crumb_is_left(left):
 
 def test_what_somebody_waits_for_is_read_before_the_rest():
     prefill = Prefill(512, None, 0.0)
-    waiting = [Waiting("long", 400, 30, 0), Waiting("short", 40, 40, 1)]
-    assert prefill.next(waiting, True) == [("long", 30), ("short", 40)]
+    waiting = [Waiting("long", 400, 30, 0, 0.0), Waiting("short", 40, 40, 1, 0.0)]
+    assert prefill.next(waiting, 0.0, -1.0) == [("long", 30), ("short", 40)]
 
 
 @given(
     st.lists(st.integers(1, 3000), min_size=1, max_size=12),
     st.sampled_from([1, 16, 100, 512]),
     st.sampled_from([1e-6, 1e-4, ROW, 0.05]),
+    st.sampled_from([-1.0, 0.1]),
 )
-def test_the_first_one_goes_on_before_each_step_of_those_who_decode(sizes, chunk, row):
-    reader = Reader(*sizes, chunk=chunk, row=row)
+def test_the_first_one_goes_on_before_each_step_of_those_who_decode(sizes, chunk, row, began):
+    reader = Reader(*sizes, chunk=chunk, row=row, began=began)
     while any(reader.left.values()):
         first = min(key for key, left in reader.left.items() if left)
         before = reader.left[first]
@@ -100,4 +132,4 @@ def test_the_first_one_goes_on_before_each_step_of_those_who_decode(sizes, chunk
         read = sum(sum(step.values()) for step in steps)
         assert before - reader.left[first] >= min(before, budget // 2 - CHUNK_MIN)
         assert all(sum(step.values()) <= chunk for step in steps)
-        assert read < reader.prefill.budget(len(sizes)) + 2 * CHUNK_MIN
+        assert read < reader.prefill.budget(len(sizes), began >= 0) + 2 * CHUNK_MIN
