@@ -29,7 +29,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from llambo9p import errors
@@ -205,7 +205,7 @@ class DecodeThread:
         self._mailbox.put(_Forget(conversation))
 
     def _deliver(self, events: list[Event]) -> None:
-        for event in events:
+        for event in _joined(events):
             live = self._live.get(event.request)
             if live is None:
                 continue
@@ -368,6 +368,28 @@ class DecodeThread:
             # The loop was closed without `stop`: nobody is left to tell.
             self._stopping = True
             self._mailbox.put(_Stop())
+
+
+def _joined(events: Iterable[Event]) -> list[Event]:
+    """The events, with the tokens that several steps brought to a request in one: whoever
+    reads them is told once."""
+    joined: list[Event] = []
+    tokens: dict[Request, int] = {}
+    """where those of a request are, when nothing else came for it since"""
+    for event in events:
+        if not isinstance(event, Tokens):
+            tokens.pop(event.request, None)
+        elif (at := tokens.get(event.request)) is not None:
+            before = joined[at]
+            assert isinstance(before, Tokens)
+            joined[at] = Tokens(
+                event.request, before.text + event.text, before.tokens + event.tokens
+            )
+            continue
+        else:
+            tokens[event.request] = len(joined)
+        joined.append(event)
+    return joined
 
 
 def _settle(future: asyncio.Future[None], error: Exception | None) -> None:

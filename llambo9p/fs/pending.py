@@ -50,6 +50,7 @@ class Pending(Generic[_T]):
         if self.over:
             return
         self.over = True
+        self.cancel = _nothing  # it mostly knows this object: a cycle
         if self._listener is not None:
             self._listener(result, error)
         else:
@@ -82,3 +83,7 @@ class Pending(Generic[_T]):
 
     def __await__(self) -> Generator[Any, None, _T]:
         return self.future().__await__()
+
+
+def _nothing() -> None:
+    """There is nothing to cancel."""

@@ -5,13 +5,19 @@ end returns what is there at once; a read at the end waits for more and returns
 whatever comes first; after the end it returns b"" or raises the error.  Readers
 share nothing but the bytes: each gives its own offset, a late one gets the whole,
 and a writer never waits for any of them.
+
+Readers that wait are told inside `append`: whoever has several pieces at once joins them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from ..p9.node import Maybe
+from .pending import Pending
 
 
 class Stream:
@@ -19,8 +25,8 @@ class Stream:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._waiters: dict[asyncio.Future[None], None] = {}
-        """in the order in which they came"""
+        self._waiters: dict[Pending[Any], int] = {}
+        """and the offset at which each wants something, in the order in which they came"""
         self._error: Exception | None = None
         self.finished = False
 
@@ -39,12 +45,12 @@ class Stream:
     def append(self, data: bytes) -> None:
         assert not self.finished
         self._data += data
-        self._wake()
+        self._tell()
 
     def finish(self) -> None:
         """No more bytes will come."""
         self.finished = True
-        self._wake()
+        self._tell()
 
     def fail(self, error: Exception) -> None:
         """No more bytes will come, and readers at the end are told why."""
@@ -56,29 +62,32 @@ class Stream:
         if offset < len(self._data):
             return bytes(self._data[offset : offset + count])
         if not self.finished:
-            return self._read_later(offset, count)
+            return self._later(offset, lambda _: self.read(offset, count))
         if self._error is not None:
             raise self._error.with_traceback(None)  # or each raise would lengthen it
         return b""
 
     async def wait(self, offset: int) -> None:
         """Until there is something at `offset`, or the end."""
-        while offset >= len(self._data) and not self.finished:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters[waiter] = None
-            try:
-                await waiter
-            finally:
-                self._waiters.pop(waiter, None)
+        if offset >= len(self._data) and not self.finished:
+            await self._later(offset)
 
-    async def _read_later(self, offset: int, count: int) -> bytes:
-        await self.wait(offset)
-        result = self.read(offset, count)
-        assert isinstance(result, bytes)
-        return result
+    def _later(self, offset: int, made: Callable[[None], Any] | None = None) -> Pending[Any]:
+        """Over when there is something at `offset`, or the end."""
+        waiter: Pending[Any] = Pending(lambda: None, made)
+        waiter.cancel = partial(self._cancel, waiter)
+        self._waiters[waiter] = offset
+        return waiter
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _cancel(self, waiter: Pending[Any]) -> None:
+        self._waiters.pop(waiter, None)
+        waiter.fail(asyncio.CancelledError())
+
+    def _tell(self) -> None:
+        if not self._waiters:
+            return
+        size = len(self._data)
+        for waiter, offset in list(self._waiters.items()):
+            # one that is told may cancel another
+            if (offset < size or self.finished) and self._waiters.pop(waiter, None) is not None:
+                waiter.succeed(None)

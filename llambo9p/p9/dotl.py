@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
 
 from .. import errors
 from . import constants as c
@@ -21,12 +21,11 @@ from . import dialects as d
 from .fid import Fid, check_name, packed, whole
 from .messages import Message
 from .node import Handle, Node, Walk
+from .on_fid import Handler, create_file, open_fid
 from .wire import Dir, dont_touch
 
 if TYPE_CHECKING:
     from .server import ServerConn
-
-Handler = Callable[["ServerConn", Any, Fid], Message | None]
 
 # flags of Tlopen and Tlcreate: Linux's O_*, as numbers because Python's differ elsewhere
 O_ACCMODE = 0o3
@@ -57,11 +56,11 @@ def _mode(flags: int) -> int:
 
 
 def _lopen(conn: ServerConn, msg: d.Tlopen, fid: Fid) -> Message | None:
-    return conn.open(msg, fid, _mode(msg.flags), d.Rlopen)
+    return open_fid(conn, msg, fid, _mode(msg.flags), d.Rlopen)
 
 
 def _lcreate(conn: ServerConn, msg: d.Tlcreate, fid: Fid) -> Message | None:
-    return conn.create(msg, fid, msg.name, msg.mode & 0o777, _mode(msg.flags), d.Rlcreate)
+    return create_file(conn, msg, fid, msg.name, msg.mode & 0o777, _mode(msg.flags), d.Rlcreate)
 
 
 def _getattr(conn: ServerConn, msg: d.Tgetattr, fid: Fid) -> Message | None:

@@ -27,20 +27,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import errors
 from . import constants as c
-from . import dotl
+from . import dotl, on_fid
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import DirCursor, Fid, FidTable, Request, check_name, confine, packed
+from .fid import Fid, FidTable, Request
 from .framing import Framer, ProtocolError
-from .node import Handle, Maybe, Node, Walk
+from .node import Handle, Maybe, Node
 from .relay import Relayed, Relays
-from .wire import BadMessage, Dir, Qid
+from .wire import BadMessage, Qid
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,10 @@ class Limits:
     Tversion are taken, which make room"""
     unsent: int = 1 << 20
     """bytes of replies not taken with `data_to_send`; beyond it messages wait"""
+
+
+_ON_FID: dict[int, on_fid.Handler] = {**on_fid.ON_FID, **dotl.ON_FID}
+"""by number: a message has the same one in every dialect that has it"""
 
 
 class ServerConn:
@@ -247,14 +251,14 @@ class ServerConn:
 
     def _handle(self, msg: Any) -> None:
         try:
-            on_fid = self._ON_FID.get(msg.number)
+            handler = _ON_FID.get(msg.number)
             reply: m.Message | None
-            if on_fid is not None:
+            if handler is not None:
                 fid = self.fids.get(msg.fid)
                 if fid is None:
                     raise errors.UnknownFid
                 if fid.busy is None:
-                    reply = on_fid(self, msg, fid)
+                    reply = handler(self, msg, fid)
                 else:
                     reply = None
                     self._wait(msg, fid)
@@ -277,7 +281,7 @@ class ServerConn:
             fid.waiting = deque()
         fid.waiting.append(request)
 
-    def _later(
+    def later(
         self,
         msg: m.Message,
         fid: Fid | None,
@@ -310,10 +314,10 @@ class ServerConn:
         commit: Callable[[Any], m.Message],
         **later: Any,
     ) -> m.Message | None:
-        """The reply that `commit` makes of `result`, now or, as `_later`, later."""
+        """The reply that `commit` makes of `result`, now or, as `later`, later."""
         if not isinstance(result, Awaitable):
             return commit(result)
-        self._later(msg, fid, result, commit, **later)
+        self.later(msg, fid, result, commit, **later)
         return None
 
     def _settle(self, fid: Fid) -> None:
@@ -368,6 +372,27 @@ class ServerConn:
         fid = request.fid
         if fid is not None and fid.node is None:
             self.fids.pop(fid.fid, None)
+
+    def opened(self, fid: Fid, handle: Handle, mode: int) -> tuple[Qid, int]:
+        """`fid` is open now: its qid, and the iounit."""
+        assert fid.node is not None
+        fid.handle = handle
+        fid.mode = mode & 3
+        way = getattr(handle, "way", None)
+        if way is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
+            self._relays.add(fid, way)
+        return fid.node.qid, self.msize - c.IOHDRSZ
+
+    def end_fid(self, fid: Fid) -> None:
+        """Free the fid and interrupt what is pending on it."""
+        del self.fids[fid.fid]
+        self._relays.ways.pop(fid.fid, None)
+        if not fid.pending:
+            return
+        for request in [r for r in self.requests.values() if r.fid is fid]:
+            if request.begun and request.cancellable:
+                self._cancel(request)
+                self.fail(request, errors.Interrupted())
 
     # -- messages of the connection ---------------------------------------------
 
@@ -428,244 +453,11 @@ class ServerConn:
                 self._cancel(old)
         return None
 
-    # -- messages on a fid ------------------------------------------------------
-
-    def _walk(self, msg: m.Twalk, fid: Fid) -> m.Message | None:
-        assert fid.node is not None
-        if any(not name or "/" in name for name in msg.wname):
-            raise errors.NotFound
-        in_place = msg.newfid == msg.fid
-        if in_place and fid.handle is not None:
-            raise errors.InUse("an open fid cannot be walked in place")
-        target = fid if in_place else self.fids.make(msg.newfid)
-
-        names, depth, at_root = confine(msg.wname, fid.depth)
-
-        def commit(walk: Walk) -> m.Message:
-            qids = list(walk.qids)
-            for i in at_root:
-                if i <= len(qids) and fid.root is not None:
-                    qids.insert(i, fid.root)
-            if walk.file is None:
-                if not in_place:
-                    self.fids.pop(msg.newfid, None)
-                if not qids or len(qids) == len(msg.wname):
-                    raise walk.error or errors.NotFound()
-                return m.Rwalk(msg.tag, tuple(qids))
-            if target.node is not None:  # in place: the file walked from is left
-                target.node.release()
-            target.node = walk.file
-            target.root, target.depth = fid.root, depth
-            return m.Rwalk(msg.tag, tuple(qids))
-
-        def undo(walk: Walk) -> None:
-            if walk.file is not None:
-                walk.file.release()
-
-        try:
-            result = fid.node.walk(names)
-            if isinstance(result, Walk):
-                return commit(result)
-            self._later(msg, target, result, commit, undo, busy=True)
-        except Exception:
-            if not in_place:
-                self.fids.pop(msg.newfid, None)
-            raise
-        return None
-
-    def _opened(self, fid: Fid, handle: Handle, mode: int) -> tuple[Qid, int]:
-        assert fid.node is not None
-        fid.handle = handle
-        fid.mode = mode & 3
-        way = getattr(handle, "way", None)
-        if way is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
-            self._relays.add(fid, way)
-        return fid.node.qid, self.msize - c.IOHDRSZ
-
-    def _check_openable(self, fid: Fid, mode: int) -> Node:
-        assert fid.node is not None
-        if fid.handle is not None:
-            raise errors.InUse("fid is open already")
-        if mode & ~(3 | c.OTRUNC | c.ORCLOSE | c.OAPPEND):
-            raise errors.InvalidArgument(f"open mode {mode:#x} is not known")
-        if mode & c.ORCLOSE:
-            raise errors.PermissionDenied
-        return fid.node
-
-    def _open(self, msg: m.Topen, fid: Fid) -> m.Message | None:
-        return self.open(msg, fid, msg.mode, m.Ropen)
-
-    def open(
-        self, msg: m.Message, fid: Fid, mode: int, reply: Callable[[int, Qid, int], m.Message]
-    ) -> m.Message | None:
-        """Open `fid` with Topen's `mode`; `reply` gets tag, qid and iounit."""
-        node = self._check_openable(fid, mode)
-        if node.qid.type & c.QTDIR and mode & (3 | c.OTRUNC) != c.OREAD:
-            raise errors.IsDirectory
-
-        def commit(handle: Handle) -> m.Message:
-            return reply(msg.tag, *self._opened(fid, handle, mode))
-
-        return self.answer(
-            msg, fid, node.open(mode), commit, undo=_drop, abandon=node.release, busy=True
-        )
-
-    def _create(self, msg: m.Tcreate, fid: Fid) -> m.Message | None:
-        return self.create(msg, fid, msg.name, msg.perm, msg.mode, m.Rcreate)
-
-    def create(
-        self,
-        msg: m.Message,
-        fid: Fid,
-        name: str,
-        perm: int,
-        mode: int,
-        reply: Callable[[int, Qid, int], m.Message],
-    ) -> m.Message | None:
-        """Make the file `name` in the directory `fid`, which then is that file, open."""
-        node = self._check_openable(fid, mode)
-        check_name(node, name)
-
-        def undo(made: tuple[Node, Handle]) -> None:
-            made[1].drop()
-            made[0].release()
-
-        def commit(made: tuple[Node, Handle]) -> m.Message:
-            node.release()
-            fid.node = made[0]
-            return reply(msg.tag, *self._opened(fid, made[1], mode))
-
-        made = node.create(name, perm, mode)
-        return self.answer(msg, fid, made, commit, undo=undo, busy=True)
-
-    def _read(self, msg: m.Tread, fid: Fid) -> m.Message | None:
-        handle = fid.handle
-        if handle is None or fid.mode == c.OWRITE:
-            raise errors.PermissionDenied("fid is not open for reading")
-        count = min(msg.count, self.msize - c.READHDRSZ)
-        if count == 0:
-            return m.Rread(msg.tag, b"")
-        assert fid.node is not None
-        if fid.node.qid.type & c.QTDIR:
-            if self.dialect.has_readdir:
-                raise errors.IsDirectory
-            return self._read_dir(msg, fid, handle, count)
-        result = handle.read(msg.offset, count)
-        if isinstance(result, bytes):
-            return m.Rread(msg.tag, result)
-        self._later(msg, fid, result, lambda data: m.Rread(msg.tag, data))
-        return None
-
-    def _read_dir(self, msg: m.Tread, fid: Fid, handle: Handle, count: int) -> m.Message | None:
-        if msg.offset != 0:
-            if fid.cursor is None or fid.cursor.offset != msg.offset:
-                raise errors.InvalidArgument("bad offset in directory read")
-            return m.Rread(msg.tag, fid.cursor.take(count))
-
-        def commit(entries: Sequence[Dir]) -> m.Message:
-            fid.cursor = DirCursor(packed(entries, self.dialect.pack_dirs))
-            return m.Rread(msg.tag, fid.cursor.take(count))
-
-        return self.answer(msg, fid, handle.readdir(), commit, busy=True)
-
-    def _write(self, msg: m.Twrite, fid: Fid) -> m.Message | None:
-        if fid.handle is None or fid.mode not in (c.OWRITE, c.ORDWR):
-            raise errors.PermissionDenied("fid is not open for writing")
-        result = fid.handle.write(msg.offset, msg.data)
-        if isinstance(result, int):
-            return m.Rwrite(msg.tag, result)
-        self._later(msg, fid, result, lambda count: m.Rwrite(msg.tag, count))
-        return None
-
-    def _end_fid(self, fid: Fid) -> None:
-        """Free the fid and interrupt what is pending on it."""
-        del self.fids[fid.fid]
-        self._relays.ways.pop(fid.fid, None)
-        if not fid.pending:
-            return
-        for request in [r for r in self.requests.values() if r.fid is fid]:
-            if request.begun and request.cancellable:
-                self._cancel(request)
-                self.fail(request, errors.Interrupted())
-
-    def _clunk(self, msg: m.Tclunk, fid: Fid) -> m.Message | None:
-        assert fid.node is not None
-        self._end_fid(fid)
-        if fid.handle is None:
-            fid.node.release()
-            return m.Rclunk(msg.tag)
-        try:
-            result = fid.handle.clunk()
-        except BaseException:
-            fid.node.release()
-            raise
-        if result is None:
-            fid.node.release()
-            return m.Rclunk(msg.tag)
-        clunked = _and_then(result, fid.node.release)
-        self._later(msg, None, clunked, lambda _: m.Rclunk(msg.tag), cancellable=False)
-        return None
-
-    def _remove(self, msg: m.Tremove, fid: Fid) -> m.Message | None:
-        assert fid.node is not None
-        self._end_fid(fid)
-        node, handle = fid.node, fid.handle
-
-        def end() -> None:
-            if handle is not None:
-                handle.drop()
-            node.release()
-
-        if fid.mode in (c.OWRITE, c.ORDWR):
-            end()
-            raise errors.InUse(f"{errors.InUse.ename}: it is open for writing")
-        try:
-            result = node.remove()
-        except BaseException:
-            end()
-            raise
-        if result is None:
-            end()
-            return m.Rremove(msg.tag)
-        removed = _and_then(result, end)
-        self._later(msg, None, removed, lambda _: m.Rremove(msg.tag), cancellable=False)
-        return None
-
-    def _stat(self, msg: m.Tstat, fid: Fid) -> m.Message | None:
-        assert fid.node is not None
-
-
-        def commit(stat: Dir) -> m.Message:
-            return self.dialect.of(m.Rstat(msg.tag, stat))
-
-        result = fid.node.stat()
-        if isinstance(result, Dir):
-            return commit(result)
-        self._later(msg, fid, result, commit)
-        return None
-
-    def _wstat(self, msg: m.Twstat, fid: Fid) -> m.Message | None:
-        assert fid.node is not None
-        return self.answer(msg, fid, fid.node.wstat(msg.stat), lambda _: m.Rwstat(msg.tag))
-
     _CONNECTION: ClassVar[dict[int, Callable[[ServerConn, Any], m.Message | None]]] = {
         m.Tversion.number: _version,
         m.Tauth.number: _auth,
         m.Tattach.number: _attach_root,
         m.Tflush.number: _flush,
-    }
-    """by number: a message has the same one in every dialect that has it"""
-    _ON_FID: ClassVar[dict[int, Callable[[ServerConn, Any, Fid], m.Message | None]]] = {
-        m.Twalk.number: _walk,
-        m.Topen.number: _open,
-        m.Tcreate.number: _create,
-        m.Tread.number: _read,
-        m.Twrite.number: _write,
-        m.Tclunk.number: _clunk,
-        m.Tremove.number: _remove,
-        m.Tstat.number: _stat,
-        m.Twstat.number: _wstat,
-        **dotl.ON_FID,
     }
 
 
@@ -675,19 +467,8 @@ def _uname(msg: m.Tattach) -> str:
     return msg.uname or (str(n_uname) if n_uname != c.NONUNAME else "")
 
 
-def _drop(handle: Handle) -> None:
-    handle.drop()
-
-
 def _release(node: Node) -> None:
     node.release()
-
-
-async def _and_then(waiting: Awaitable[None], end: Callable[[], None]) -> None:
-    try:
-        await waiting
-    finally:
-        end()
 
 
 def _discard(awaitable: Awaitable[Any]) -> None:

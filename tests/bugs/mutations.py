@@ -10,6 +10,7 @@ from __future__ import annotations
 from .thirty import Mutation
 
 SERVER = "llambo9p/p9/server.py"
+ON_FID = "llambo9p/p9/on_fid.py"
 FID = "llambo9p/p9/fid.py"
 WIRE = "llambo9p/p9/wire.py"
 FRAMING = "llambo9p/p9/framing.py"
@@ -84,8 +85,8 @@ MUTATIONS = [
     ),
     Mutation(
         6, "one reader is woken", STREAM,
-        "for waiter in waiters:",
-        "for waiter in list(waiters)[:1]:",
+        "for waiter, offset in list(self._waiters.items()):",
+        "for waiter, offset in list(self._waiters.items())[:1]:",
         "tests/p9/test_read.py::test_6_every_blocked_reader_is_woken",
     ),
     Mutation(
@@ -173,7 +174,7 @@ MUTATIONS = [
         "::test_14_linux_is_told_that_nothing_fits_into_the_rest_of_its_count",
     ),
     Mutation(
-        14, "a directory is not rewound", SERVER,
+        14, "a directory is not rewound", ON_FID,
         "if msg.offset != 0:",
         "if msg.offset != 0 or fid.cursor is not None:",
         "tests/p9/test_read.py::test_14_a_directory_is_read_again_from_0_and_from_nowhere_else",
@@ -185,10 +186,10 @@ MUTATIONS = [
         "tests/p9/test_read.py::test_14_more_than_a_thousand_entries",
     ),
     Mutation(
-        14, "a directory is listed anew at each read", SERVER,
+        14, "a directory is listed anew at each read", ON_FID,
         "if msg.offset != 0:",
         'if msg.offset != 0 and not setattr(fid.cursor, "_entries", '
-        "packed(handle.readdir(), self.dialect.pack_dirs)):",
+        "packed(handle.readdir(), conn.dialect.pack_dirs)):",
         "tests/p9/test_read.py"
         "::test_14_a_directory_that_changes_is_read_as_it_was_at_offset_0",
     ),
@@ -236,8 +237,8 @@ MUTATIONS = [
         "tests/p9/test_read.py::test_18_a_bad_ctl_write_fails_and_nothing_of_it_is_done",
     ),
     Mutation(
-        19, "count is believed", SERVER,
-        "count = min(msg.count, self.msize - c.READHDRSZ)",
+        19, "count is believed", ON_FID,
+        "count = min(msg.count, conn.msize - c.READHDRSZ)",
         "count = msg.count",
         "tests/p9/test_read.py::test_19_a_count_beyond_msize_is_clamped_to_what_a_reply_holds",
     ),
@@ -323,8 +324,8 @@ MUTATIONS = [
     ),
     Mutation(
         23, "the server gives a read a minute", NET_SERVER,
-        "future = asyncio.ensure_future(awaitable, loop=self._loop)",
-        "future = asyncio.ensure_future(asyncio.wait_for(awaitable, 60))",
+        "request.cancel = awaitable.cancel",
+        "request.cancel = awaitable.cancel; self._loop.call_later(60, awaitable.cancel)",
         "tests/cluster/test_trouble.py::test_23_a_prefill_that_takes_minutes_is_no_lost_worker",
     ),
     Mutation(
@@ -370,13 +371,13 @@ MUTATIONS = [
         "tests/net/test_client.py::test_28_a_number_is_used_again_only_when_its_clunk_is_answered",
     ),
     Mutation(
-        29, "`..` leaves the tree that was attached", SERVER,
+        29, "`..` leaves the tree that was attached", ON_FID,
         "names, depth, at_root = confine(msg.wname, fid.depth)",
         "names, depth, at_root = msg.wname, 0, []",
         "tests/p9/test_walk.py::test_29_dotdot_cannot_leave_the_tree_of_the_attach",
     ),
     Mutation(
-        29, "a file is asked for a path", SERVER,
+        29, "a file is asked for a path", ON_FID,
         'if any(not name or "/" in name for name in msg.wname):',
         "if False:",
         "tests/p9/test_read.py::test_29_no_file_is_asked_for_a_path",

@@ -101,6 +101,7 @@ def test_tokens_alone_wait_for_others_but_not_long(seconds, told):
             assert recorder.count == 20
             reading, *tokens = calls
             assert len(tokens) == told
+            assert len(recorder.pieces) == min(told, 20)
 
     asyncio.run(main())
 

@@ -15,6 +15,7 @@ import pytest
 
 from llambo9p import errors
 from llambo9p.p9 import messages as m
+from llambo9p.p9 import server
 from llambo9p.p9.fid import Fid, Request
 from llambo9p.p9.framing import Framer
 from llambo9p.p9.server import ServerConn
@@ -84,14 +85,14 @@ def defect(put_in: Callable[[pytest.MonkeyPatch], None]) -> None:
 
 @defect
 def a_clunk_does_not_release_the_file(patch: pytest.MonkeyPatch) -> None:
-    end_fid = ServerConn._end_fid
+    end_fid = ServerConn.end_fid
 
     def keep(self: ServerConn, fid: Fid) -> None:
         end_fid(self, fid)
         assert fid.node is not None
         fid.node.retain()  # type: ignore[attr-defined]
 
-    patch.setattr(ServerConn, "_end_fid", keep)
+    patch.setattr(ServerConn, "end_fid", keep)
 
 
 @defect
@@ -147,7 +148,7 @@ def a_bug_is_answered_as_an_error(patch: pytest.MonkeyPatch) -> None:
     def fail(self: ServerConn, msg: m.Message, fid: Fid) -> m.Message:
         raise KeyError(msg)
 
-    patch.setitem(ServerConn._ON_FID, m.Tstat.number, fail)
+    patch.setitem(server._ON_FID, m.Tstat.number, fail)
 
 
 @defect
