@@ -20,9 +20,9 @@ import contextlib
 import ctypes
 import itertools
 import os
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -34,7 +34,7 @@ from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.thread import DecodeThread
 
-from .turns import N_CTX, THREADS, Answer, Answering, Contender, Question, measure, ratio
+from .turns import N_CTX, THREADS, Answer, Answering, Contender, Question, measure, print_table
 
 N_BATCH = 2048
 N_UBATCH = 512
@@ -178,20 +178,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
     sequences = [int(n) for n in options.sequences.split(",")]
-    contenders = {
-        "bare": Contender(bare, max(sequences), options.threads),
-        "unified": Contender(bare, max(sequences), options.threads, unified=True),
-        "engine": Contender(bare_engine, max(sequences), options.threads),
+    n_seq, threads = max(sequences), options.threads
+    starts: dict[str, Callable[[], Contender]] = {
+        "bare": partial(Contender, bare, n_seq, threads),
+        "unified": partial(Contender, bare, n_seq, threads, unified=True),
+        "engine": partial(Contender, bare_engine, n_seq, threads),
     }
-    print("tokens/s, medians of", options.rounds, "rounds in turns")
-    print("sequences     bare  unified   engine unified/bare  engine/bare")
-    for n in sequences:
-        rates = measure(contenders, n, options.rounds, options.tokens)
-        medians = [f"{statistics.median(rates[name]):8.1f}" for name in contenders]
-        ratios = [f"{ratio(rates, name, 'bare'):12.3f}" for name in ("unified", "engine")]
-        print(f"{n:9}", *medians, *ratios, flush=True)
-    for contender in contenders.values():
-        contender.end()
+    print("tokens/s, medians of", options.rounds, "rounds in turns", flush=True)
+    rates = measure(starts, sequences, options.rounds, options.tokens)
+    print_table("sequences", rates, [("unified", "bare"), ("engine", "bare")], digits=3)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ Printed are medians over the rounds, and the medians of the rounds' ratios.
 from __future__ import annotations
 
 import argparse
-import statistics
+from collections.abc import Callable
+from functools import partial
 
 from .contenders import files, has_server, lock, server
 from .decode import bare
-from .turns import N_CTX, Contender, measure, ratio
+from .turns import N_CTX, Contender, measure, print_table
 
 
 def main() -> None:
@@ -27,24 +28,16 @@ def main() -> None:
     parser.add_argument("--clients", default="1,4,16,64")
     options = parser.parse_args()
     clients = [int(n) for n in options.clients.split(",")]
-    contenders = {
-        "files": Contender(files, max(clients), N_CTX),
-        "bare": Contender(bare, max(clients)),
-        "lock": Contender(lock, N_CTX),
+    starts: dict[str, Callable[[], Contender]] = {
+        "files": partial(Contender, files, max(clients), N_CTX),
+        "bare": partial(Contender, bare, max(clients)),
+        "lock": partial(Contender, lock, N_CTX),
     }
     if has_server():
-        contenders["server"] = Contender(server, max(clients), N_CTX)
-    peers = [name for name in contenders if name != "files"]
-    print("tokens/s, medians of", options.rounds, "rounds in turns")
-    names = [f"{name:>8}" for name in contenders]
-    print("clients", *names, *(f"files/{name:6}" for name in peers))
-    for n in clients:
-        rates = measure(contenders, n, options.rounds, options.tokens)
-        medians = [f"{statistics.median(rates[name]):8.1f}" for name in contenders]
-        ratios = [f"{ratio(rates, 'files', name):12.2f}" for name in peers]
-        print(f"{n:7}", *medians, *ratios, flush=True)
-    for contender in contenders.values():
-        contender.end()
+        starts["server"] = partial(Contender, server, max(clients), N_CTX)
+    print("tokens/s, medians of", options.rounds, "rounds in turns", flush=True)
+    rates = measure(starts, clients, options.rounds, options.tokens)
+    print_table("clients", rates, [("files", name) for name in starts if name != "files"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ sees two teams of threads, more than CPUs, and both wait at barriers asleep (mea
 third slower).
 
 All contenders of a round get the same questions, and other ones than in the rounds before.
-The first round warms up and does not count.
+A first one, before it is measured, warms up and does not count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,16 +129,40 @@ def prompts(n: int, turn: int) -> list[str]:
     return [counting(97 * (turn * n + i), 4) for i in range(n)]
 
 
-def measure(contenders: dict[str, Contender], n: int, rounds: int, n_tokens: int) -> Rates:
-    """Tokens a second of each contender in each round, for N questions at once."""
-    rates: Rates = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
-        questions = [Question(text, n_tokens) for text in prompts(n, turn)]
-        for name, contender in contenders.items():
-            seconds = max(answer.ended for answer in contender(questions))
-            if turn:
-                rates[name].append(n * n_tokens / seconds)
+def measure(
+    starts: dict[str, Callable[[], Contender]], sizes: Sequence[int], rounds: int, n_tokens: int
+) -> dict[int, Rates]:
+    """Tokens a second of each contender in each round, by N: so many questions at once.
+
+    Each round has processes of its own: where its memory happens to lie makes one faster than
+    another, by up to 3 % for as long as it lives (measured).
+    """
+    rates: dict[int, Rates] = {n: {name: [] for name in starts} for n in sizes}
+    for turn in range(rounds):
+        contenders = {name: start() for name, start in starts.items()}
+        for contender in contenders.values():
+            contender([Question(text, 1) for text in prompts(max(sizes), rounds)])
+        for n in sizes:
+            questions = [Question(text, n_tokens) for text in prompts(n, turn)]
+            for name, contender in contenders.items():
+                seconds = max(answer.ended for answer in contender(questions))
+                rates[n][name].append(n * n_tokens / seconds)
+        for contender in contenders.values():
+            contender.end()
     return rates
+
+
+def print_table(
+    title: str, rates: dict[int, Rates], ratios: Sequence[tuple[str, str]], digits: int = 2
+) -> None:
+    """A line for each N: the medians of the contenders, and of their ratios."""
+    names = next(iter(rates.values()))
+    heads = [f"{ours}/{theirs}" for ours, theirs in ratios]
+    print(f"{title:9}", *(f"{name:>8}" for name in names), *(f"{head:>13}" for head in heads))
+    for n, of in rates.items():
+        medians = [f"{statistics.median(of[name]):8.1f}" for name in names]
+        columns = [f"{ratio(of, ours, theirs):13.{digits}f}" for ours, theirs in ratios]
+        print(f"{n:9}", *medians, *columns)
 
 
 def percentile(values: list[float], percent: int) -> float:
