@@ -59,9 +59,9 @@ class Waiting(Generic[K]):
     soonest: int
     """those of them after which somebody can go on: it itself, or one that waits for it"""
     since: int
-    """the order in which they were admitted"""
+    """the order of arrival"""
     came: float
-    """when it was submitted, in seconds"""
+    """when it was admitted, in seconds: in the queue it waits for a slot, not for others' steps"""
 
 
 class Prefill(Generic[K]):

@@ -356,7 +356,7 @@ class Scheduler:
                 slot.prefill_left,
                 left[slot.sequence],
                 slot.sequence.since,
-                slot.submitted,
+                slot.started,
             )
             for slot in self._active
             if slot.next_token is None and slot.sequence.ahead is None
