@@ -18,6 +18,10 @@ Listener = Callable[[Any, BaseException | None], None]
 """the result, or what went wrong; a cancellation is asyncio.CancelledError"""
 
 
+def _nothing() -> None:
+    """There is nothing to cancel."""
+
+
 class Pending(Generic[_T]):
     """`cancel` makes it fail soon.  `made`, if given, makes the result of what `succeed`
     is called with."""
@@ -25,7 +29,7 @@ class Pending(Generic[_T]):
     __slots__ = ("_error", "_listener", "_made", "_result", "cancel", "over")
 
     def __init__(
-        self, cancel: Callable[[], object], made: Callable[[Any], _T] | None = None
+        self, cancel: Callable[[], object] = _nothing, made: Callable[[Any], _T] | None = None
     ) -> None:
         self.cancel = cancel
         self.over = False
@@ -83,7 +87,3 @@ class Pending(Generic[_T]):
 
     def __await__(self) -> Generator[Any, None, _T]:
         return self.future().__await__()
-
-
-def _nothing() -> None:
-    """There is nothing to cancel."""

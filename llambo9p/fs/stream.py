@@ -74,7 +74,7 @@ class Stream:
 
     def _later(self, offset: int, made: Callable[[None], Any] | None = None) -> Pending[Any]:
         """Over when there is something at `offset`, or the end."""
-        waiter: Pending[Any] = Pending(lambda: None, made)
+        waiter: Pending[Any] = Pending(made=made)
         waiter.cancel = partial(self._cancel, waiter)
         self._waiters[waiter] = offset
         return waiter

@@ -115,7 +115,7 @@ class Client(asyncio.Protocol):
         """Send `msg`; what `made` makes of its reply, a `reply`, or its Rerror.
         Cancelling sends a Tflush."""
         if self._conn.outstanding >= ASKED:
-            refused: Pending[_T] = Pending(_nothing)
+            refused: Pending[_T] = Pending()
             refused.fail(Busy(f"{Busy.ename}: more than {ASKED} requests to {self.address}"))
             return refused
         return self._ask(msg, reply, made)
@@ -125,7 +125,7 @@ class Client(asyncio.Protocol):
     ) -> Pending[_T]:
         pending: Pending[_T]
         if self.lost.done():
-            pending = Pending(_nothing)
+            pending = Pending()
             pending.fail(WorkerLost(f"{self.address}: {self._why}"))
             return pending
         pending = Pending(lambda: self.cancel(tag, pending), made)
@@ -165,7 +165,7 @@ class Client(asyncio.Protocol):
         return self._end_fid(fid, m.Tremove(0, fid), m.Rremove)
 
     def _end_fid(self, fid: int, msg: m.Message, reply: type[m.Message]) -> Pending[None]:
-        ended: Pending[None] = Pending(_nothing)
+        ended: Pending[None] = Pending()
         if self._conn.outstanding < ENDING:
             self._end(fid, msg, reply, ended)
         else:
@@ -396,10 +396,6 @@ class RemoteOpen:
 
 def _data(reply: m.Rread) -> bytes:
     return reply.data
-
-
-def _nothing() -> None:
-    """There is nothing to cancel."""
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

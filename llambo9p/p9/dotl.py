@@ -21,7 +21,7 @@ from . import dialects as d
 from .fid import Fid, check_name, packed, whole
 from .messages import Message
 from .node import Handle, Node, Walk
-from .on_fid import Handler, create_file, open_fid
+from .on_fid import Handler, create_file, give_back, open_fid
 from .wire import Dir, dont_touch
 
 if TYPE_CHECKING:
@@ -151,11 +151,6 @@ def _fsync(conn: ServerConn, msg: d.Tfsync, fid: Fid) -> Message:
 def _mkdir(conn: ServerConn, msg: d.Tmkdir, fid: Fid) -> Message | None:
     assert fid.node is not None
     check_name(fid.node, msg.name)
-
-    def give_back(made: tuple[Node, Handle]) -> None:
-        node, handle = made
-        handle.drop()
-        node.release()
 
     def commit(made: tuple[Node, Handle]) -> Message:
         qid = made[0].qid

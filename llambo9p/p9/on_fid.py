@@ -3,6 +3,12 @@
 Owns what each of them checks and what it makes of a `Node` and a `Handle`; those that only
 9P2000.L has are in `dotl`.  Each handler is called by `ServerConn` with a fid that is known
 and not busy, and gives the reply; None when it comes later.
+
+Rules kept here:
+
+- Tclunk frees the fid at once, whether or not the file's clunk succeeds.
+- Tremove of a fid that is open for writing is refused, and drops what was written: by it an
+  orchestrator tells that its client went without a Tclunk.
 """
 
 from __future__ import annotations
@@ -119,17 +125,20 @@ def create_file(
     node = _check_openable(fid, mode)
     check_name(node, name)
 
-    def undo(made: tuple[Node, Handle]) -> None:
-        made[1].drop()
-        made[0].release()
-
     def commit(made: tuple[Node, Handle]) -> m.Message:
         node.release()
         fid.node = made[0]
         return reply(msg.tag, *conn.opened(fid, made[1], mode))
 
     made = node.create(name, perm, mode)
-    return conn.answer(msg, fid, made, commit, undo=undo, busy=True)
+    return conn.answer(msg, fid, made, commit, undo=give_back, busy=True)
+
+
+def give_back(made: tuple[Node, Handle]) -> None:
+    """A file that was created, and that nobody has open."""
+    node, handle = made
+    handle.drop()
+    node.release()
 
 
 def _read(conn: ServerConn, msg: m.Tread, fid: Fid) -> m.Message | None:

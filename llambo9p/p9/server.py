@@ -13,10 +13,7 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
   fid table is as if it had never been sent.  Tclunk and Tremove always complete.
 - A fid whose walk, attach, open or create is still awaited is *busy*: messages
   for it wait their turn, so a client may send a whole transaction without waiting.
-- Tclunk interrupts the reads and writes pending on its fid (11) and frees the fid
-  at once, whether or not the file's clunk succeeds.
-- Tremove of a fid that is open for writing is refused, and drops what was written: by it an
-  orchestrator tells that its client went without a Tclunk.
+- The end of a fid interrupts the reads and writes that are pending on it (11).
 - A tag that is in use is refused and the first request is left alone (27).
 - Replies that nobody takes stop the handling of further messages (30): see `stalled`.
 - An exception that is not an `errors.Error` is a bug of ours: it is logged, and

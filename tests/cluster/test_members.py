@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -50,6 +51,15 @@ async def nodes(files: Files) -> dict[str, str]:
     """The health of each worker."""
     names = await files.ls("nodes")
     return {name: (await files.attrs(f"nodes/{name}"))["health"] for name in names}
+
+
+@contextlib.asynccontextmanager
+async def a_tree() -> AsyncIterator[Address]:
+    """Where a server has an empty root that is no worker."""
+    tree = Tree("glenda")
+    server = Server(lambda user, aname: Directory(tree, "/"))
+    yield await server.listen(ANYWHERE)
+    await server.close()
 
 
 # -- verbs ------------------------------------------------------------------------
@@ -117,15 +127,11 @@ async def test_a_killed_worker_ends_at_once_and_its_request_goes_elsewhere() -> 
 
 @story
 async def test_a_tree_that_is_no_worker_cannot_be_drained_or_killed() -> None:
-    tree = Tree("glenda")
-    server = Server(lambda user, aname: Directory(tree, "/"))
-    address = await server.listen(ANYWHERE)
-    async with cluster() as running:
+    async with cluster() as running, a_tree() as address:
         await running.files.write("ctl", f"mount {address} disk")
         for verb in ("drain", "resume", "kill"):
             with pytest.raises(Error, match="disk is no worker"):
                 await running.files.write("ctl", f"{verb} disk")
-    await server.close()
 
 
 @story
@@ -303,16 +309,12 @@ async def test_a_tree_that_comes_back_is_mounted_under_its_name() -> None:
 
 @story
 async def test_a_tree_that_somebody_mounts_again_first_is_not_expected_any_more() -> None:
-    tree = Tree("glenda")
-    server = Server(lambda user, aname: Directory(tree, "/"))
-    async with cluster(OFTEN) as running:
+    async with cluster(OFTEN) as running, a_tree() as address:
         members = members_of(running)
-        address = await server.listen(ANYWHERE)
         await running.files.write("ctl", f"mount {address} disk")
         members.discovery.expect(address, "disk")
         await until(lambda: not members.discovery._trying)
         assert members.counts[Health.HEALTHY] == 1
-        await server.close()
 
 
 @story

@@ -138,10 +138,10 @@ def measure(
     another, by up to 3 % for as long as it lives (measured).
     """
     rates: dict[int, Rates] = {n: {name: [] for name in starts} for n in sizes}
-    for turn in range(rounds):
+    for turn in range(1, rounds + 1):  # at 0 all sizes would begin with the same prompts
         contenders = {name: start() for name, start in starts.items()}
         for contender in contenders.values():
-            contender([Question(text, 1) for text in prompts(max(sizes), rounds)])
+            contender([Question(text, 1) for text in prompts(max(sizes), rounds + 1)])
         for n in sizes:
             questions = [Question(text, n_tokens) for text in prompts(n, turn)]
             for name, contender in contenders.items():
