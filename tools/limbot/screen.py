@@ -36,8 +36,10 @@ class Screen:
             self._write((self._prose.rest() if self.is_terminal else b"") + b"\n")
 
     def _write(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        # past the buffer, whose lock a thread that ^C cuts off would hold at the program's end
+        out = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+        while data:
+            data = data[out.write(data) :]
 
     def say(self, text: str = "", bold: bool = False) -> None:
         """What a command was asked to show."""
