@@ -45,8 +45,9 @@ REQUESTS, FIDS = 32_768, 1 << 20
 do over one"""
 _ANY_HOST = ("0.0.0.0", "::", "*")
 
-TELL = 0.04
-"""seconds in which readers get tokens once: often enough for eyes"""
+TELL = 0.1
+"""seconds in which readers get tokens once: often enough for eyes.  Decoding was faster by 1 to
+2% than with 0.04, with 1, 4 and 16 who read on the machine that decodes, on 2 cores"""
 
 
 @click.command()

@@ -18,9 +18,9 @@ Rules it keeps:
 - What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
 - Prompts are read one after the other, as the time is in the tokens: read together, the first
   one would be done when the last one is.  Only what takes less than `TOGETHER` is not worth a
-  step of its own, nor what takes less than half of what the first one has waited, up to
-  `TOGETHER_MOST`: several are faster together, as the weights are read once for all of them
-  (SmolLM2-135M on 2 cores, prompts of 64 tokens: two take 0.976 of the time, four 0.96).
+  step of its own, nor what takes less than half of what the first one has waited: several are
+  faster together, as the weights are read once for all of them (SmolLM2-135M on 2 cores,
+  prompts of 64 tokens: two take 0.976 of the time, four 0.96).
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ time"""
 CROWD_PROMPTS = 10
 """the same for those that came before any of those who decode had a token"""
 TOGETHER = 0.05
-"""seconds for which prompts are read in one step,"""
-TOGETHER_MOST = 0.3
-"""and for which they are when they have waited for longer"""
+"""seconds for which prompts are read in one step, when none of them has waited for long"""
 CHUNK_MIN = 16
 """tokens of prompts in a row, however long they take: with fewer the weights are read for too
 little"""
@@ -157,5 +155,4 @@ class Prefill(Generic[K]):
         """Tokens of several prompts in one step, of which the first has waited so long."""
         if self._stall is None:
             return self._chunk
-        seconds = max(TOGETHER, min(waited / 2, TOGETHER_MOST))
-        return min(self._chunk, int(seconds / self._row_seconds))
+        return min(self._chunk, int(max(TOGETHER, waited / 2) / self._row_seconds))

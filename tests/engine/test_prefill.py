@@ -11,7 +11,6 @@ from llambo9p.engine.prefill import (
     CROWD_PROMPTS,
     STALL,
     STALL_PROMPTS,
-    TOGETHER_MOST,
     Prefill,
     Waiting,
 )
@@ -73,8 +72,7 @@ def test_who_decodes_waits_as_long_as_the_prompts_that_are_read_may_hold_him_up(
 def test_who_has_waited_is_read_together_with_others():
     assert Reader(*[50] * 3, now=50 * ROW).step() == {0: 50}
     assert Reader(*[50] * 3, now=210 * ROW).step() == {0: 50, 1: 50}
-    most = int(TOGETHER_MOST / ROW)
-    assert Reader(*[50] * 9, now=60).step() == dict.fromkeys(range(most // 50), 50)
+    assert Reader(*[50] * 9, now=410 * ROW).step() == dict.fromkeys(range(4), 50)
 
 
 def test_those_who_came_together_have_their_first_tokens_first():
