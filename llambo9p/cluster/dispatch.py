@@ -33,7 +33,7 @@ from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, Worke
 from ..net.client import ignore
 from .balancer import Balancer
 from .candidates import Work
-from .failures import Failures
+from .failures import Failures, is_hosts
 from .following import Following
 from .health import Health
 from .host import Worker
@@ -327,7 +327,7 @@ class ClusterEngine:
                 together = isinstance(error, TimedOut) or worker.host.client.lost.done()
                 begun = not together or worker.host.turns.can_have_begun(asked.request)
                 self._ended(asked, together)
-                fate = worker.host.workers.values() if together else [worker]
+                fate = worker.host.workers.values() if together or is_hosts(error) else [worker]
                 avoid = [each.name for each in fate]
                 asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens), begun)
                 self._requests.retried(asked.request, worker.name, error)

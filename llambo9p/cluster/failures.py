@@ -9,6 +9,10 @@ count that can be the request's doing: who was in line at a host that failed (`t
 well off in line here, and whoever makes hosts fail was not in line.  With 0 nothing is asked
 again at all.
 
+A host that has no room (ENOSPC) has a limit of its own, on one file or on what a user or all
+keep there.  Another, whose memory is its own, is asked once: what two say, all would, for the
+limits are one configuration's.
+
 Workers that failed are avoided where others can be had, until there is a new token.
 """
 
@@ -20,6 +24,17 @@ from collections.abc import Iterable
 from ..errors import Error, WorkerLost
 
 _OWN_FAULT = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
+_OF_THE_WELL = _OWN_FAULT | {errno.EBUSY, errno.ENOSPC}
+
+
+def is_workers_fault(error: Error) -> bool:
+    """Whether a worker that is well would not have given it."""
+    return error.errno not in _OF_THE_WELL
+
+
+def is_hosts(error: Error) -> bool:
+    """Whether the host's other workers would say the same."""
+    return error.errno in (errno.ETIMEDOUT, errno.ENOSPC)
 
 
 class Failures:
@@ -32,6 +47,8 @@ class Failures:
         self._max_retries = max_retries
         self._in_a_row = 0
         self._tokens = 0
+        self._no_room = False
+        """said the last one"""
 
     def add(
         self, error: Error, worker: str, avoid: Iterable[str], tokens: int, begun: bool = True
@@ -39,8 +56,10 @@ class Failures:
         """`worker` failed, and can have `begun` with the request or not; `avoid` it and those
         that share its fate.  The answer has so many tokens.  Raises what the request fails with
         if that was all."""
-        if error.errno in _OWN_FAULT:
+        no_room = error.errno == errno.ENOSPC
+        if error.errno in _OWN_FAULT or (no_room and self._no_room):
             raise error
+        self._no_room = no_room
         if tokens:
             error = WorkerLost(f"{worker} was lost in the middle of the answer: {error}")
         if tokens > self._tokens:

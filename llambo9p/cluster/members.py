@@ -29,13 +29,10 @@ from collections.abc import Collection, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
-    Busy,
     Error,
     Exists,
     InvalidArgument,
     NotFound,
-    NotSupported,
-    PermissionDenied,
     Stale,
     WorkerLost,
 )
@@ -47,6 +44,7 @@ from . import names as naming
 from .balancer import Balancer
 from .discovery import Discovery
 from .events import Events
+from .failures import is_workers_fault
 from .health import Circuit, Health, Pulse, Rules
 from .heartbeats import Heartbeats
 from .host import Host, Worker, in_time, look, not_a_host
@@ -58,8 +56,6 @@ from .views import Views
 
 log = logging.getLogger(__name__)
 
-_NOT_THE_WORKERS = (Busy, InvalidArgument, NotSupported, PermissionDenied)
-"""errors that a worker which is well gives"""
 _A_MOMENT_S = 0.01
 """for a timer that is early"""
 
@@ -569,12 +565,12 @@ class Members:
         if worker.circuit is Circuit.HALF_OPEN:
             self._judge(worker)
 
-    def failed(self, worker: Worker, error: Exception) -> None:
+    def failed(self, worker: Worker, error: Error) -> None:
         """A request failed on the worker, perhaps with its host, which then is lost from now
-        on; errors that a worker which is well gives do not count."""
+        on; what is not its fault (`failures`) does not count."""
         if worker.host.client.lost.done() and not worker.host.closed:
             self._lose(worker.host)
-        if isinstance(error, _NOT_THE_WORKERS) or worker.host.lost:
+        if worker.host.lost or not is_workers_fault(error):
             return
         loop = asyncio.get_running_loop()
         was_open = worker.circuit is Circuit.OPEN

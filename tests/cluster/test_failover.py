@@ -13,9 +13,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.health import FAILURES, Circuit, Health
+from llambo9p.cluster.requests import Requests
+from llambo9p.conversation.limits import Limits
 from llambo9p.engine.base import Listener, Request
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Busy, Error
+from llambo9p.errors import Busy, Error, NoSpace
 from llambo9p.p9 import constants as c
 from llambo9p.worker.worker import Worker
 from tests.files import Files, reading, story, turns_of_the_loop, until
@@ -157,6 +160,50 @@ async def test_the_requests_own_fault_is_not_asked_twice() -> None:
         with pytest.raises(Error, match="no such token: 3000"):
             await files.ask("go")
         assert sum(worker.requests for worker in host.host.workers.values()) == 1
+
+
+@story
+async def test_a_prompt_that_is_too_long_opens_no_circuit() -> None:
+    """The host says so in words of its own, with the errno of what is no fault of a worker."""
+    async with cluster() as running, simulated_host(1, answer=answer, n_ctx=64) as host:
+        files = running.files
+        await files.write("ctl", f"mount {host.address}")
+        for _ in range(FAILURES):
+            with pytest.raises(Error, match="the prompt has .* tokens, the context holds 64"):
+                await files.ask("too long " * 10)
+        [worker] = running.orchestrator._members.workers.values()
+        assert (worker.circuit, worker.health) == (Circuit.CLOSED, Health.HEALTHY)
+
+
+@story
+async def test_what_a_host_has_no_room_for_is_asked_of_one_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    sent = Requests.sent
+
+    def noted(self: Requests, request: Request, worker: str, model: str) -> None:
+        asked.append(worker)
+        sent(self, request, worker, model)
+
+    monkeypatch.setattr(Requests, "sent", noted)
+    small = Limits(prompt_bytes=8)
+    async with (
+        cluster() as running,
+        simulated_host(2, answer=answer, limits=small) as one,
+        simulated_host(2, 2, answer=answer, limits=small) as two,
+        simulated_host(1, 4, answer=answer) as roomy,
+    ):
+        files, workers = running.files, running.orchestrator._members.workers
+        await files.write("ctl", f"mount {one.address}\nmount {two.address}")
+        with pytest.raises(NoSpace, match="prompt: more than 8 bytes"):
+            await files.ask("more than that")
+        assert len({workers[name].host for name in asked}) == len(asked) == 2
+        await files.write("ctl", f"unmount worker-0002\nunmount worker-0003\nmount {roomy.address}")
+        for _ in range(FAILURES):
+            assert await files.ask("more than that") == ANSWER
+            await files.write("ctl", "reset")  # so that any worker may be the next
+        assert {worker.circuit for worker in workers.values()} == {Circuit.CLOSED}
 
 
 @story

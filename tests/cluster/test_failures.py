@@ -6,12 +6,14 @@ import errno
 
 import pytest
 
-from llambo9p.cluster.failures import Failures
+from llambo9p.cluster.failures import Failures, is_hosts, is_workers_fault
 from llambo9p.errors import (
     Busy,
     ContextOverflow,
     Error,
     InvalidArgument,
+    NoSpace,
+    PermissionDenied,
     RemoteError,
     TimedOut,
     WorkerLost,
@@ -38,6 +40,27 @@ def test_the_requests_own_fault_is_told_at_once() -> None:
         with pytest.raises(type(error)) as told:
             Failures(3).add(error, "a", ["a"], 5)
         assert told.value is error
+
+
+def test_what_a_worker_that_is_well_says_is_no_fault_of_it() -> None:
+    remote = RemoteError("the prompt has 900 tokens, the context holds 64")
+    assert is_workers_fault(remote), "its words tell nothing"
+    remote.errno = errno.EINVAL
+    for error in (remote, ContextOverflow(), PermissionDenied(), Busy(), NoSpace()):
+        assert not is_workers_fault(error)
+    for error in (WorkerLost(), TimedOut(), RemoteError("the step cannot be decoded")):
+        assert is_workers_fault(error)
+
+
+def test_what_one_host_has_no_room_for_is_asked_of_one_other() -> None:
+    assert is_hosts(NoSpace()) and not is_hosts(Busy())
+    failures = Failures(3)
+    failures.add(NoSpace(), "a", ["a", "b"], 5)
+    assert failures.avoided == {"a", "b"}
+    failures.add(Busy(), "c", ["c"], 5)
+    failures.add(NoSpace(), "d", ["d"], 5)
+    with pytest.raises(NoSpace, match="history"):
+        failures.add(NoSpace("history"), "e", ["e"], 5)
 
 
 def test_failures_count_in_a_row_without_a_new_token() -> None:
