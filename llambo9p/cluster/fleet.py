@@ -200,10 +200,13 @@ class Fleet:
     async def _place_all(
         self, parts: Sequence[Part], place: Callable[[Part], Coroutine[Any, Any, Host]]
     ) -> None:
-        """All of them, or none."""
+        """All of them, or none.  Each is cancelled once, and undoes what it did."""
         placing = [asyncio.create_task(place(part)) for part in parts]
         try:
-            await asyncio.gather(*placing)
+            await asyncio.wait(placing, return_when=asyncio.FIRST_EXCEPTION)
+            for task in placing:
+                if task.done():
+                    task.result()
         except BaseException:
             for task in placing:
                 task.cancel()

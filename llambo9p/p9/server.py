@@ -14,6 +14,8 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
 - A fid whose walk, attach, open or create is still awaited is *busy*: messages
   for it wait their turn, so a client may send a whole transaction without waiting.
 - The end of a fid interrupts the reads and writes that are pending on it (11).
+- A request is cancelled once, by its Tflush or else by the end of its fid or of the connection:
+  what it then does to leave things as they were is finished.
 - A tag that is in use is refused and the first request is left alone (27).
 - Replies that nobody takes stop the handling of further messages (30): see `stalled`.
 - An exception that is not an `errors.Error` is a bug of ours: it is logged, and
@@ -195,7 +197,8 @@ class ServerConn:
             request.over = True
             if request.abandon is not None and request.fid is not None:
                 request.fid.node = None
-            self._cancel(request)
+            if not request.flushed:
+                self._cancel(request)
         for fid in fids:
             if fid.handle is not None:
                 fid.handle.drop()
@@ -388,7 +391,8 @@ class ServerConn:
             return
         for request in [r for r in self.requests.values() if r.fid is fid]:
             if request.begun and request.cancellable:
-                self._cancel(request)
+                if not request.flushed:
+                    self._cancel(request)
                 self.fail(request, errors.Interrupted())
 
     # -- messages of the connection ---------------------------------------------

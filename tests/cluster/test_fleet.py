@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llambo9p.cluster import fleet
 from llambo9p.cluster.config import Cluster
-from llambo9p.cluster.fleet import divide, runs
+from llambo9p.cluster.fleet import Part, divide, runs
 from llambo9p.cluster.health import Health
 from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
@@ -23,7 +23,7 @@ from llambo9p.cluster.launchers.local import LocalHost
 from llambo9p.cluster.members import Members
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
-from tests.files import story, until
+from tests.files import story, turns_of_the_loop, until
 
 from .harness import RunningCluster, cluster, simulated_host
 
@@ -135,6 +135,30 @@ async def test_what_was_started_is_undone_when_one_of_several_hosts_fails(
         assert {name: host.spec.first for name, host in processes(running).items()} == {
             "host-0000": 0, "host-0003": 3
         }  # fmt: skip
+
+
+@story
+async def test_each_part_of_a_spawn_that_is_flushed_undoes_what_it_did() -> None:
+    """However long another takes for that."""
+    async with cluster(config()) as running:
+        undone: list[int] = []
+
+        async def place(part: Part) -> Host:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                await turns_of_the_loop(part.first)
+                undone.append(part.first)
+                raise
+            raise AssertionError
+
+        parts = [Part(None, f"host-{first}", first, 1) for first in (0, 9)]
+        placing = asyncio.create_task(running.orchestrator._fleet._place_all(parts, place))
+        await turns_of_the_loop()
+        placing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await placing
+        assert undone == [0, 9]
 
 
 @story

@@ -11,8 +11,12 @@ import pytest
 
 from llambo9p.cluster import scaling
 from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.health import Health
+from llambo9p.cluster.host import Worker
+from llambo9p.cluster.members import Members
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
 from tests.files import Files, story, until
 
 from .harness import RunningCluster, cluster, simulated_host
@@ -175,6 +179,37 @@ async def test_scale_sets_the_number_of_workers_while_they_are_asked() -> None:
                 assert (await files.attrs("status"))["hosts"] == hosts
         await files.write("ctl", "scale 0")
         assert not workers(running)
+
+
+@story
+async def test_nobody_stays_drained_when_a_scale_is_flushed_and_then_its_fid_clunked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Linux does at ^C; the clunk comes while the worker is resumed."""
+    tell = Members._tell
+    resuming, clunked = asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: Members, worker: Worker, verb: str) -> None:
+        if verb == "resume":
+            resuming.set()
+            await clunked.wait()
+        await tell(self, worker, verb)
+
+    monkeypatch.setattr(Members, "_tell", slowly)
+    async with cluster(config()) as running:
+        files, members = running.files, running.orchestrator._members
+        await files.write("ctl", "spawn --count 2 --type tiny")
+        for worker in members.workers.values():
+            members.sent(worker)  # which is not over, so that it is waited for
+        ctl = await files.open("ctl", c.OWRITE)
+        write = files.client.call(m.Twrite(0, ctl.fid, 0, b"scale 1 tiny"), m.Rwrite)
+        await until(lambda: members.counts[Health.DRAINING])
+        write.cancel()
+        await resuming.wait()
+        await ctl.clunk()
+        clunked.set()
+        await until(lambda: members.counts[Health.HEALTHY] == 2)
+        assert {worker.state for worker in members.workers.values()} == {"idle"}
 
 
 @story

@@ -237,3 +237,41 @@ def test_flush_and_then_clunk_as_linux_does_at_an_interrupt() -> None:
         <- Rflush tag 2
         <- Rclunk tag 3
     """)
+
+
+CLUNK = """
+    -> Tclunk tag 4 fid 1
+    <- Rflush tag 3
+    <- Rclunk tag 4
+    ** clunk deaf
+    ** release deaf
+"""
+LOST = """
+    ! lost
+    ** drop deaf
+    ** release deaf
+"""
+
+
+@pytest.mark.parametrize("end", [CLUNK, LOST], ids=["clunk", "lost"])
+def test_what_was_flushed_and_cleans_up_is_not_cancelled_again(end: str) -> None:
+    """Its fid is free, or the connection gone, at once, and it has its time."""
+    play("""
+        -> Twalk tag 1 fid 0 newfid 1 wname ["deaf"]
+        -> Topen tag 2 fid 1 mode 0
+        ! idle
+        ! let open deaf
+        <- Rwalk tag 1 wqid [(- 0 12)]
+        <- Ropen tag 2 qid (- 0 12) iounit 8168
+        -> Tread tag 2 fid 1 offset 0 count 9
+        ! idle
+        -> Tflush tag 3 oldtag 2
+        ! silent
+        ** walk deaf
+        ** open deaf
+        ** read deaf 0 9
+        ** cancelled read deaf
+    """ + end + """
+        ! let read deaf
+        ! silent
+    """)
