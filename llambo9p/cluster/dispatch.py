@@ -324,12 +324,16 @@ class ClusterEngine:
             except Error as error:
                 self.forget(asked.request.conversation)
                 self._members.failed(worker, error)  # before another is sent to it
-                together = isinstance(error, TimedOut) or worker.host.client.lost.done()
-                begun = not together or worker.host.turns.can_have_begun(asked.request)
-                self._ended(asked, together)
-                fate = worker.host.workers.values() if together or is_hosts(error) else [worker]
+                host, turns = worker.host, worker.host.turns
+                lost, silent = host.client.lost.done(), isinstance(error, TimedOut)
+                in_line = turns.is_in_line(asked.request)
+                # that a host lives and takes nothing new counts, or it would be tried for ever
+                counts = turns.can_have_begun(asked.request) if lost else not (silent and in_line)
+                self._ended(asked, with_host=lost or silent)
+                fate = host.workers.values() if lost or is_hosts(error) else [worker]
                 avoid = [each.name for each in fate]
-                asked.failures.add(error, worker.name, avoid, len(asked.splice.tokens), begun)
+                tokens = len(asked.splice.tokens)
+                asked.failures.add(error, worker.name, avoid, tokens, counts)
                 self._requests.retried(asked.request, worker.name, error)
                 self._wait(asked)
             else:
@@ -425,7 +429,8 @@ def _may_go_on(worker: Worker) -> bool:
 
 
 def _timed_out(worker: Worker, seconds: float) -> TimedOut:
-    return TimedOut(f"{TimedOut.ename}: {worker.name} made no progress for {seconds:g} s")
+    where = f"{worker.name} at {worker.host.address}"
+    return TimedOut(f"{TimedOut.ename}: {where} made no progress for {seconds:g} s")
 
 
 def _usage(asked: _Asked, usage: Usage, sent: float, now: float) -> Usage:

@@ -6,8 +6,8 @@ busy, makes no progress, was stopped by somebody else, or cannot decode.  Then t
 goes on elsewhere.  `max_retries` counts failures in a row without a new token: an answer
 that grows between them can outlive any number, and has an end because it grows.  Only those
 count that can be the request's doing: who was in line at a host that failed (`turns`) was as
-well off in line here, and whoever makes hosts fail was not in line.  With 0 nothing is asked
-again at all.
+well off in line here, and whoever makes hosts fail was not in line; and it counts that a host
+which lives takes nothing new, for that can go on for ever.  With 0 nothing is asked again at all.
 
 A host that has no room (ENOSPC) has a limit of its own, on one file or on what a user or all
 keep there.  Another, whose memory is its own, is asked once: what two say, all would, for the
@@ -51,9 +51,9 @@ class Failures:
         """said the last one"""
 
     def add(
-        self, error: Error, worker: str, avoid: Iterable[str], tokens: int, begun: bool = True
+        self, error: Error, worker: str, avoid: Iterable[str], tokens: int, counts: bool = True
     ) -> None:
-        """`worker` failed, and can have `begun` with the request or not; `avoid` it and those
+        """`worker` failed, which `counts` or not (see the module); `avoid` it and those
         that share its fate.  The answer has so many tokens.  Raises what the request fails with
         if that was all."""
         no_room = error.errno == errno.ENOSPC
@@ -66,8 +66,8 @@ class Failures:
             self._tokens = tokens
             self._in_a_row = 0
             self.avoided = frozenset()
-            begun = True
-        self._in_a_row += begun or not self._max_retries
+            counts = True
+        self._in_a_row += counts or not self._max_retries
         self.avoided |= frozenset(avoid)
         self.last = error
         if self._in_a_row > self._max_retries:

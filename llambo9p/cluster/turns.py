@@ -34,6 +34,9 @@ class Turns(Generic[_T]):
             self._in_line.remove(item)
             self._begun.add(item)
 
+    def is_in_line(self, item: _T) -> bool:
+        return item in self._in_line
+
     def can_have_begun(self, item: _T) -> bool:
         """Not what was never told."""
         return item in self._begun

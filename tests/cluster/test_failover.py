@@ -18,8 +18,10 @@ from llambo9p.cluster.requests import Requests
 from llambo9p.conversation.limits import Limits
 from llambo9p.engine.base import Listener, Request
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Busy, Error, NoSpace
+from llambo9p.errors import Busy, Error, NoSpace, TimedOut
+from llambo9p.fs.user import User
 from llambo9p.p9 import constants as c
+from llambo9p.p9.node import Node
 from llambo9p.worker.worker import Worker
 from tests.files import Files, reading, story, turns_of_the_loop, until
 
@@ -275,6 +277,29 @@ async def test_a_worker_that_says_nothing_is_given_up_for_another() -> None:
         await running.files.write("ctl", f"mount {goes_on.address}")
         await check_whole(running.files)
         assert not any(host.lost for host in running.orchestrator._members.hosts)
+
+
+@story
+async def test_a_host_that_takes_nothing_new_is_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its heart beats, on a connection that it has taken before."""
+    tried: list[str] = []
+
+    def never(user: User, aname: str) -> asyncio.Future[Node]:
+        tried.append(aname)
+        return asyncio.get_running_loop().create_future()
+
+    async with (
+        cluster(config(timeout=50, max_retries=2)) as running,
+        simulated_host(2, answer=answer) as host,
+    ):
+        await running.files.write("ctl", f"mount {host.address}")
+        monkeypatch.setattr(host.server, "attach", never)
+        with pytest.raises(TimedOut, match=f"at {host.address} made no progress for 0.05 s"):
+            await running.files.ask("go")
+        assert len(tried) == 3
+        assert not any(each.lost for each in running.orchestrator._members.hosts)
 
 
 @story

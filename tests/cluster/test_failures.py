@@ -74,19 +74,19 @@ def test_failures_count_in_a_row_without_a_new_token() -> None:
 
 
 def test_without_retries_the_first_failure_is_told() -> None:
-    for begun in (False, True):
+    for counts in (False, True):
         with pytest.raises(Busy):
-            Failures(0).add(Busy(), "a", ["a"], 0, begun)
+            Failures(0).add(Busy(), "a", ["a"], 0, counts)
 
 
 def test_a_failure_before_the_worker_began_does_not_count_unless_there_are_new_tokens() -> None:
     failures = Failures(1)
     for name in "abc":
-        failures.add(WorkerLost(), name, [name], 0, begun=False)
+        failures.add(WorkerLost(), name, [name], 0, counts=False)
     assert failures.avoided == {"a", "b", "c"}
     failures.add(WorkerLost(), "d", ["d"], 0)
-    failures.add(WorkerLost(), "e", ["e"], 3, begun=False)
+    failures.add(WorkerLost(), "e", ["e"], 3, counts=False)
     with pytest.raises(WorkerLost):
         failures.add(WorkerLost(), "f", ["f"], 3)
     with pytest.raises(InvalidArgument):
-        Failures(1).add(InvalidArgument("grammar"), "a", ["a"], 0, begun=False)
+        Failures(1).add(InvalidArgument("grammar"), "a", ["a"], 0, counts=False)

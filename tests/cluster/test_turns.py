@@ -48,6 +48,7 @@ def test_whoever_is_in_line_was_not_begun(slots: int, taken: int, data: st.DataO
             host.step()
         can = {each for each in there if turns.can_have_begun(each)}
         assert can >= set(host.begun)
+        assert all(turns.is_in_line(each) for each in there - can)
         assert len(can) == min(slots, len(there)), "and no more than have a slot"
         if not taken:
             assert can == set(host.begun)
