@@ -133,6 +133,10 @@ class WorkerLost(Error):
     errno = errno.EIO
 
 
+class ConnectionLost(WorkerLost):
+    """A connection to it ended, which says nothing of those over other ones."""
+
+
 class NoConsensus(Error):
     """Of several answers too few came, or could be counted, to make one of them."""
 

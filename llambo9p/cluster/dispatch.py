@@ -287,8 +287,9 @@ class ClusterEngine:
         if remote is not None:
             worker = remote.worker
             mounted = self._members.workers.get(worker.name) is worker
+            connected = not remote.mount.client.lost.done()
             suits = worker.host.has_type(request.node_type)
-            if mounted and suits and _may_go_on(worker):
+            if mounted and connected and suits and _may_go_on(worker):
                 if self._balancer.is_full(worker.name):
                     return None
                 return self._balancer.started(worker.name, request)

@@ -21,15 +21,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from ..errors import Error, WorkerLost
+from ..errors import ConnectionLost, Error, WorkerLost
 
 _OWN_FAULT = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
 _OF_THE_WELL = _OWN_FAULT | {errno.EBUSY, errno.ENOSPC}
 
 
 def is_workers_fault(error: Error) -> bool:
-    """Whether a worker that is well would not have given it."""
-    return error.errno not in _OF_THE_WELL
+    """Whether a worker that is well would not have given it, on a connection that is."""
+    return error.errno not in _OF_THE_WELL and not isinstance(error, ConnectionLost)
 
 
 def is_hosts(error: Error) -> bool:

@@ -12,7 +12,7 @@ There are never more requests than the connection has tags: one too many fails w
 and what ends a fid waits for its turn.
 
 Rerrors become `errors.Error`s.  When the connection is lost every outstanding
-call fails with `WorkerLost`, once and at once.
+call fails with `ConnectionLost`, once and at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Busy, Error, NotFound, WorkerLost, from_ename
+from ..errors import Busy, ConnectionLost, Error, NotFound, WorkerLost, from_ename
 from ..fs.pending import Pending
 from ..p9 import constants as c
 from ..p9 import messages as m
@@ -126,7 +126,7 @@ class Client(asyncio.Protocol):
         pending: Pending[_T]
         if self.lost.done():
             pending = Pending()
-            pending.fail(WorkerLost(f"{self.address}: {self._why}"))
+            pending.fail(ConnectionLost(f"{self.address}: {self._why}"))
             return pending
         pending = Pending(lambda: self.cancel(tag, pending), made)
         tag = self._conn.send(msg, pending)
@@ -312,7 +312,7 @@ class Client(asyncio.Protocol):
             self.lost.set_result(None)
         for whose in self._conn.lost():
             if whose is not None:
-                whose.fail(WorkerLost(f"{self.address}: {self._why}"))
+                whose.fail(ConnectionLost(f"{self.address}: {self._why}"))
         while self._to_end:
             self._end(*self._to_end.popleft())
 

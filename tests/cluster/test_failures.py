@@ -9,6 +9,7 @@ import pytest
 from llambo9p.cluster.failures import Failures, is_hosts, is_workers_fault
 from llambo9p.errors import (
     Busy,
+    ConnectionLost,
     ContextOverflow,
     Error,
     InvalidArgument,
@@ -46,7 +47,8 @@ def test_what_a_worker_that_is_well_says_is_no_fault_of_it() -> None:
     remote = RemoteError("the prompt has 900 tokens, the context holds 64")
     assert is_workers_fault(remote), "its words tell nothing"
     remote.errno = errno.EINVAL
-    for error in (remote, ContextOverflow(), PermissionDenied(), Busy(), NoSpace()):
+    well = (remote, ContextOverflow(), PermissionDenied(), Busy(), NoSpace(), ConnectionLost())
+    for error in well:
         assert not is_workers_fault(error)
     for error in (WorkerLost(), TimedOut(), RemoteError("the step cannot be decoded")):
         assert is_workers_fault(error)

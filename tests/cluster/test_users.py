@@ -6,6 +6,7 @@ The servers listen on unix sockets, where this process speaks for everybody.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,7 +15,11 @@ from pathlib import Path
 import pytest
 
 from llambo9p.cluster.config import Cluster
+from llambo9p.cluster.health import FAILURES, Circuit, Health
 from llambo9p.cluster.namespace import Orchestrator
+from llambo9p.cluster.requests import Requests
+from llambo9p.engine.base import Request
+from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound, PermissionDenied
 from llambo9p.fs.user import User, owner
 from llambo9p.net.address import Address, parse
@@ -44,14 +49,17 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def shared(
-    directory: Path, host_at: Address | None = None, count: int = 2
+    directory: Path,
+    host_at: Address | None = None,
+    count: int = 2,
+    gate: Gate | None = None,
 ) -> AsyncIterator[Place]:
     """Two users and an owner of an orchestrator with two workers."""
     at = host_at or parse(f"unix!{directory}/host")
     orchestrator = Orchestrator(Cluster(), lambda: None)
     server = Server(orchestrator.attach, security=Security(admins=["bob"]))
     async with contextlib.AsyncExitStack() as stack:
-        host = await stack.enter_async_context(simulated_host(count, at=at))
+        host = await stack.enter_async_context(simulated_host(count, at=at, gate=gate))
         stack.push_async_callback(server.close)
         stack.push_async_callback(orchestrator.close)
         address = await server.listen(parse(f"unix!{directory}/orchestrator"))
@@ -236,6 +244,54 @@ async def test_a_user_whose_connection_to_a_host_ends_goes_on_and_others_notice_
         assert await place.alice.read("worker-0000/out") == "simulated: hello"
         assert await place.alice.ask("again") == "simulated: again"
         assert not host.lost
+
+
+@pytest.fixture
+def retried(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Why other workers were asked."""
+    reasons: list[Exception] = []
+
+    def noted(self: Requests, request: Request, worker: str, why: Exception) -> None:
+        reasons.append(why)
+
+    monkeypatch.setattr(Requests, "retried", noted)
+    return reasons
+
+
+@story
+async def test_what_a_user_asks_goes_on_when_his_connection_to_a_host_ends(
+    tmp_path: Path, retried: list[Exception]
+) -> None:
+    """And that is no failure of the worker, which others ask, too."""
+    gate = Gate()
+    async with shared(tmp_path, count=1, gate=gate) as place:
+        members = place.orchestrator._members
+        (host,), (worker,) = members.hosts, members.workers.values()
+        reads = []
+        for number in range(FAILURES):
+            data = await place.alice.open("data", c.ORDWR)
+            await data.write(f"question {number}".encode())
+            reads.append(asyncio.ensure_future(data.read_all()))
+        await until(lambda: len(host.turns._begun) == FAILURES)
+        (await host.users["alice"]).close()
+        await until(lambda: len(retried) == FAILURES)
+        assert (worker.circuit, worker.health) == (Circuit.CLOSED, Health.HEALTHY)
+        gate.open()
+        answers = await asyncio.gather(*reads)
+        assert answers == [f"simulated: question {n}".encode() for n in range(FAILURES)]
+
+
+@story
+async def test_a_conversation_whose_connection_ended_meanwhile_has_another_at_once(
+    tmp_path: Path, retried: list[Exception]
+) -> None:
+    async with shared(tmp_path) as place:
+        (host,) = place.orchestrator._members.hosts
+        assert await place.alice.ask("hello") == "simulated: hello"
+        (await host.users["alice"]).close()
+        await until(lambda: "alice" not in host.users)
+        assert await place.alice.ask("again") == "simulated: again"
+        assert not retried
 
 
 @story
