@@ -320,6 +320,7 @@ class ClusterEngine:
                 raise asked.refusal
             worker = asked.worker
             assert worker is not None
+            asked.listener.progress(State.QUEUED, 0)  # no longer here; there, it says later
             try:
                 usage = await self._ask(asked, worker)
             except Error as error:

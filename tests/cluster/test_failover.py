@@ -393,6 +393,36 @@ async def test_requests_beyond_a_hosts_room_wait_in_order_and_then_are_refused()
 
 
 @story
+async def test_who_gets_a_worker_has_no_position_here_any_more() -> None:
+    one, two = Gate(), Gate()
+    limits = Cluster.model_validate({"limits": {"queue_per_host": 0}})
+    async with (
+        cluster(limits) as running,
+        simulated_host(1, gate=one, slots=1) as first,
+        simulated_host(1, 1, gate=two, slots=1) as second,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {first.address}")
+        data = await files.open("data", c.ORDWR)
+        await data.write(b"before")
+        before = reading(data)
+        await until(lambda: held(first))
+        await files.write("prompt", "behind it")
+        status = {"position": "0"}
+        while status["position"] == "0":
+            status = await files.attrs("status")
+        assert (status["state"], status["position"]) == ("queued", "1")
+        await files.write("ctl", f"mount {second.address}")
+        await until(lambda: held(second))
+        status = await files.attrs("status")
+        assert (status["state"], status["position"]) == ("queued", "0")
+        one.open()
+        two.open()
+        await before
+        assert await files.read("out") == "simulated: behind it"
+
+
+@story
 async def test_what_waits_at_a_lost_host_or_here_is_answered_by_another() -> None:
     gate = Gate()
     limits = Cluster.model_validate({"limits": {"queue_per_host": 2}})
