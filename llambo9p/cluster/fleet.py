@@ -432,7 +432,7 @@ class Fleet:
         self, host: Host, spec: HostSpec, launcher: Launcher
     ) -> tuple[Host, Launched] | None:
         """The host with the workers that it had, drained as they were, None when they were all
-        unmounted meanwhile.  Raises Error."""
+        unmounted meanwhile.  Raises Error, and then they are `host`'s still."""
         numbers = [n for name in host.workers if (n := number_of(name)) is not None]
         if not numbers:
             return None
@@ -441,12 +441,16 @@ class Fleet:
         names = [worker.name for worker in host.workers.values()]
         with self._members.promises.kept(dict.fromkeys(names, spec.name)):
             new, launched = await self._start(spec, launcher, host)
-            for run in others:
-                with contextlib.suppress(Error):  # the host ended, and is kept from now on
+            try:
+                for run in others:
                     await self._grow(new, Part(new, spec.name, run.start, len(run)))
+            except Exception:
+                await self._members.give_back(new, host)
+                host.kept = True
+                raise
         for worker in list(new.workers.values()):
             if worker.drained:
-                with contextlib.suppress(Error):  # likewise
+                with contextlib.suppress(Error):  # the host ended, and is kept from now on
                     await self._members.drain(worker.name)
         return new, launched
 

@@ -536,6 +536,18 @@ class Members:
         if host.process is not None:
             await host.process.stop()
 
+    async def give_back(self, host: Host, before: Host) -> None:
+        """End a host that was started in place of the one `before`, which has the workers again
+        that were mounted from it, as lost ones."""
+        self._lose(host)
+        for there, worker in host.workers.items():
+            worker.host = before
+            before.workers[there] = worker
+        host.workers.clear()
+        if before.workers and before not in self.hosts:
+            self.hosts.append(before)  # those that it had left were unmounted meanwhile
+        await self.remove_host(host)
+
     async def close(self) -> None:
         self.discovery.close()
         await asyncio.gather(*(self.remove_host(host) for host in list(self.hosts)))

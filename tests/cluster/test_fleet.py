@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llambo9p.cluster import fleet
 from llambo9p.cluster.config import Cluster
-from llambo9p.cluster.fleet import Part, divide, runs
+from llambo9p.cluster.fleet import Fleet, Part, divide, runs
 from llambo9p.cluster.health import Health
 from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
@@ -324,6 +324,37 @@ async def test_workers_are_kept_when_their_host_dies_before_its_first_heartbeat(
         await until(lambda: len(mounted) == 2)
         await until(lambda: members.counts[Health.HEALTHY] == 2)
         assert await running.files.ls("nodes") == ["worker-0000", "worker-0001"]
+
+
+@story
+async def test_workers_are_kept_when_their_host_dies_with_only_some_of_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their numbers have a gap, so it is started with the first and grows by the others."""
+    monkeypatch.setattr(fleet, "FIRST_S", 0.05)
+    async with cluster(config()) as running:
+        files, members = running.files, running.orchestrator._members
+        await files.write("ctl", "spawn --count 4 --type one")
+        await files.write("ctl", "unmount worker-0001\ndrain worker-0003")
+        grow = Fleet._grow
+        grew: list[Host] = []
+
+        async def die_and_grow(self: Fleet, host: Host, part: Part) -> None:
+            grew.append(host)
+            if len(grew) == 1:
+                assert isinstance(host.process, LocalHost)
+                os.kill(host.process.pid, signal.SIGKILL)
+                await host.control.lost
+            await grow(self, host, part)
+
+        monkeypatch.setattr(Fleet, "_grow", die_and_grow)
+        os.kill(processes(running)["host-0000"].pid, signal.SIGKILL)
+        await until(lambda: len(grew) == 2 and not members.counts[Health.LOST])
+        assert list(processes(running)) == ["host-0000"] and len(members.hosts) == 1
+        assert sorted(members.workers) == ["worker-0000", "worker-0002", "worker-0003"]
+        assert members.workers["worker-0003"].health is Health.DRAINING
+        for name in ("worker-0000", "worker-0002"):
+            assert await files.ask("hello", name) == "simulated: hello"
 
 
 @story
