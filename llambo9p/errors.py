@@ -12,6 +12,9 @@ Errors that end a connection are not here: see `llambo9p.p9.framing`.
 from __future__ import annotations
 
 import errno
+from typing import TypeVar
+
+_E = TypeVar("_E", bound=Exception)
 
 
 class Error(Exception):
@@ -196,3 +199,10 @@ def from_ename(ename: str, errno: int = 0) -> Error:
     if errno and cls is RemoteError:
         error.errno = errno
     return error
+
+
+def without_frames(error: _E) -> _E:
+    """The error, to be kept: without the calls that it came through, which hold what they
+    were given, and without those that it was made of."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

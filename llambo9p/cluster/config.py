@@ -271,7 +271,8 @@ class Limits(_Section):
     history: Size = 16 * 2**20
     """of one conversation"""
     kept: Size = 2 * 2**30
-    """of all histories and system prompts, and of such texts that are open for reading"""
+    """of all histories and system prompts, of prompts that are being answered or the newest of
+    their conversations, and of such texts that are open for reading"""
     kept_per_user: Size = 512 * 2**20
     """of those, what is one user's"""
     version_timeout: Milliseconds = 30_000

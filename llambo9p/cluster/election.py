@@ -20,6 +20,7 @@ from ..engine.base import (
     Usage,
     mean_logprob,
 )
+from ..errors import without_frames
 from ..fs.ctl import quote
 from .fusion import STRATEGIES, Vote
 
@@ -73,6 +74,7 @@ class Voter:
         self.worker = "-"
         """which answers, or answered"""
         self.request: Request | None = None
+        """until it has ended"""
         self.tokens_seen: list[Token] = []
         self.usage: Usage | None = None
         self.error: Exception | None = None
@@ -146,7 +148,7 @@ class Voter:
         self._end()
 
     def failed(self, error: Exception) -> None:
-        self.error = error
+        self.error = without_frames(error)
         self._end()
 
     def _end(self) -> None:

@@ -153,6 +153,7 @@ class FusionEngine:
     def _voter_ended(self, voter: Voter) -> None:
         if voter.request is not None:
             self._limits.requests.give_back(1, voter.request.user)
+            voter.request = None
         self._engine.forget(voter)
 
     async def _decide(self, election: Election) -> Usage:
@@ -217,7 +218,9 @@ class FusionEngine:
             self._engine.forget(election)
 
     def _keep(self, election: Election) -> None:
-        """Count what the drafts take, as long as somebody can read them."""
+        """Count what the drafts take, as long as somebody can read them; what was asked is
+        its turn's to keep."""
+        election.request = replace(election.request, prompt="", answer=())
         for voter in election.voters:
             voter.tokens_seen.clear()
         if election is self.election:

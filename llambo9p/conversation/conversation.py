@@ -83,7 +83,7 @@ class Conversation:
         try:
             self._check_admission()
             self._check_history()
-            turn.prompt = self._prompt_text(data)
+            prompt = self._prompt_text(data)
             if len(self._queue) >= self.limits.queued_prompts:
                 raise Busy
             self.limits.buffer.take(len(data), self.user)
@@ -91,6 +91,7 @@ class Conversation:
             self._give((), 0)
             turn.failed(e)
             return
+        turn.prompt = prompt
         turn.given, turn.size = self._given, len(data) + self._given_bytes
         self._given, self._given_bytes = (), 0
         self._queue.append(turn)
@@ -101,6 +102,7 @@ class Conversation:
         history is neither used nor changed.  Raises what makes it impossible."""
         self._check_admission()
         turn = self._new_turn(self._prompt_text(data), self._one_shot_over)
+        turn.size = len(data)
         self._give_to_engine(turn, history=False)
         self._one_shots.add(turn)
         return turn
@@ -110,8 +112,10 @@ class Conversation:
         trailing newline is dropped."""
         self._check_admission()
         turn = self._new_turn(decode(data.removesuffix(b"\n")), self._one_shot_over)
-        request = Request(turn.prompt, user=self.user, embed=True, id=self._request_id())
-        self._submit(turn, request)
+        turn.size = len(data)
+        with self._held(turn, history=False):
+            request = Request(turn.prompt, user=self.user, embed=True, id=self._request_id())
+            self._submit(turn, request)
         self._one_shots.add(turn)
         return turn
 
@@ -182,18 +186,34 @@ class Conversation:
                 turn.failed(e)
 
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
-        request = Request(
-            self._render(turn.prompt, history),
-            self._params(history),
-            conversation=self if history else None,
-            overflow=self.settings.overflow,
-            priority=self.settings.priority,
-            node_type=self.settings.type,
-            user=self.user,
-            answer=turn.given,
-            id=self._request_id(),
-        )
-        self._submit(turn, request)
+        with self._held(turn, history):
+            request = Request(
+                self._render(turn.prompt, history),
+                self._params(history),
+                conversation=self if history else None,
+                overflow=self.settings.overflow,
+                priority=self.settings.priority,
+                node_type=self.settings.type,
+                user=self.user,
+                answer=turn.given,
+                id=self._request_id(),
+            )
+            self._submit(turn, request)
+
+    @contextlib.contextmanager
+    def _held(self, turn: Turn, history: bool) -> Iterator[None]:
+        """Inside, the turn is given to the engine.  What was asked is kept from now on, and
+        the history that it goes on from makes room for it.  Raises NoSpace; a turn that is
+        refused, by whomever, holds nothing."""
+        turn.hold()
+        try:
+            if history:
+                self._trim_history()
+            self._check_kept()
+            yield
+        except BaseException:
+            turn.forget()
+            raise
 
     def _request_id(self) -> str:
         return self.settings.request_id or f"{random.getrandbits(48):012x}"
@@ -228,6 +248,7 @@ class Conversation:
         return (*system, *before, Message("user", prompt))
 
     def _turn_over(self, turn: Turn) -> None:
+        prompt = turn.prompt
         self._engine_done(turn)
         if turn is not self.running:
             return  # refused, or reset meanwhile
@@ -238,15 +259,19 @@ class Conversation:
             answer = turn.stream.data.decode()
             if not isinstance(turn.request.prompt, str) and answer:
                 # a cancelled answer stays as far as it was seen
-                self._remember([Message("user", turn.prompt), Message("assistant", answer)])
+                self._remember([Message("user", prompt), Message("assistant", answer)])
         self._start_next()
 
     def _remember(self, messages: list[Message]) -> None:
-        """Append to the history, and forget the oldest turns that it has no room for; where
-        that is what its user keeps elsewhere, `status` says so."""
+        """Append to the history, whether or not there is room."""
         self.history += messages
         self._history_bytes += _size(messages)
         self.limits.kept.add(_size(messages), self.user)
+        self._trim_history()
+
+    def _trim_history(self) -> None:
+        """Forget the oldest turns that there is no room for; where that is what the user keeps
+        elsewhere, `status` says so."""
         if self.settings.overflow == "trim":
             while self.history and self._history_is_full:
                 if self._history_bytes <= self.limits.history_bytes:
@@ -274,6 +299,10 @@ class Conversation:
                 f"{NoSpace.ename}: the history is more than {self.limits.history_bytes} bytes; "
                 "`reset` forgets it"
             )
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Raises NoSpace when the user must give something back."""
         if self.limits.kept.is_over(self.user):
             self.limits.kept.take(0, self.user)
 

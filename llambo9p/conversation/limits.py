@@ -79,7 +79,7 @@ def buffer(limit: int = 256 * _MB, per_user: int | None = None) -> Quota:
 
 
 def kept(limit: int = 2048 * _MB, per_user: int | None = None) -> Quota:
-    return Quota("bytes of histories, system prompts and open texts", NoSpace,
+    return Quota("bytes of histories, prompts and open texts", NoSpace,
                  limit=limit, per_user=per_user)  # fmt: skip
 
 

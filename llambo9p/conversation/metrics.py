@@ -34,7 +34,7 @@ class Held(Collector):
             ("llambo_conversations", "Cloned conversations.", self._limits.clones.used),
             ("llambo_buffered_bytes", "Of prompts that are not asked yet.",
              self._limits.buffer.used),
-            ("llambo_kept_bytes", "Of histories, system prompts and texts that are open.",
+            ("llambo_kept_bytes", "Of histories, prompts that were asked, and texts that are open.",
              self._limits.kept.used),
             ("llambo_tasks", "Tasks of the event loop.", len(asyncio.all_tasks())),
         ):  # fmt: skip

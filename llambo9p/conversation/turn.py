@@ -1,7 +1,9 @@
 """One prompt and its answer, from submit to the end: what `out`, `tokens` and `logprobs` show.
 
 It owns three streams, each with any number of readers, and none of the rules of the
-conversation: whoever makes a turn is told when it is over.
+conversation: whoever makes a turn is told when it is over.  What it holds of its prompt and
+of `logprobs` is in the quota of what is kept until it is forgotten, and the rest of what was
+asked goes when it is over.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..engine.base import Request, State, Token, Usage
-from ..errors import NoSpace
+from ..errors import NoSpace, without_frames
 from ..fs.stream import Stream
 from . import texts
 from .limits import Quota
@@ -37,12 +39,12 @@ class Turn:
     )
 
     def __init__(self, prompt: str, ended: Callable[[Turn], None], kept: Quota, user: str) -> None:
-        """The lines of `logprobs`, which may be many times the answer, count as `kept`."""
+        """The lines of `logprobs` may be many times the answer."""
         self.prompt = prompt
         self.given: tuple[int, ...] = ()
         """tokens that the answer begins with"""
         self.size = 0
-        """bytes of the prompt and of what is given, while it is queued in the conversation"""
+        """bytes of the prompt and of what is given"""
         self.stream = Stream()
         """the answer"""
         self.token_lines = Stream()
@@ -52,7 +54,7 @@ class Turn:
         self.usage: Usage | None = None
         """when it is done"""
         self.request: Request | None = None
-        """when it was given to the engine"""
+        """from when it is given to the engine until it is over"""
         self.error: Exception | None = None
         self._ended = ended
         self._kept = kept
@@ -76,6 +78,11 @@ class Turn:
             if lines := texts.show_logprobs(tokens):
                 self._keep(lines.encode())
 
+    def hold(self) -> None:
+        """Count what was asked, whether or not there is room."""
+        self._kept.add(self.size, self._user)
+        self._kept_bytes += self.size
+
     def _keep(self, lines: bytes) -> None:
         """One more piece of `logprobs`, which ends when there is no room; the answer does not."""
         if self.logprob_lines.finished:
@@ -92,6 +99,7 @@ class Turn:
         """Nobody will open its files any more, and no more tokens will come."""
         self._kept.give_back(self._kept_bytes, self._user)
         self._kept_bytes = 0
+        self.prompt = ""
 
     def done(self, usage: Usage) -> None:
         self._end(usage=usage)
@@ -102,8 +110,10 @@ class Turn:
     def _end(self, usage: Usage | None = None, error: Exception | None = None) -> None:
         self.state = State.IDLE
         self.usage = usage
-        self.error = error
+        self.error = None if error is None else without_frames(error)
         self._ended(self)
+        self.request = None
+        self.given = ()
         for stream in (self.stream, self.token_lines, self.logprob_lines):
             if stream.finished:
                 continue

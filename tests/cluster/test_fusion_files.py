@@ -533,6 +533,8 @@ async def test_each_voter_counts_among_its_user_s_requests() -> None:
         states = [(voter.state, type(voter.error)) for voter in engine.election.voters]
         assert states == [("voted", type(None))] * 3 + [("failed", Busy)]
         assert limits.requests.used == 0
+        assert not engine.election.request.prompt
+        assert not any(voter.request for voter in engine.election.voters)
         assert limits.kept.used == 3
         engine.forget(None)
         assert limits.kept.used == 0

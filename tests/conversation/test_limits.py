@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 
 import pytest
 
@@ -151,7 +153,7 @@ async def test_what_a_user_keeps_in_all_his_conversations_is_bounded():
     async with conversing(Limits(kept=kept)) as place:
         await place.files.write("history", turns("0123456789", "0123456789"))
         await place.files.write("system", "1234567890\n")
-        refused = "more than 286 bytes of histories, system prompts and open texts of one user"
+        refused = "more than 286 bytes of histories, prompts and open texts of one user"
         for path, text in (("system", "12345678901"), ("history", turns("0"))):
             with pytest.raises(NoSpace, match=refused):
                 await place.files.write(path, text)
@@ -185,7 +187,7 @@ async def test_a_history_gives_way_to_what_its_user_keeps_elsewhere():
         await place.files.write("ctl", "overflow error")
         assert await place.files.ask("third") == "simulated: third"
         await place.files.write("prompt", "fourth")
-        with pytest.raises(NoSpace, match="bytes of histories, system prompts and open texts"):
+        with pytest.raises(NoSpace, match="bytes of histories, prompts and open texts"):
             await place.files.read("out")
 
 
@@ -240,3 +242,72 @@ def test_who_keeps_little_need_not_make_room_for_those_who_keep_much() -> None:
     assert not any(kept.is_over(user) for user in ("alice", "bob", "carol", "dave"))
     kept.add(200, "bob")
     assert kept.is_over("bob")
+
+
+@story
+async def test_a_prompt_that_was_asked_is_kept_while_it_is_the_newest():
+    kept = limits.kept(per_user=2500)
+    async with conversing(Limits(kept=kept), n_ctx=128) as place:
+        clones = [await place.files.open("clone", c.ORDWR) for _ in range(4)]
+        for number in "01":
+            with pytest.raises(Error, match="1003 tokens"):
+                await place.files.ask("x" * 1000, number)
+        assert kept.used == 2000
+        with pytest.raises(NoSpace, match="more than 2500 bytes of histories, prompts and open"):
+            await place.files.ask("x" * 1000, "2")
+        data = await place.files.open("2/data", c.ORDWR)
+        await data.write(b"x" * 1000)
+        with pytest.raises(NoSpace, match="of one user$"):
+            await data.read(0)
+        assert kept.used == 2000
+        assert await place.files.read("2/prompt") == "", "what is refused is not kept"
+        await clones[0].clunk()
+        assert kept.used == 1000
+        assert await place.files.read("1/prompt") == "x" * 1000
+        assert await place.files.ask("short", "1") == "simulated: short"
+        await place.files.write("1/ctl", "reset")
+        assert kept.used == 0
+
+
+@story
+async def test_a_history_gives_way_to_the_prompt_that_is_asked():
+    asked: list[str] = []
+
+    def answer(prompt: str) -> bytes:
+        asked.append(prompt)
+        return b"ok"
+
+    kept = limits.kept(per_user=2 * MESSAGE_BYTES + 100)
+    async with conversing(Limits(kept=kept), answer=answer) as place:
+        await place.files.ask("first")
+        await place.files.ask("second")
+        await place.files.ask("x" * 100)
+        assert asked == ["first", "first\n\nok\n\nsecond", "x" * 100]
+        assert (await place.files.attrs("status"))["error"].startswith("turns were forgotten: ")
+
+
+@pytest.mark.parametrize("path", ["prompt", "data"])
+@pytest.mark.parametrize("query", [b"x", b"\xff"], ids=["too long", "not UTF-8"])
+@story
+async def test_a_turn_that_failed_holds_no_more_than_is_counted(path: str, query: bytes):
+    """Its error had the frames of all that was called with the prompt."""
+    kept = limits.kept()
+    size = 2**18
+    async with conversing(Limits(kept=kept), n_ctx=128) as place:
+        held = [await place.files.open("clone", c.ORDWR) for _ in range(8)]
+        tracemalloc.start()
+        try:
+            for number in range(8):
+                file = await place.files.open(f"{number}/{path}", c.ORDWR)
+                await file.write(query * size)
+                if path == "prompt":
+                    await file.clunk()
+                    file = await place.files.open(f"{number}/out")
+                with pytest.raises(Error, match="tokens|not UTF-8"):
+                    await file.read(0)
+                held.append(file)
+            gc.collect()
+            assert kept.used == (8 * size if (path, query) == ("prompt", b"x") else 0)
+            assert tracemalloc.get_traced_memory()[0] < kept.used + 2 * size
+        finally:
+            tracemalloc.stop()
