@@ -251,7 +251,7 @@ class Limits(_Section):
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     connections_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     fids: Annotated[int, Field(ge=16, le=2**24)] = 65_536
-    """of a connection"""
+    """of a connection; each KiB of a text that is open counts as one"""
     fids_per_user: Annotated[int, Field(ge=64, le=2**30)] = 262_144
     """of all his connections"""
     requests: Annotated[int, Field(ge=1, le=65_535)] = 1_024

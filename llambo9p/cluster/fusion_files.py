@@ -46,6 +46,10 @@ class OpenVotes(OpenSnapshot):
         conversation.limits.kept.take(len(data), conversation.user)
         self._conversation = conversation
 
+    @property
+    def held(self) -> int:
+        return 0
+
     def drop(self) -> None:
         self._conversation.limits.kept.give_back(len(self._data), self._conversation.user)
 

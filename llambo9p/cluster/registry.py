@@ -191,6 +191,10 @@ class OpenText(OpenFile):
     def __init__(self, text: str) -> None:
         self._text = text.encode()
 
+    @property
+    def held(self) -> int:
+        return len(self._text)
+
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         piece, self._text = self._text[:count], self._text[count:]
         return piece

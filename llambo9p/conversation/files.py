@@ -101,6 +101,10 @@ class OpenText(OpenSnapshot):
         self._written = written
         self._submit = submit
 
+    @property
+    def held(self) -> int:
+        return 0
+
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         with self._conversation.noting():
             self._written.extend(data)

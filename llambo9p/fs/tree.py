@@ -248,6 +248,10 @@ class OpenSnapshot(OpenFile):
     def __init__(self, data: bytes) -> None:
         self._data = data
 
+    @property
+    def held(self) -> int:
+        return len(self._data)
+
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         return self._data[offset : offset + count]
 

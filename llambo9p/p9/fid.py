@@ -18,6 +18,8 @@ from .wire import Dir, Qid
 
 _MORE_FIDS = 64
 """for which room is taken at once"""
+FID_BYTES = 1024
+"""about what a fid takes: so many bytes that one holds while it is open count as one more"""
 
 
 class Fid:
@@ -35,6 +37,7 @@ class Fid:
         "pending",
         "root",
         "waiting",
+        "weight",
     )
 
     def __init__(self, fid: int, node: Node | None) -> None:
@@ -56,6 +59,8 @@ class Fid:
         """of Treads on a directory"""
         self.entries: Sequence[bytes] | None = None
         """of Treaddirs: the packed directory as it was at offset 0"""
+        self.weight = 0
+        """how many fids what it holds counts as"""
 
     def __repr__(self) -> str:
         state = "busy" if self.busy else "open" if self.handle else "walked"
@@ -83,10 +88,10 @@ class FidShare:
 
 
 class FidTable(dict[int, Fid]):
-    """The fids of a connection by number, at most `limit`; `share` bounds them, too, where
-    their user has other connections."""
+    """The fids of a connection by number, at most `limit`, what they hold included; `share`
+    bounds them, too, where their user has other connections."""
 
-    __slots__ = ("_limit", "_room", "share")
+    __slots__ = ("_limit", "_room", "_weight", "share")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -94,6 +99,8 @@ class FidTable(dict[int, Fid]):
         self._limit = limit
         self._room = 0
         """how many there may be until more room is taken, which is kept until `clear`"""
+        self._weight = 0
+        """room that what they hold has taken"""
 
     def make(self, number: int) -> Fid:
         """A new fid.  Raises UnknownFid, InUse or Busy."""
@@ -102,14 +109,30 @@ class FidTable(dict[int, Fid]):
         if number in self:
             raise errors.InUse(f"fid {number} is in use")
         if len(self) >= self._room:
-            self._take_room()
+            self._take_room(1)
         fid = self[number] = Fid(number, None)
         return fid
 
-    def _take_room(self) -> None:
-        more = min(_MORE_FIDS, self._limit - self._room)
-        if more == 0:
+    def load(self, fid: Fid, held: int) -> None:
+        """`fid` holds so many bytes, until `unload`.  Raises Busy."""
+        weight = held // FID_BYTES
+        missing = len(self) + weight - self._room
+        if missing > 0:
+            self._take_room(missing)
+        self._room -= weight
+        self._weight += weight
+        fid.weight = weight
+
+    def unload(self, fid: Fid) -> None:
+        self._room += fid.weight
+        self._weight -= fid.weight
+
+    def _take_room(self, count: int) -> None:
+        """For `count` fids at least."""
+        left = self._limit - self._room - self._weight
+        if left < count:
             raise errors.Busy(f"more than {self._limit} fids on one connection")
+        more = min(max(count, _MORE_FIDS), left)
         if self.share is not None:
             self.share.take(more)
         self._room += more
@@ -117,8 +140,8 @@ class FidTable(dict[int, Fid]):
     def clear(self) -> None:
         super().clear()
         if self.share is not None:
-            self.share.used -= self._room
-        self._room = 0
+            self.share.used -= self._room + self._weight
+        self._room = self._weight = 0
 
 
 class DirCursor:

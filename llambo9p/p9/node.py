@@ -36,6 +36,9 @@ class Listing(list[Dir]):
 class Handle(Protocol):
     """What one open fid has."""
 
+    @property
+    def held(self) -> int: ...
+
     def read(self, offset: int, count: int) -> Maybe[bytes]: ...
 
     def readdir(self) -> Maybe[Sequence[Dir]]: ...

@@ -35,7 +35,7 @@ from . import constants as c
 from . import dotl, on_fid
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import Fid, FidTable, Request
+from .fid import FID_BYTES, Fid, FidTable, Request
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node
 from .relay import Relayed, Relays
@@ -57,7 +57,7 @@ class Limits:
     min_msize: int = c.MIN_MSIZE
     """whoever asks for less is refused"""
     fids: int = 65_536
-    """Linux keeps a fid for each directory entry it has cached"""
+    """Linux keeps a fid for each directory entry it has cached; what open files hold counts, too"""
     requests: int = 1_024
     """T-messages without a reply yet; beyond it only Tflush, Tclunk, Tremove and
     Tversion are taken, which make room"""
@@ -374,8 +374,15 @@ class ServerConn:
             self.fids.pop(fid.fid, None)
 
     def opened(self, fid: Fid, handle: Handle, mode: int) -> tuple[Qid, int]:
-        """`fid` is open now: its qid, and the iounit."""
+        """`fid` is open now: its qid, and the iounit.  Raises Busy, when it is not: there is no
+        room for what it would hold."""
         assert fid.node is not None
+        if handle.held >= FID_BYTES:
+            try:
+                self.fids.load(fid, handle.held)
+            except errors.Busy:
+                handle.drop()
+                raise
         fid.handle = handle
         fid.mode = mode & 3
         way = getattr(handle, "way", None)
@@ -386,6 +393,8 @@ class ServerConn:
     def end_fid(self, fid: Fid) -> None:
         """Free the fid and interrupt what is pending on it."""
         del self.fids[fid.fid]
+        if fid.weight:
+            self.fids.unload(fid)
         self._relays.ways.pop(fid.fid, None)
         if not fid.pending:
             return

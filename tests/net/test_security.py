@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from llambo9p_tools.commands.cert import cert
 
 from llambo9p.errors import AuthenticationFailed, Busy, Error, InvalidArgument, WorkerLost
-from llambo9p.fs.tree import Directory, Tree
+from llambo9p.fs.tree import Directory, TextFile, Tree
 from llambo9p.fs.user import User, name_of, owner
 from llambo9p.net import security, sockets
 from llambo9p.net.address import Address, parse
@@ -365,6 +365,25 @@ async def test_one_user_cannot_take_all_fids(ca: Path) -> None:
         client.close()
     await until(lambda: not guest.server.connections)
     assert not guest.server._shares
+    await guest.server.close()
+
+
+@story
+async def test_long_texts_that_are_open_count_as_fids_of_their_user(ca: Path) -> None:
+    guest = Guest(guarded(ca), Limits(fids_per_user=256))
+    guest.root.add(TextFile(guest.root.tree, "text", lambda: "x" * 100 * 1024))
+    address = await guest.server.listen(TLS)
+    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(2)]
+    roots = [(await client.attach(""))[0] for client in hers]
+    for client, root in zip(hers, roots, strict=True):
+        await client.open(root, "text", c.OREAD)
+    with pytest.raises(Busy, match="more than 256 fids on all connections of alice"):
+        await hers[1].open(roots[1], "text", c.OREAD)
+    hers[0].close()
+    await until(lambda: len(guest.server.connections) == 1)
+    await hers[1].open(roots[1], "text", c.OREAD)
+    hers[1].close()
+    await until(lambda: not guest.server.connections)
     await guest.server.close()
 
 

@@ -456,3 +456,21 @@ def test_close_answers_what_it_can_and_drops_the_rest(run: Any) -> None:
         assert site.out.ends == ["drop"]
 
     run(main())
+
+
+@both_loops
+def test_a_long_text_that_is_open_counts_as_many_fids(run: Any) -> None:
+    """Each open has a copy of its own, of 96 KiB here."""
+
+    async def main() -> None:
+        async with serving(limits=Limits(p9.Limits(fids=200))) as site:
+            client, root = await site.connect()
+            opened = [await client.open(root, "large", c.OREAD) for _ in range(2)]
+            with pytest.raises(Error, match="more than 200 fids on one connection"):
+                await client.open(root, "large", c.OREAD)
+            await client.open(root, "hello", c.OREAD)
+            await opened[0].clunk()
+            again = await client.open(root, "large", c.OREAD)
+            assert (await again.read_all()).decode() == LARGE.decode("latin-1")
+
+    run(main())

@@ -92,6 +92,8 @@ class Books:
 
 
 class Open:
+    held = 0
+
     def __init__(self, books: Books) -> None:
         self.books = books
         self.ends = 0
