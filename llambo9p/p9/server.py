@@ -228,13 +228,15 @@ class ServerConn:
         return self.dialect.error(tag, error, self.msize)
 
     def _error(self, tag: int, what: object, error: BaseException) -> m.Message:
-        """The Rerror for what went wrong with the message `what`."""
+        """The Rerror for what went wrong with the message `what`.  Whoever raised the error may
+        keep it; it holds nothing of the calls that it came through."""
         if not isinstance(error, errors.Error):
             if isinstance(error, Exception):
                 log.error("bug: %r failed", what, exc_info=error)
                 error = errors.Error(f"internal error: {type(error).__name__}: {error}")
             else:
                 error = errors.Interrupted()
+        error.__traceback__ = None
         return self._rerror(tag, error)
 
     def _refusal(self, msg: m.Message) -> errors.Error | None:

@@ -414,3 +414,17 @@ def test_30_messages_wait_while_their_replies_are_not_taken() -> None:
                 break
             conn.resume()
         assert taken == [m.Rread(1, b"x" * 1000).pack()] * 10
+
+
+def test_an_error_that_was_told_holds_nothing_of_the_calls_that_it_came_through() -> None:
+    """A stream keeps the error for whoever reads next."""
+    with playing() as player:
+        player.play(HELLO)
+        player.play("""
+            ! open 1 out 0
+            ! break out "the engine stopped"
+            -> Tread tag 1 fid 1 offset 0 count 9
+            <- Rerror tag 1 ename "the engine stopped"
+        """)
+        error = player.world.out.stream.error
+        assert error is not None and error.__traceback__ is None
