@@ -14,17 +14,22 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from click.testing import CliRunner, Result
 from llambo9p_tools.commands.limbot import limbot
+from llambo9p_tools.remote import Remote
+from py9p.constants import ORDWR
 
 from llambo9p.engine.simulated import Gate
+from llambo9p.net.address import parse
 from tests.cluster.harness import simulated_host
 
 from .cluster import COMMAND, llamboctl
 from .screen import PATIENCE_S, Screen
 
+SLOTS = 16
 ROOT = Path(__file__).parents[2]
 
 
@@ -100,11 +105,23 @@ class ScriptedCluster(Cluster):
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._held = contextlib.AsyncExitStack()
-        host = simulated_host(2, answer=script, gate=_Pace(), n_ctx=32768)
+        host = simulated_host(2, answer=script, gate=_Pace(), n_ctx=32768, slots=SLOTS)
         entering = self._held.enter_async_context(host)
         address = asyncio.run_coroutine_threadsafe(entering, self._loop).result(10).address
         super().__init__(directory)
         self.out("write", "ctl", f"mount {address}")
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """All slots are taken."""
+        with contextlib.ExitStack() as held:
+            tree = held.enter_context(Remote(parse(self.address)))
+            for _ in range(SLOTS):
+                ctl = held.enter_context(tree.open("clone", ORDWR))
+                number = b"".join(ctl.chunks()).decode().strip()
+                ctl.write(b"max_tokens 20000")
+                tree.write(f"{number}/prompt", b"count to 4000")
+            yield
 
     def close(self) -> None:
         super().close()

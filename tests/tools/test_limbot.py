@@ -15,6 +15,7 @@ import click
 import pytest
 from llambo9p_tools.failure import Failure
 from llambo9p_tools.limbot.chat import Chat
+from llambo9p_tools.limbot.commands import DEFAULTS
 from llambo9p_tools.remote import Remote
 
 from llambo9p.net.address import parse
@@ -217,6 +218,25 @@ class TestChat:
         assert err[0].endswith("; did you mean simulated?")
         assert err[1].endswith("; /model shows what there is")
 
+    def test_set_changes_a_setting(self, cluster):
+        out, err = chat(cluster, "/set max_tokens 5", "one", "/set stop ' after'", "/set stop",
+                        "/set max_tokens -", "two", "/set")  # fmt: skip
+        assert out[0].split() == ["max_tokens", "5"] and out[1] == "'one'"
+        assert err == ["[cut off after 5 tokens; /set max_tokens allows more]"]
+        assert out[2] == out[3] and out[2].split(None, 1) == ["stop", "' after'"]
+        assert out[4].split() == ["max_tokens", DEFAULTS["max_tokens"]] and out[5] == "'two'"
+        assert [line.split()[0] for line in out[6:]] == list(DEFAULTS)
+
+    def test_what_cannot_be_set_changes_nothing(self, cluster):
+        out, err = chat(cluster, "/set max_tokens 5", "/set max_token 6", "/set xyzzy",
+                        "/set max_tokens lots", "/set max_tokens 6\\", "reset",
+                        "/set max_tokens")  # fmt: skip
+        assert [line.split() for line in out] == [["max_tokens", "5"]] * 2
+        assert err[:2] == ["limbot: there is no setting max_token; did you mean max_tokens?",
+                           "limbot: there is no setting xyzzy; /set shows them"]  # fmt: skip
+        assert "max_tokens must be a whole number 1.." in err[2] and err[2].endswith("not lots")
+        assert err[3:] == ["limbot: max_tokens: a setting has one line"]
+
     def test_save_and_load(self, cluster, tmp_path):
         path = tmp_path / "said.jsonl"
         _, err = chat(cluster, "one", "two", f"/save {path}")
@@ -271,5 +291,5 @@ class TestChat:
         out, _ = chat(cluster, "/help")
         told = {line.split()[0] for line in out if line.startswith("/")}
         assert told >= {"/help", "/history", "/clear", "/status", "/exit", "/system", "/model",
-                        "/save", "/load", "/usage", "/retry"}  # fmt: skip
+                        "/set", "/save", "/load", "/usage", "/retry"}  # fmt: skip
         assert max(map(len, out)) <= 60

@@ -153,8 +153,18 @@ def test_completion(chat, tmp_path):
     chat.wait_for("answered by  any worker")
     chat.enter("/model ti\t")
     chat.wait_for("[tiny workers answer]")
+    chat.enter("/set tempera\t 0")
+    chat.wait_for("temperature     0")
     chat.enter(f"/load {tmp_path}/a c\t")
     chat.wait_for("[0 messages loaded from ")
+
+
+def test_who_waits_is_told_his_place_in_the_queue(chat, cluster):
+    with cluster.busy():
+        chat.enter("one")
+        chat.wait_for("[place 1 in the queue]")
+    chat.wait_for("'one' after 0")
+    assert chat.text.count("queue") == 1
 
 
 def test_save_asks_before_it_overwrites(chat, tmp_path):

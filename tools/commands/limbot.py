@@ -70,7 +70,8 @@ def _question(words: tuple[str, ...], interactive: bool) -> str | None:
 def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool) -> None:
     screen = Screen()
     patience = 0.0 if options.explaining() else _PATIENCE_S
-    chat = Chat(options.connecting(), settings, system, screen.note, patience)
+    queued = screen.queued if patience else None
+    chat = Chat(options.connecting(), settings, system, screen.note, patience, queued)
     shown = _nothing if as_json else screen.answer
 
     def ask() -> Answer:
@@ -93,7 +94,7 @@ def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool)
 )
 def _chat(first: str | None, settings: Mapping[str, str], system: str) -> None:
     screen = Screen()
-    chat = Chat(options.connecting(), settings, system, screen.note)
+    chat = Chat(options.connecting(), settings, system, screen.note, queued=screen.queued)
     apart(chat.open)
     reader: Reader = Pipe()
     if sys.stdin.isatty() and screen.is_terminal:

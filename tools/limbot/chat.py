@@ -35,6 +35,9 @@ T = TypeVar("T")
 _FIRST_S, _LONGEST_S = 0.2, 3.0
 """between two attempts to connect"""
 
+_QUEUE_S = 2.0
+"""between two looks at the queue"""
+
 _GONE = "the cluster is gone; waiting for it (`llamboctl init`), ^C gives up"
 
 
@@ -52,9 +55,12 @@ class Chat:
         system: str = "",
         notice: Callable[[str], None] = lambda text: None,
         patience: float = math.inf,
+        queued: Callable[[int], None] | None = None,
     ) -> None:
         """`settings` are those of `ctl` that shall not have their defaults.  A lost cluster is
-        waited for `patience` seconds; without any nothing is prepared for it, either."""
+        waited for `patience` seconds; without any nothing is prepared for it, either.  `queued`
+        is told, until the answer begins, the prompt's place in the queue: once, and whenever
+        only half as many are before it."""
         self.settings = dict(settings)
         self.system = system
         self.history: list[Message] = []
@@ -65,6 +71,7 @@ class Chat:
         self._connect = connect
         self._notice = notice
         self._patience = patience
+        self._queued = queued
         self._clone: _Clone | None = None
 
     # -- its life -----------------------------------------------------------------
@@ -122,9 +129,9 @@ class Chat:
     def set_system(self, text: str) -> None:
         self._change("system", text, self._put_system)
 
-    def set_type(self, node_type: str) -> None:
-        """Of the workers that may answer; empty: any."""
-        self._change("settings", {**self.settings, "type": node_type}, self._put_settings)
+    def set(self, name: str, value: str) -> None:
+        """A setting, in the words that `ctl` takes."""
+        self._change("settings", {**self.settings, name: value}, self._put_settings)
 
     def set_history(self, messages: Sequence[Message]) -> None:
         self._change("history", list(messages), self._put_history)
@@ -134,6 +141,10 @@ class Chat:
     def read(self, path: str) -> str:
         """Any file of the tree; nothing when it was stopped."""
         return self._do(lambda clone: clone.tree.text(path)) or ""
+
+    def read_own(self, name: str) -> str:
+        """A file of the conversation; nothing when it was stopped."""
+        return self._do(lambda clone: clone.tree.text(f"{clone.directory}/{name}")) or ""
 
     # -- the clone ----------------------------------------------------------------
 
@@ -222,8 +233,13 @@ class Chat:
         if self.stopping.is_set():
             # what `stop` wrote may have come before the prompt
             ctl.write(b"cancel\n")
-        with tree.open(f"{directory}/out") as out, self._following(clone, answer):
+        with (
+            tree.open(f"{directory}/out") as out,
+            self._following(clone, answer),
+            self._in_queue(clone) as begun,
+        ):
             for piece in out.chunks():
+                begun()
                 answer.add(piece)
         answer.end()
         # without it the answer is as good
@@ -231,6 +247,21 @@ class Chat:
             answer.usage = show.words(tree.text(f"{directory}/usage"))
         except Unreachable:
             self._lost()
+
+    @contextlib.contextmanager
+    def _in_queue(self, clone: _Clone) -> Iterator[Callable[[], None]]:
+        """Tell of the place in the queue, but nothing once it was said that the answer has
+        begun."""
+        if self._queued is None:
+            yield lambda: None
+            return
+        queue = _Queue(clone, self._queued)
+        thread = threading.Thread(target=queue.watch, daemon=True)
+        thread.start()
+        try:
+            yield queue.leave
+        finally:
+            queue.leave()
 
     @contextlib.contextmanager
     def _following(self, clone: _Clone, answer: Answer) -> Iterator[None]:
@@ -250,6 +281,36 @@ class Chat:
                 raise
             finally:
                 thread.join()
+
+
+class _Queue:
+    """Looks at a prompt's place; on a thread of its own."""
+
+    def __init__(self, clone: _Clone, tell: Callable[[int], None]) -> None:
+        self._clone = clone
+        self._tell = tell
+        self._left = threading.Event()
+        self._telling = threading.Lock()
+
+    def leave(self) -> None:
+        if not self._left.is_set():
+            with self._telling:
+                self._left.set()
+
+    def watch(self) -> None:
+        told = math.inf
+        while not self._left.wait(_QUEUE_S):
+            try:
+                status = show.words(self._clone.tree.text(f"{self._clone.directory}/status"))
+            except Failure:  # which the reader of `out` tells
+                return
+            position = int(status.get("position", "0"))
+            if not 0 < position <= told / 2:
+                continue
+            with self._telling:
+                if not self._left.is_set():
+                    told = position
+                    self._tell(position)
 
 
 def _follow(tokens: OpenFile, answer: Answer) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from llambo9p.conversation import texts
+from llambo9p.conversation import settings, texts
 from llambo9p.engine.base import Message
 from llambo9p.errors import InvalidArgument
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _NONE = "-"
 """the word that takes something back"""
+
+DEFAULTS = show.words(settings.show(settings.Settings()))
+"""of what `/set` changes: the settings of `ctl`, by name"""
 
 
 class Command(NamedTuple):
@@ -127,6 +130,23 @@ def _system(session: Session, rest: str) -> None:
     session.screen.say(chat.system) if chat.system else session.screen.note("no system prompt")
 
 
+def _set(session: Session, rest: str) -> None:
+    chat = session.chat
+    name, value = (rest.split(None, 1) + ["", ""])[:2]
+    if name and name not in DEFAULTS:
+        near = difflib.get_close_matches(name, DEFAULTS, 1)
+        hint = f"did you mean {near[0]}?" if near else "/set shows them"
+        raise Failure(f"there is no setting {name}; {hint}")
+    if "\n" in value:
+        raise Failure(f"{name}: a setting has one line")
+    if value:
+        session.call(lambda: chat.set(name, DEFAULTS[name] if value == _NONE else value))
+    width = max(map(len, DEFAULTS))
+    for each, is_now in show.words(session.call(lambda: chat.read_own("ctl"))).items():
+        if each == name or (each in DEFAULTS and not name):
+            session.screen.say(f"{each.ljust(width)}  {is_now}".rstrip())
+
+
 def _model(session: Session, rest: str) -> None:
     """A conversation can ask for workers of a node type, and so for a model where all of a
     type have that one."""
@@ -134,10 +154,10 @@ def _model(session: Session, rest: str) -> None:
     models = session.call(lambda: _models(session))
     session.reader.offer(_offered(models))
     if rest == _NONE:
-        session.call(lambda: chat.set_type(""))
+        session.call(lambda: chat.set("type", ""))
     elif rest:
         node_type = _type_of(rest, models)
-        session.call(lambda: chat.set_type(node_type))
+        session.call(lambda: chat.set("type", node_type))
     chosen = chat.settings.get("type", "")
     width = max(map(len, models), default=0)
     for node_type, each in models.items():
@@ -243,6 +263,7 @@ TABLE = {
     "retry": Command("", "ask again, without the last answer", _retry),
     "system": Command("[TEXT|-]", "show or set the system prompt", _system),
     "model": Command("[NAME|-]", "choose a node type or its model", _model),
+    "set": Command("[NAME [VALUE|-]]", "show or change settings", _set),
     "save": Command("FILE", "write the conversation, as JSON lines", _save),
     "load": Command("FILE", "go on with a saved conversation", _load),
     "usage": Command("", "what the last answer took", _usage),

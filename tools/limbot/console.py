@@ -104,6 +104,8 @@ class _Completer(Completer):
             return self._paths.get_completions(Document(rest), complete_event)
         if command == "/model":
             return _beginning(rest, self.models)
+        if command == "/set":
+            return _beginning(rest, commands.DEFAULTS)
         return ()
 
 

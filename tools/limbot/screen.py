@@ -58,6 +58,11 @@ class Screen:
             self.end_line()
         click.secho(f"[{text}]", dim=True, err=True, color=self._color)
 
+    def queued(self, position: int) -> None:
+        """Where people wait for an answer."""
+        if self.is_terminal:
+            self.note(f"place {position} in the queue")
+
     def error(self, text: str) -> None:
         if self.is_terminal:
             self.end_line()

@@ -81,7 +81,7 @@ class Session:
             self.screen.note("stopped")
         elif answer.usage.get("finish_reason") == "length":
             tokens = answer.usage.get("completion_tokens")
-            self.screen.note(f"cut off after {tokens} tokens; --max-tokens allows more")
+            self.screen.note(f"cut off after {tokens} tokens; /set max_tokens allows more")
 
     def call(self, method: Callable[[], T]) -> T:
         """A method of the chat, which ^C stops; a second one hangs up."""
