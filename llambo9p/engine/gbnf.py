@@ -4,7 +4,8 @@ llama.cpp's parser (src/llama-grammar.cpp, grammars/README.md) prints what it di
 stderr, without a line, and gives a null pointer; a writer of a `grammar` file is told the
 line.  What is accepted here is what that parser accepts, and its limits are kept: every
 rule that is used is defined, there is a `root`, no rule begins with itself, what is repeated
-without end is not empty, and counts are bounded.
+without end is not empty, and counts are bounded.  Only its tokens, `<NAME>` and `<[ID]>`, are
+refused: where one begins in the middle of what the model may say at once, it aborts.
 
 Nothing is kept of a grammar: llama.cpp parses the text again.
 """
@@ -30,7 +31,6 @@ _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _REPEAT = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:(,)[ \t]*(?:(\d+)[ \t]*)?)?\}")
 _ESCAPE = re.compile(r'\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[trn\\"\[\]])')
 _EMPTY = "what may be empty is repeated without end"
-_TOKEN = re.compile(r"!?<(?:\[\d+\]|[^<>\r\n]+)>")
 
 
 @dataclass(slots=True)
@@ -53,7 +53,23 @@ class _Item:
 
 def check(text: str) -> None:
     """Raises InvalidArgument naming the line for what llama.cpp would not take."""
+    whole_characters(text, "grammar")
+    if "\0" in text:
+        raise InvalidArgument("grammar: a NUL is written \\x00")
     _Parser(text).check()
+
+
+def whole_characters(text: str, where: str) -> None:
+    """Raises InvalidArgument for half of a surrogate pair, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidArgument(f"{where}: {text[e.start]!a} is no character") from None
+
+
+def count(digits: str) -> int:
+    """How often something is repeated, at most; Python converts only so many digits."""
+    return int(digits) if len(digits) < 10 else 10**9
 
 
 class _Parser:
@@ -147,9 +163,7 @@ class _Parser:
         if char == "(":
             return self._group()
         if char in "<!":
-            if self._next(_TOKEN) is None:
-                self._fail("a token is written <NAME> or <[ID]>")
-            return _Item()
+            self._fail("tokens, <NAME> or <[ID]>, are not supported")
         name = self._next(_NAME)
         if name is None:
             return None
@@ -175,7 +189,7 @@ class _Parser:
             found = self._next(_REPEAT)
             if found is None:
                 self._fail("a repetition is written {N}, {N,} or {N,M}")
-            least, most = int(found[1]), int(found[3] or found[1])
+            least, most = count(found[1]), count(found[3] or found[1])
             if max(least, most) > MAX_REPETITIONS:
                 self._fail(f"more than {MAX_REPETITIONS} repetitions")
             if found[3] is not None and most < least:

@@ -9,21 +9,21 @@ accept a token that its grammar forbids: llama.cpp aborts on either.
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import gbnf, sampling
+from llambo9p.engine import llama_schema, sampling
 from llambo9p.engine.base import SamplingParams
 from llambo9p.engine.runner import DecodeError
 
 PENALTY_LAST_N = 64
+MIN_TEMPERATURE = 1e-6
+"""logits that are divided by much less are infinite; with this the likeliest token is chosen"""
 
 
 class Sampler:
@@ -71,7 +71,7 @@ class Sampler:
                 self._add(lib.llama_sampler_init_top_k(min(params.top_k, n_vocab)))
             self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
             self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
-            self._add(lib.llama_sampler_init_temp(params.temperature))
+            self._add(lib.llama_sampler_init_temp(max(params.temperature, MIN_TEMPERATURE)))
             self._seed = sampling.seed_of(params)
             self._add_dist()
         for token in answer:
@@ -110,9 +110,11 @@ class Sampler:
         token = candidates.fill(logits).apply(self.chain).selected
         if candidates.fill_one(token).apply(self.grammar).any_left:
             return token
-        if not candidates.fill(logits).apply(self.grammar).any_left:
-            raise DecodeError("the grammar allows none of the model's tokens here")
-        return candidates.apply(self.chain).selected
+        if candidates.fill(logits).apply(self.grammar).any_left:
+            token = candidates.apply(self.chain).selected
+            if candidates.fill_one(token).apply(self.grammar).any_left:
+                return token
+        raise DecodeError("the grammar allows none of the model's tokens here")
 
     def accept(self, token: int) -> None:
         if self.grammar:
@@ -178,20 +180,4 @@ class Candidates:
 
 
 def _grammar_of(params: SamplingParams) -> str:
-    return _from_schema(params.schema) if params.schema else params.grammar
-
-
-@functools.lru_cache(maxsize=64)
-def _from_schema(schema: str) -> str:
-    """The grammar of what satisfies a JSON schema.  Raises InvalidArgument."""
-    try:
-        grammar = str(json_schema_to_gbnf(schema))
-    except Exception as error:  # whatever its author did not think of
-        raise errors.InvalidArgument(
-            f"schema: it cannot be made a grammar: {type(error).__name__}: {error}"
-        ) from None
-    try:
-        gbnf.check(grammar)
-    except errors.InvalidArgument as error:
-        raise errors.InvalidArgument(f"schema: its {error}") from None
-    return grammar
+    return llama_schema.grammar(params.schema) if params.schema else params.grammar

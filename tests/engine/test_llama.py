@@ -376,6 +376,20 @@ def test_sampling_parameters_out_of_range_are_refused(llama, params):
         llama.sampler(SamplingParams(**params), [1])
 
 
+@pytest.mark.parametrize("grammar", ["", 'root ::= "yes"'])
+def test_a_temperature_next_to_nothing_is_greedy(llama, grammar):
+    async def main():
+        async with running(llama) as engine:
+            greedy = replace(GREEDY, grammar=grammar)
+            asked = [
+                Request(user(QUESTIONS[0]), replace(greedy, temperature=t, top_p=1.0, min_p=0.0))
+                for t in (0.0, 1e-38, 1e-300)
+            ]
+            assert len({answer.text for answer in await answers(engine, asked)}) == 1
+
+    asyncio.run(main())
+
+
 def test_kv_bytes_is_what_llama_cpp_allocates(llama):
     llama.load(lambda _: True)
     # 30 layers, 3 heads of 64: K in Q8_0 (34 bytes for 32 values), V in F16.
@@ -424,7 +438,7 @@ def test_a_context_beyond_the_training_and_a_memory_limit_are_refused():
     message = load_error(model, n_ctx=4096, n_seq=64, memory_limit=512 * 1024 * 1024)
     assert message == (
         f"{model}: weights 92 MiB + 64 sequences x 4096 tokens x 17.2 KiB + "
-        "103 MiB to work with = 4605 MiB, more than the 512 MiB that are available"
+        "102 MiB to work with = 4604 MiB, more than the 512 MiB that are available"
     )
 
 
