@@ -227,7 +227,8 @@ class Scheduler:
         self._tell_positions()
         if not self._active:
             return None
-        for slot in self._active:
+        # in this order: who waits for one that waits finds what that one has now
+        for slot in sorted(self._active, key=lambda slot: slot.sequence.since):
             ahead = slot.sequence.ahead
             if ahead is not None and not ahead.is_coming:
                 self._seed(slot)
@@ -269,7 +270,7 @@ class Scheduler:
             given = request.answer[:most]
             self._check_answer(given)
             sampler = self._model.sampler(request.params, prompt, given)
-        except errors.Error as error:
+        except Exception as error:  # the others go on, whatever it is
             self._events.append(Failed(request, error))
             return
         sequence, ops = self._cache.acquire(request.conversation, request.user)

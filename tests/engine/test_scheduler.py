@@ -510,3 +510,32 @@ def test_a_prompt_that_fails_to_render_fails_alone():
     world.run()
     assert isinstance(world.ended[bad], errors.InvalidArgument)
     assert isinstance(world.ended[good], Usage)
+
+
+def test_a_request_whose_admission_breaks_fails_alone():
+    world = World()
+    sampler = world.runner.sampler
+    world.runner.sampler = lambda params, prompt, answer: (
+        1 / 0 if len(prompt) == 3 else sampler(params, prompt, answer)
+    )
+    bad, good = world.submit("bad"), world.submit("good")
+    world.run()
+    assert isinstance(world.ended[bad], ZeroDivisionError)
+    assert isinstance(world.ended[good], Usage)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_who_waits_for_one_that_waits_goes_on_with_what_that_one_has(steps):
+    """E is read first, of which C has some, of which B has more; the last one, that has the
+    place that E had, has a part of it."""
+    world = World(n_ctx=300)
+    shared, more = "abcdefghijklmnopqrst", "0123456789" * 4
+    world.submit(shared + "E" * 40, max_tokens=1)
+    for end in ("C", "B"):
+        world.submit(shared + more + end * 5)
+    for _ in range(steps):
+        world.step()
+    last = world.submit(shared + more[:30] + "A" * 5)
+    world.run()
+    assert all(isinstance(end, Usage) for end in world.ended.values())
+    assert world.ended[last].cached_tokens >= len(shared)
