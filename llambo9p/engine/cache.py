@@ -18,7 +18,8 @@ Rules it keeps:
   time that it saves.
 - Busy sequences have the seq_ids 0 to n-1: llama.cpp's separate streams batch only
   consecutive ascending ones, each gap costs one pass over the weights a step.  So
-  `compact` moves them; a move is one copy and pays after one step, measured.
+  `compact` moves them; a move is one copy and pays after one step, measured.  What is kept in
+  such a place changes it with the moved one.
 - The real cells of a sequence may be more than the book says, never others: every
   sequence given out is cut by a `Remove` to what the book says.
 
@@ -163,7 +164,7 @@ class Cache:
         self._list(sequence, sequence.tokens)
 
     def forget(self, conversation: Hashable) -> None:
-        """Keep nothing for `conversation`: its sequence is the next to be taken."""
+        """Keep nothing for `conversation`: its sequence is one of the next to be taken."""
         self._disown(conversation)
         self._drop(conversation)
 
@@ -176,7 +177,7 @@ class Cache:
             if highest is None or highest.seq_id < len(busy):
                 return ops
             free = [s for s in self.sequences if not s.busy]
-            ops += self._move(highest, min(free, key=lambda s: s.seq_id), free)
+            ops += _exchange(highest, min(free, key=lambda s: s.seq_id))
 
     def _tick(self) -> int:
         self._clock += 1
@@ -193,25 +194,6 @@ class Cache:
         if unowned:
             return min(unowned, key=lambda s: s.seq_id)
         return min(free, key=lambda s: s.used)
-
-    def _move(
-        self, moved: CachedSequence, target: CachedSequence, free: list[CachedSequence]
-    ) -> list[Op]:
-        """Give `moved` the target's place; what `target` keeps moves to a third one."""
-        old, new = moved.seq_id, target.seq_id
-        spare = target
-        if target.owner is not None:
-            unowned = [s for s in free if s.owner is None]
-            spare = min(unowned or free, key=lambda s: s.used)
-        ops = self._evict(spare)
-        self._clear(spare)
-        if spare is not target:
-            ops.append(Copy(new, spare.seq_id))
-            target.seq_id = spare.seq_id
-        ops.append(Copy(old, new))
-        moved.seq_id = new
-        spare.seq_id = old
-        return ops
 
     def _disown(self, conversation: Hashable) -> None:
         for sequence in self.sequences:
@@ -303,3 +285,13 @@ class Cache:
             tree.remove(tokens, holder)
             if not tree:
                 del self._trees[holder.user]
+
+
+def _exchange(moved: CachedSequence, free: CachedSequence) -> list[Op]:
+    """Let each have the other's seq_id, and its cells there."""
+    old, new = moved.seq_id, free.seq_id
+    moved.seq_id, free.seq_id = new, old
+    if not free.tokens:
+        return [Copy(old, new)]
+    cells = SavedCells()
+    return [Save(new, cells), Copy(old, new), Restore(cells, old)]

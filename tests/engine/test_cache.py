@@ -89,22 +89,22 @@ def test_compact_moves_the_busy_sequence_and_what_was_in_its_place():
     for conversation in "abc":
         use(cache, conversation, [ord(conversation)])
     moved, _ = cache.acquire("c")
-    assert cache.compact() == [Copy(0, 3), Copy(2, 0)]
+    save, copy, restore = cache.compact()
+    assert (save.seq_id, copy, restore) == (0, Copy(2, 0), Restore(save.cells, 2))
     assert moved.seq_id == 0
     assert moved.tokens == [ord("c")]
     kept, _ = cache.acquire("a")
-    assert (kept.seq_id, kept.tokens) == (3, [ord("a")])
+    assert (kept.seq_id, kept.tokens) == (2, [ord("a")])
+    assert cache.acquire("b")[0].tokens == [ord("b")], "nobody loses anything"
 
 
-def test_compact_evicts_the_oldest_when_there_is_no_room():
-    cache = Cache(3)
-    for conversation in "abc":
-        use(cache, conversation, [ord(conversation)])
-    moved, _ = cache.acquire("c")
-    assert cache.compact() == [Copy(2, 0)]
-    assert moved.seq_id == 0
-    assert cache.acquire("b")[0].tokens == [ord("b")]
-    assert cache.acquire("a")[0].tokens == []
+def test_what_is_moved_where_nothing_is_kept_is_only_copied():
+    cache = Cache(2)
+    first, _ = cache.acquire(None)
+    second, _ = cache.acquire(None)
+    cache.seed(second, [1, 2])
+    cache.release(first)
+    assert cache.compact() == [Copy(1, 0)]
 
 
 @pytest.mark.parametrize("n_seq", [1, 2, 5])
