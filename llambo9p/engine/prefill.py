@@ -10,9 +10,9 @@ Rules it keeps:
   one who comes with a long prompt hold up the others, and so much can all.  But it may be as
   long as a step of those who decode takes, and has at least `CHUNK_MIN` and at most `chunk`
   tokens.
-- Where all that is being read came before any of those who decode had his first token, nobody
-  of this crowd should have many tokens before all have one: `CROWD_PROMPTS` count, of at most
-  `chunk` tokens.
+- Where all that is being read came before any of those who decode had his first token, or
+  `STALL` after it, nobody of this crowd should have many tokens before all have one:
+  `CROWD_PROMPTS` count, of at most `chunk` tokens.
 - Half of these tokens are for the prompt that came first, which so gets done; the others are
   for those that have the least left, which so need not wait for long ones, and come first.
 - What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
@@ -34,8 +34,8 @@ STALL = 0.2
 STALL_PROMPTS = 3
 """who waits for a first token counts as much as who waits for the next one, but it ends some
 time"""
-CROWD_PROMPTS = 10
-"""the same for those that came before any of those who decode had a token"""
+CROWD_PROMPTS = 16
+"""the same for those that came before any of those who decode had a token, or just after"""
 TOGETHER = 0.05
 """seconds for which prompts are read in one step, when none of them has waited for long"""
 CHUNK_MIN = 16
@@ -99,7 +99,9 @@ class Prefill(Generic[K]):
         """How many tokens of which prompts are read now; none when those who decode, if
         there are any, are next.  The first of these had his first token at `began`; None when
         there are none."""
-        crowd = began is not None and all(each.came <= began for each in waiting)
+        crowd = began is not None and all(
+            each.came <= began + (self._stall or 0.0) for each in waiting
+        )
         budget = self.budget(self._ended + len(waiting), crowd)
         alone = began is None and len(waiting) == 1
         if not waiting or alone or self._read >= budget:

@@ -76,7 +76,7 @@ def test_who_has_waited_is_read_together_with_others():
 
 
 def test_those_who_came_together_have_their_first_tokens_first():
-    crowd = Reader(*[100] * (CROWD_PROMPTS - 1), began=0.1)
+    crowd = Reader(*[100] * (CROWD_PROMPTS - 1), began=-STALL)
     assert len(crowd.until_decoding()) == CROWD_PROMPTS - 1
     assert not any(crowd.left.values())
 
