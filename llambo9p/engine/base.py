@@ -117,6 +117,19 @@ class Request:
     text, in one line"""
 
 
+class Generated:
+    """Counts the tokens of a request's answer, but not those that it was given."""
+
+    def __init__(self, request: Request) -> None:
+        self._given = len(request.answer)
+
+    def count(self, tokens: Sequence[object]) -> int:
+        """How many of the next ones are new."""
+        given = min(self._given, len(tokens))
+        self._given -= given
+        return len(tokens) - given
+
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -188,8 +201,7 @@ class Listener(Protocol):
 
     def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
         """`text` became final (it may be empty while a character or a stop string is
-        incomplete), and these are the answer's next tokens.  Once a step by an engine that
-        samples; one that passes things on tells of both as they come."""
+        incomplete), and these are the answer's next tokens: those of one step, or of several."""
 
     def done(self, usage: Usage) -> None:
         """The answer is complete, or ended by `cancel` (finish_reason `cancelled`)."""

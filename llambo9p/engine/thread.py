@@ -33,7 +33,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import Listener, Load, ModelInfo, Request, State
+from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State
 from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
@@ -74,9 +74,10 @@ class _Live:
     """What the loop knows of a request that is not over."""
 
     listener: Listener
-    active: bool
-    prefill: int
-    decode: int
+    generated: Generated
+    active: bool = False
+    prefill: int = 0
+    decode: int = 0
 
 
 class DecodeThread:
@@ -191,7 +192,7 @@ class DecodeThread:
         if (self._embeds if request.embed else len(self._live) - self._embeds) >= room:
             raise errors.Busy()
         self._embeds += request.embed
-        live = _Live(listener, False, 0, 0)
+        live = _Live(listener, Generated(request))
         self._live[request] = live
         decode = 0 if request.embed else request.params.max_tokens
         self._account(live, _guess_tokens(request), decode)
@@ -219,7 +220,7 @@ class DecodeThread:
         match event:
             case Tokens(_, text, tokens):
                 self._account(live, live.prefill, live.decode - len(tokens))
-                self._generated_tokens += len(tokens)
+                self._generated_tokens += live.generated.count(tokens)
                 listener.tokens(text, tokens)
             case Progress(_, state, position, pending):
                 if state is not State.QUEUED:
@@ -234,6 +235,8 @@ class DecodeThread:
                 self._remove(request, live)
                 listener.done(usage)
             case Failed(request, error):
+                if not isinstance(error, errors.Error):
+                    log.error("a request could not be admitted", exc_info=error)
                 self._remove(request, live)
                 listener.failed(error)
 

@@ -15,7 +15,7 @@ from ..conversation.conversation import Conversation
 from ..conversation.files import DataFile, add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..engine import request_log
-from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
+from ..engine.base import Engine, Generated, Listener, Load, Request, State, Token, Usage
 from ..errors import Busy, InvalidArgument, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
@@ -151,12 +151,13 @@ class Worker:
 class _Counted:
     """A listener that counts for its worker what it passes on, and logs the end."""
 
-    __slots__ = ("_listener", "_queued", "_request", "_worker")
+    __slots__ = ("_generated", "_listener", "_queued", "_request", "_worker")
 
     def __init__(self, worker: Worker, request: Request, listener: Listener) -> None:
         self._worker = worker
         self._request = request
         self._listener = listener
+        self._generated = Generated(request)
         self._queued = True
 
     def _leave_queue(self) -> None:
@@ -171,7 +172,7 @@ class _Counted:
 
     def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
         self._leave_queue()
-        self._worker.tokens += len(tokens)
+        self._worker.tokens += self._generated.count(tokens)
         self._listener.tokens(text, tokens)
 
     def done(self, usage: Usage) -> None:

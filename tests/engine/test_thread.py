@@ -319,3 +319,13 @@ def test_the_rate_is_of_the_tokens_that_were_decoded():
             assert rest.tokens_per_second <= 2 * whole.tokens_per_second
 
     asyncio.run(main())
+
+
+def test_tokens_that_an_answer_was_given_were_not_generated():
+    async def main():
+        async with running(SimulatedRunner(answer=lambda _: b"a" * 10)) as engine:
+            recorder = ask(engine, Request("x", answer=(97,) * 7))
+            await recorder.usage()
+            assert (recorder.count, engine.load.generated_tokens) == (10, 3)
+
+    asyncio.run(main())
