@@ -234,7 +234,8 @@ def _runner(
         slots = memory.slots(header, path, cache, slots, *budget)
         cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
     runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
-    return runner, min(cache_ram, int(runner.memory_left()))
+    left = max(0, int(runner.memory_left()) - runner.embedder_bytes)
+    return runner, min(cache_ram, left)
 
 
 def _announced(announce: str | None, listen: Address) -> Address | None:

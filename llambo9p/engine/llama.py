@@ -110,7 +110,7 @@ class LlamaRunner:
     # Loading.
 
     def load(self, progress: Callable[[float], bool]) -> None:
-        self.memory_left()
+        self._left = self.memory_left()
         if self._owns_model:
             self.model.load(progress)
         self._make_context()
@@ -146,14 +146,23 @@ class LlamaRunner:
         if not self._owns_model:
             header = replace(header, weights=0)
         available = self._memory_limit or machine.available_memory()
-        n_batch = self.n_seq + self.prefill_chunk
-        return memory.left(header, self.path, self._cache, self.n_seq, n_batch, available)
+        return memory.left(header, self.path, self._cache, self.n_seq, self._n_batch, available)
+
+    @property
+    def _n_batch(self) -> int:
+        """Rows of a step: it decodes, or reads prompts."""
+        return max(self.n_seq, self.prefill_chunk)
+
+    @property
+    def embedder_bytes(self) -> int:
+        """What the first embedding takes, and all after it need, beside the rest."""
+        return memory.embedder(self.model.header, self._cache, EMBED_CHUNK)
 
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
         params.n_seq_max = self.n_seq
         params.n_ctx = memory.padded(self.n_ctx) * self.n_seq
-        params.n_batch = params.n_ubatch = self.n_seq + self.prefill_chunk
+        params.n_batch = params.n_ubatch = self._n_batch
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self.n_threads
         params.type_k, params.type_v = self._cache.type_k, self._cache.type_v
@@ -212,6 +221,12 @@ class LlamaRunner:
                 f"the text has {len(tokens)} tokens, the context holds {self.n_ctx}"
             )
         if self._embedder is None:
+            left = min(self._left, machine.available_memory())
+            if self.embedder_bytes > left:
+                raise errors.ModelError(
+                    f"{self.path}: to embed takes {self.embedder_bytes / memory.MIB:.0f} MiB "
+                    f"more, and {left / memory.MIB:.0f} MiB are available"
+                )
             self._embedder = LlamaEmbedder(self.model, self._cache, EMBED_CHUNK, self.n_threads)
         return self._embedder.embed(tokens)
 

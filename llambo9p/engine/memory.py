@@ -49,6 +49,11 @@ def slots(header: Header, path: Path, cache: Cache, wanted: int, workers: int, m
     return found
 
 
+def embedder(header: Header, cache: Cache, n_batch: int) -> int:
+    """Bytes of a sequence for texts that are embedded, `n_batch` rows a step."""
+    return cache.bytes(header) + n_batch * (header.vocabulary * 4 + header.width * 52)
+
+
 def left(
     header: Header, path: Path, cache: Cache, n_seq: int, n_batch: int, available: float
 ) -> float:

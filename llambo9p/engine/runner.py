@@ -141,7 +141,7 @@ class Runner(Model, Protocol):
     n_ctx: int
     n_seq: int
     prefill_chunk: int
-    """prompt tokens that a step may hold beside one token a sequence"""
+    """prompt tokens that a step may hold"""
 
     @property
     def info(self) -> ModelInfo:

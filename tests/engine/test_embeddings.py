@@ -13,6 +13,7 @@ import pytest
 from llambo9p import errors
 from llambo9p.engine.base import Request, State, Token
 from llambo9p.engine.embeddings import line
+from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
 from llambo9p.engine.runner import EMBED_CHUNK, Embedding
 from llambo9p.engine.simulated import SimulatedRunner
@@ -162,6 +163,17 @@ def test_a_full_context_can_be_embedded(llama: LlamaRunner):
             assert (await full.usage()).prompt_tokens == 1024
 
     asyncio.run(main())
+
+
+def test_a_text_for_which_there_is_no_memory_is_refused_with_the_arithmetic(monkeypatch):
+    runner = LlamaRunner(default_model(), n_ctx=256, n_seq=1, n_threads=1)
+    runner.load(lambda _: True)
+    monkeypatch.setattr("llambo9p.engine.machine.available_memory", lambda: 3 << 20)
+    with pytest.raises(errors.ModelError, match="to embed takes .* MiB more, and 3 MiB are avail"):
+        runner.embed("hello")
+    monkeypatch.undo()
+    assert whole(runner.embed("hello"))[1].shape == (576,)
+    runner.close()
 
 
 def test_a_simulated_model_cannot_embed():
