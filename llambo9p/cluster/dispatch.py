@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
 """between looks for workers that came back, while requests wait"""
+_FIRST_LOOK_S = 1.0
+"""until a worker that has said nothing is asked about a request"""
 
 
 @dataclass(slots=True, eq=False)
@@ -384,31 +386,40 @@ class ClusterEngine:
         self, asked: _Asked, worker: Worker, remote: RemoteConversation, following: Following
     ) -> None:
         """Until the answer has ended.  Raises TimedOut when nothing goes on for `timeout`; for
-        that the worker is asked what it does, whenever it has said nothing for a while."""
+        that the worker is asked what it does, whenever it has said nothing for a while: soon,
+        as it may be a place in the queue, then less and less often."""
         loop = asyncio.get_running_loop()
-        a_while = self._timeout / 4
+        longest = self._timeout / 4
+        pause = min(_FIRST_LOOK_S, longest)
         progress = loop.time()
+        look = progress + pause
         reads = 0
         asking: asyncio.Task[tuple[State, int]] | None = None
         try:
             while True:
-                await asyncio.wait([following.ended], timeout=a_while)
+                waiting = [following.ended] if asking is None else [following.ended, asking]
+                left = longest if asking is not None else max(0.0, look - loop.time())
+                await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                now = loop.time()
                 if following.ended.done():
                     return following.ended.result()
                 if asking is not None and asking.done():
                     state, position = asking.result()
                     asking = None
+                    pause = min(2 * pause, longest)
+                    look = now + pause
                     if state is not State.QUEUED:
                         worker.host.turns.begun(asked.request)
                     if state in (State.QUEUED, State.PREFILL):
-                        progress = loop.time()
+                        progress = now
                         asked.listener.progress(state, position)
                 if following.reads > reads:
                     reads = following.reads
-                    progress = loop.time()
-                elif loop.time() - progress >= self._timeout:
+                    progress = now
+                    look = now + longest
+                elif now - progress >= self._timeout:
                     raise _timed_out(worker, self._timeout)
-                elif asking is None:
+                elif asking is None and now >= look:
                     asking = loop.create_task(remote.state())
         finally:
             if asking is not None:
