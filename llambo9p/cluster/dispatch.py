@@ -27,6 +27,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..engine.base import Listener, Load, Message, Request, State, Usage
 from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, WorkerLost
@@ -397,7 +398,9 @@ class ClusterEngine:
         asking: asyncio.Task[tuple[State, int]] | None = None
         try:
             while True:
-                waiting = [following.ended] if asking is None else [following.ended, asking]
+                waiting: list[asyncio.Future[Any]] = [following.ended]
+                if asking is not None:
+                    waiting.append(asking)
                 left = longest if asking is not None else max(0.0, look - loop.time())
                 await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 now = loop.time()
