@@ -54,7 +54,11 @@ class Relay:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host_reader, host_writer = await asyncio.open_connection(self.to.host, self.to.port)
+        try:
+            host_reader, host_writer = await asyncio.open_connection(self.to.host, self.to.port)
+        except OSError:  # it was killed
+            writer.transport.abort()
+            return
         self.writers += [writer, host_writer]
         for source, sink in ((reader, host_writer), (host_reader, writer)):
             task = asyncio.get_running_loop().create_task(_pass_on(source, sink))
