@@ -228,7 +228,8 @@ class Scheduler:
         if not self._active:
             return None
         # in this order: who waits for one that waits finds what that one has now
-        for slot in sorted(self._active, key=lambda slot: slot.sequence.since):
+        followers = [slot for slot in self._active if slot.sequence.ahead is not None]
+        for slot in sorted(followers, key=lambda slot: slot.sequence.since):
             ahead = slot.sequence.ahead
             if ahead is not None and not ahead.is_coming:
                 self._seed(slot)

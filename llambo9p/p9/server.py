@@ -236,8 +236,7 @@ class ServerConn:
                 error = errors.Error(f"internal error: {type(error).__name__}: {error}")
             else:
                 error = errors.Interrupted()
-        error.__traceback__ = None
-        return self._rerror(tag, error)
+        return self._rerror(tag, errors.without_frames(error))
 
     def _refusal(self, msg: m.Message) -> errors.Error | None:
         """Why `msg` must not even begin while other requests are outstanding."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llambo9p.conversation import settings, texts
@@ -39,9 +39,7 @@ class Command(NamedTuple):
 def run(session: Session, name: str, rest: str) -> None:
     command = TABLE.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, TABLE, 1)
-        hint = f"did you mean /{near[0]}?" if near else "/help shows them"
-        raise Failure(f"there is no command /{name}; {hint}")
+        raise _unknown(f"there is no command /{name}", name, TABLE, "/help shows them", "/")
     if rest and not command.usage:
         raise Failure(f"/{name} takes nothing after it")
     if not rest and command.usage and not command.usage.startswith("["):
@@ -49,12 +47,19 @@ def run(session: Session, name: str, rest: str) -> None:
     command.run(session, rest)
 
 
+def _unknown(what: str, name: str, known: Iterable[str], where: str, before: str = "") -> Failure:
+    """`what` is wrong: perhaps another name is meant, with `before` it; else `where` tells what
+    there is."""
+    near = difflib.get_close_matches(name, known, 1)
+    return Failure(f"{what}; " + (f"did you mean {before}{near[0]}?" if near else where))
+
+
 def offer(status: dict[str, str]) -> str:
     """What the cluster has, in some words."""
     count = status.get("workers", "0")
     if count == "0":
         return "no workers yet; start some with `llamboctl spawn --count 4`"
-    return f"{count} worker{'s'[count == '1':]}, {status.get('models') or 'no model'}"
+    return f"{count} worker{'s'[count == '1' :]}, {status.get('models') or 'no model'}"
 
 
 # -- the commands ---------------------------------------------------------------------
@@ -134,9 +139,7 @@ def _set(session: Session, rest: str) -> None:
     chat = session.chat
     name, value = (rest.split(None, 1) + ["", ""])[:2]
     if name and name not in DEFAULTS:
-        near = difflib.get_close_matches(name, DEFAULTS, 1)
-        hint = f"did you mean {near[0]}?" if near else "/set shows them"
-        raise Failure(f"there is no setting {name}; {hint}")
+        raise _unknown(f"there is no setting {name}", name, DEFAULTS, "/set shows them")
     if "\n" in value:
         raise Failure(f"{name}: a setting has one line")
     if value:
@@ -190,9 +193,8 @@ def _type_of(name: str, models: dict[str, dict[str, int]]) -> str:
     known = _offered(models)
     if name in known:
         raise Failure(f"{name}: one chooses a node type, and none has only this model")
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "/model shows what there is"
-    raise Failure(f"no worker is of type {name}, or has a model of that name; {hint}")
+    what = f"no worker is of type {name}, or has a model of that name"
+    raise _unknown(what, name, known, "/model shows what there is")
 
 
 def _save(session: Session, rest: str) -> None:
@@ -231,7 +233,7 @@ def _blaming(path: str) -> Iterator[None]:
 
 
 def _count(messages: list[Message]) -> str:
-    return f"{len(messages)} message{'s'[len(messages) == 1:]}"
+    return f"{len(messages)} message{'s'[len(messages) == 1 :]}"
 
 
 def _usage(session: Session, rest: str) -> None:
