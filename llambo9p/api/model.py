@@ -29,6 +29,7 @@ from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.engine.base import ModelInfo, Request, Token, Usage, mean_logprob
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
+from llambo9p.engine.preparing import prepare
 from llambo9p.engine.scheduler import Failed, Finished, Scheduler, Tokens
 
 
@@ -147,6 +148,9 @@ class Context(_Freeable):
         super().__init__(runner.close)
         self._model = model
         self._runner = runner
+        self._known = threading.Event()
+        """a token that was not known may be known now"""
+        runner.wake = self._known.set
         with model._in_use():
             runner.load(lambda fraction: True)
             model._contexts.add(self)
@@ -194,10 +198,14 @@ class Context(_Freeable):
     def _answers(self, asked: list[Request]) -> list[InferenceResponse]:
         answers = {request: _Answer() for request in asked}
         for request in asked:
-            self._scheduler.submit(request, time.monotonic())
+            prepared = prepare(request, self._runner, self._runner.n_ctx)
+            self._scheduler.submit(prepared, time.monotonic())
         while not self._scheduler.idle:
+            self._known.clear()
             plan = self._scheduler.plan(time.monotonic())
-            if plan is not None:
+            if plan is None:
+                self._known.wait()
+            else:
                 sampled = self._runner.run(plan.step)
                 self._scheduler.commit(plan, sampled, time.monotonic(), 0.0)
             for event in self._scheduler.events():
@@ -210,6 +218,7 @@ class Context(_Freeable):
                     case Failed(_, error):
                         raise error
         return [answers[request].response() for request in asked]
+
 
 def infer(request: InferenceRequest) -> InferenceResponse:
     """`Context.infer` of the context that `request.ctx` names."""

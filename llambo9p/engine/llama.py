@@ -102,6 +102,7 @@ class LlamaRunner:
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
         self.decode_seconds = 0.0
+        self.wake: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> ModelInfo:

@@ -20,12 +20,12 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from llambo9p import errors
 from llambo9p.engine import chat, gguf, llama_log
 from llambo9p.engine.base import ModelInfo
 from llambo9p.engine.runner import Prompt
+from llambo9p.engine.sandbox.templates import Template
 
 LOAD_MODES = {
     (False, False): lib.LLAMA_LOAD_MODE_NONE,
@@ -65,6 +65,7 @@ class LlamaModel:
         self._closed = False
         self._info: ModelInfo | None = None
         self._pieces: dict[int, bytes] = {}
+        self._template: Template | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -95,6 +96,8 @@ class LlamaModel:
     def close(self) -> None:
         """Free it, as soon as the contexts over it are closed."""
         self._closed = True
+        if self._template is not None:
+            self._template.close()
         if self.handle is not None and not self._contexts:
             lib.llama_model_free(self.handle)
             self.handle = self.vocab = None
@@ -140,7 +143,6 @@ class LlamaModel:
         description = ctypes.create_string_buffer(128)
         lib.llama_model_desc(model, description, len(description))
         template = lib.llama_model_chat_template(model, None)
-        self._template: str | None = template.decode(errors="replace") if template else None
         self.vocab = lib.llama_model_get_vocab(model)
         self._info = ModelInfo(
             name=self.path.stem,
@@ -163,7 +165,12 @@ class LlamaModel:
         )
         self._longest_piece = max(len(lib.llama_vocab_get_text(vocab, t)) for t in tokens)
         self._bos: int = lib.llama_vocab_bos(vocab)
-        self._formatter: Jinja2ChatFormatter | None = None
+        if template := lib.llama_model_chat_template(self.handle, None):
+            variables = {
+                "bos_token": self._spelling(self._bos),
+                "eos_token": self._spelling(lib.llama_vocab_eos(vocab)),
+            }
+            self._template = Template(template.decode(errors="replace"), variables)
 
     # Text.
 
@@ -248,18 +255,7 @@ class LlamaModel:
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self._template is None:
             raise errors.ModelError(f"{self.path}: the model has no chat template")
-        try:
-            if self._formatter is None:
-                self._formatter = Jinja2ChatFormatter(
-                    template=self._template,
-                    eos_token=self._spelling(lib.llama_vocab_eos(self.vocab)),
-                    bos_token=self._spelling(self._bos),
-                )
-            formatter: Any = self._formatter
-            return str(formatter(messages=messages).prompt)
-        except Exception as error:
-            # A template is a program of the model's author: it may raise anything.
-            raise errors.InvalidArgument(f"the chat template refused: {error}") from error
+        return self._template.render(messages)
 
     def _spelling(self, token: int) -> str:
         if token < 0:

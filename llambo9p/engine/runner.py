@@ -4,7 +4,8 @@
 the scheduler and the thread are written against it and know no llama.cpp.
 
 Rules that every runner keeps:
-- After the constructor, every method is called on the decode thread only.
+- After the constructor, every method is called on the decode thread only; but `tokenize`,
+  `piece` and `is_eog` are called on any thread, once `load` has returned and before `close`.
 - `run` carries out `Step.ops` in order, each before the next begins, decodes the rows in
   one call, and only then samples; when it raises `DecodeError` nothing was sampled and no
   sampler changed.
@@ -112,6 +113,19 @@ class Step:
     """filled by `run`: by the number of the output, for those that want them"""
 
 
+class Later(Protocol):
+    """A token that could not be chosen at once: the mask of what a grammar allows there is
+    still being made.  Its sequence is in no step meanwhile; the others go on."""
+
+    @property
+    def logprobs(self) -> Logprobs | None:
+        """Known with the token, where they are wanted."""
+
+    def token(self) -> int | None:
+        """The token, or None while it is not known.  Raises `errors.Error` when there is none:
+        that is this request's own failure, and no other's."""
+
+
 class Model(Protocol):
     """The vocabulary's half of a runner: all that the scheduler needs."""
 
@@ -138,6 +152,9 @@ class Model(Protocol):
 class Runner(Model, Protocol):
     """A model and its KV cache, `n_seq` sequences of `n_ctx` cells each."""
 
+    wake: Callable[[], None]
+    """called, on any thread, when a `Later` may have become known; who runs it sets this"""
+
     n_ctx: int
     n_seq: int
     prefill_chunk: int
@@ -162,7 +179,7 @@ class Runner(Model, Protocol):
     def close(self) -> None:
         """Free everything.  Also called after a failed `load`."""
 
-    def run(self, step: Step) -> list[int]:
+    def run(self, step: Step) -> Sequence[int | Later]:
         """Decode; a token for each of `step.outputs`.  Raises `DecodeError`."""
 
     def embed(self, text: str) -> Embedding:

@@ -14,6 +14,7 @@ Rules it keeps:
   waits for those cells and copies them, and prefills only what differs.
 - A sequence never grows past `n_ctx` cells; an answer that reaches it ends with
   `length`.  A cancelled request has no row in the next step.
+- A slot whose next token is not known yet (`runner.Later`) has no row, either; the others go on.
 - Every request ends with exactly one `Finished` or `Failed`.
 - An answer that is given its first tokens (`Request.answer`) has them in its sequence like
   the prompt, and ends where it would have ended; they are told with the first new one.
@@ -32,9 +33,9 @@ from dataclasses import dataclass
 from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, Usage
 from llambo9p.engine.cache import Cache, CachedSequence
-from llambo9p.engine.fit import fit
 from llambo9p.engine.prefill import STALL, Prefill, Waiting
-from llambo9p.engine.runner import Model, Op, Output, Remove, Step
+from llambo9p.engine.preparing import Prepared
+from llambo9p.engine.runner import Later, Model, Op, Output, Remove, Step
 from llambo9p.engine.text import Answer
 
 PATIENCE = 10.0
@@ -75,10 +76,14 @@ Event = Progress | Tokens | Finished | Failed
 
 @dataclass(slots=True, eq=False)
 class Queued:
-    request: Request
+    prepared: Prepared
     since: float
     position: int = 0
     """as last told to the listener"""
+
+    @property
+    def request(self) -> Request:
+        return self.prepared.request
 
     def due(self) -> float:
         """Whose is earlier, is admitted first."""
@@ -116,6 +121,8 @@ class Slot:
         self.sampled = 0
         self.next_token: int | None = None
         """sampled and not yet decoded; None while prefilling"""
+        self.later: Later | None = None
+        """the token after it, while that is not known"""
 
     @property
     def prefill_left(self) -> int:
@@ -197,11 +204,12 @@ class Scheduler:
         events, self._events = self._events, []
         return events
 
-    def submit(self, request: Request, now: float) -> None:
-        """Queue `request`.  Raises `Busy` when no slot is free and the queue is full."""
+    def submit(self, prepared: Prepared, now: float) -> None:
+        """Queue a request, which came at `now`.  Raises `Busy` when no slot is free and the
+        queue is full."""
         if len(self._queue) + len(self._active) >= self.slots + self._max_queue:
             raise errors.Busy()
-        bisect.insort(self._queue, Queued(request, now), key=Queued.due)
+        bisect.insort(self._queue, Queued(prepared, now), key=Queued.due)
 
     def cancel(self, request: Request, now: float) -> None:
         """End `request` with finish_reason `cancelled`; nothing if it is over."""
@@ -221,7 +229,9 @@ class Scheduler:
         self._cache.forget(conversation)
 
     def plan(self, now: float) -> Plan | None:
-        """The next step, or None when there is nothing to decode."""
+        """The next step, or None when there is nothing to decode: the scheduler is idle, or
+        waits for tokens that are not known yet."""
+        self._take_known(now)
         while self._queue and len(self._active) < self.slots:
             self._admit(self._queue.pop(0), now)
         self._tell_positions()
@@ -237,7 +247,9 @@ class Scheduler:
         self._active.sort(key=lambda slot: slot.sequence.seq_id)
         return self._rows(now)
 
-    def commit(self, plan: Plan, sampled: Sequence[int], now: float, seconds: float) -> None:
+    def commit(
+        self, plan: Plan, sampled: Sequence[int | Later], now: float, seconds: float
+    ) -> None:
         """The step was decoded, which took `seconds`; `sampled` has a token for each of its
         outputs."""
         if plan.prefill:
@@ -251,7 +263,10 @@ class Scheduler:
             row += rows
             if wanted:
                 output, token = next(outputs)
-                self._take(slot, token, now, plan.step.logprobs.get(output))
+                if isinstance(token, int):
+                    self._take(slot, token, now, plan.step.logprobs.get(output))
+                else:
+                    slot.later = token
             else:
                 self._tell_prefill(slot)
 
@@ -262,15 +277,25 @@ class Scheduler:
             slot.sequence.owner = None
             self._fail(slot, error)
 
+    def _take_known(self, now: float) -> None:
+        """Take the tokens that have become known since the last step."""
+        for slot in [slot for slot in self._active if slot.later is not None]:
+            later = slot.later
+            assert later is not None
+            try:
+                token = later.token()
+            except errors.Error as error:
+                self._fail(slot, error)
+                continue
+            if token is not None:
+                slot.later = None
+                self._take(slot, token, now, later.logprobs)
+
     def _admit(self, queued: Queued, now: float) -> None:
-        request = queued.request
+        request, prepared = queued.request, queued.prepared
+        prompt = prepared.prompt.tolist()
         try:
-            prompt = fit(request, self._n_ctx, self._model.tokenize)
-            # an answer is not longer, and a sampler would be busy with the rest for seconds
-            most = min(request.params.max_tokens, self._n_ctx - len(prompt) + 1)
-            given = request.answer[:most]
-            self._check_answer(given)
-            sampler = self._model.sampler(request.params, prompt, given)
+            sampler = self._model.sampler(request.params, prompt, prepared.given)
         except Exception as error:  # the others go on, whatever it is
             self._events.append(Failed(request, error))
             return
@@ -278,18 +303,12 @@ class Scheduler:
         self._ops += ops
         slot = Slot(queued, prompt, sampler, sequence, now)
         self._active.append(slot)
-        reason = self._give(slot, given)
+        reason = self._give(slot, prepared.given)
         self._seed(slot)
         if reason is None:
             self._tell_prefill(slot)
         else:
             self._finish(slot, reason, now)
-
-    def _check_answer(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            self._model.piece(token)
-            if self._model.is_eog(token):
-                raise errors.InvalidArgument(f"the answer cannot go on after token {token}")
 
     def _give(self, slot: Slot, tokens: Sequence[int]) -> FinishReason | None:
         """Let the answer begin with these tokens; why it ends there, if it does."""
@@ -326,9 +345,8 @@ class Scheduler:
         self._ops += self._cache.seed(slot.sequence, slot.prompt)
         slot.cached = len(slot.sequence.tokens)
 
-    def _rows(self, now: float) -> Plan:
-        step = Step(self._ops)
-        self._ops = []
+    def _rows(self, now: float) -> Plan | None:
+        step = Step()
         parts: list[tuple[Slot, int, bool]] = []
         pieces = dict(self._pieces(now))
         for slot in self._active:
@@ -337,7 +355,7 @@ class Scheduler:
             if rows:
                 wanted = start + rows == len(slot.prompt)
                 step.token += slot.prompt[start : start + rows]
-            elif not pieces and slot.next_token is not None:
+            elif not pieces and slot.next_token is not None and slot.later is None:
                 rows = 1
                 step.token.append(slot.next_token)
             else:
@@ -347,6 +365,9 @@ class Scheduler:
             if wanted:
                 step.outputs.append(slot.output(len(step.token) - 1))
             parts.append((slot, rows, wanted))
+        if not parts:
+            return None
+        step.ops, self._ops = self._ops, []
         return Plan(step, parts, sum(pieces.values()))
 
     def _pieces(self, now: float) -> list[tuple[Slot, int]]:
@@ -361,9 +382,13 @@ class Scheduler:
                 slot.started,
             )
             for slot in self._active
-            if slot.next_token is None and slot.sequence.ahead is None
+            if slot.prefill_left and slot.sequence.ahead is None
         ]
-        began = [slot.first_token for slot in self._active if slot.first_token is not None]
+        began = [
+            slot.first_token
+            for slot in self._active
+            if slot.first_token is not None and slot.later is None
+        ]
         return self._prefill.next(waiting, now, min(began, default=None))
 
     def _left(self) -> dict[CachedSequence, int]:

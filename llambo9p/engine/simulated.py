@@ -120,6 +120,7 @@ class SimulatedRunner:
         self.steps: list[Step] = []
         """every step that was run, the failed ones too"""
         self.closed = False
+        self.wake: Callable[[], None] = lambda: None
         self._answer = answer
         self._latency = latency or Latency()
         self._sleep = sleep

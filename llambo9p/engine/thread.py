@@ -1,12 +1,15 @@
 """The engine of a host: one decode thread, and its door on the event loop.
 
-Owns the thread, the scheduler and the runner behind it.  Tokenizing, templates,
-decoding and sampling happen on the thread; listeners are called on the event loop.
+Owns the thread, the scheduler and the runner behind it, and the threads that prepare requests.
+Templates and tokenizing are theirs, decoding and sampling are the decode thread's; listeners
+are called on the event loop.
 
 Rules it keeps (besides those of `base.Engine`):
 - The loop's side never waits for the thread: it puts messages into a mailbox.  The
   thread reads it once a step, so a cancel acts within one step; when there is nothing
   to decode the thread blocks on it.
+- What may take long before a request can be decoded is done before it reaches the mailbox,
+  by users' turns, so that nobody's request waits for the preparation of another user's.
 - All that a step brought reaches the loop in one `call_soon_threadsafe`, right before
   the next step: what the loop does with it, it does while llama.cpp decodes.  But with `tell`,
   tokens alone may wait for the next step of those who decode, for so many seconds: each time
@@ -33,8 +36,10 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State
+from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State, Usage
 from llambo9p.engine.embeddings import Embeddings
+from llambo9p.engine.pool import Pool
+from llambo9p.engine.preparing import Prepared, prepare
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
 
@@ -45,9 +50,27 @@ STOPPED = "the engine was stopped"
 BYTES_A_TOKEN = 4
 """to guess the length of a prompt before it is tokenized"""
 
+PREPARING = 2
+"""threads that prepare requests"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Embed:
+    request: Request
+    since: float
+
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
+    request: Request
+    prepared: Prepared | Exception
+    """or why the request cannot be decoded"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdraw:
+    """A request was cancelled before it was prepared."""
+
     request: Request
     since: float
 
@@ -62,11 +85,15 @@ class _Forget:
     conversation: Hashable
 
 
+class _Wake:
+    """A token may be known that was not."""
+
+
 class _Stop:
     pass
 
 
-_Message = _Submit | _Cancel | _Forget | _Stop
+_Message = _Embed | _Submit | _Withdraw | _Cancel | _Forget | _Wake | _Stop
 
 
 @dataclass(slots=True)
@@ -110,6 +137,10 @@ class DecodeThread:
         self._cache_ram = cache_ram
         self._tell_seconds = tell
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None)
+        self._unprepared: dict[Request, float] = {}
+        """since when each waits that the decode thread has not been given; whichever thread
+        takes one out decides what becomes of it"""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -196,14 +227,31 @@ class DecodeThread:
         self._live[request] = live
         decode = 0 if request.embed else request.params.max_tokens
         self._account(live, _guess_tokens(request), decode)
-        self._mailbox.put(_Submit(request, self._clock()))
+        since = self._clock()
+        if request.embed:
+            self._mailbox.put(_Embed(request, since))
+        else:
+            self._unprepared[request] = since
+            self._preparing.submit(lambda _: self._prepare(request), request.user)
 
     def cancel(self, request: Request) -> None:
         if request in self._live:
-            self._mailbox.put(_Cancel(request))
+            since = self._unprepared.pop(request, None)
+            self._mailbox.put(_Cancel(request) if since is None else _Withdraw(request, since))
 
     def forget(self, conversation: Hashable) -> None:
         self._mailbox.put(_Forget(conversation))
+
+    def _prepare(self, request: Request) -> None:
+        """On a thread that prepares: make the request ready for the decode thread."""
+        if request not in self._unprepared:
+            return
+        prepared: Prepared | Exception
+        try:
+            prepared = prepare(request, self._runner, self._runner.n_ctx)
+        except Exception as error:  # the others go on, whatever it is
+            prepared = error
+        self._mailbox.put(_Submit(request, prepared))
 
     def _deliver(self, events: list[Event]) -> None:
         for event in _joined(events):
@@ -263,10 +311,12 @@ class DecodeThread:
     def _main(self, loaded: asyncio.Future[None], progress: Callable[[float], None] | None) -> None:
         end = STOPPED
         try:
+            self._runner.wake = lambda: self._mailbox.put(_Wake())
             self._load(progress)
             scheduler = self._scheduler = self._make_scheduler()
             self._post(_settle, loaded, None)
-            while self._read_mailbox(scheduler):
+            plan: Plan | None = None
+            while self._read_mailbox(scheduler, wait=plan is None):
                 plan = scheduler.plan(self._clock())
                 self._publish(wait=plan is not None and not plan.prefill)
                 if plan is not None:
@@ -279,6 +329,7 @@ class DecodeThread:
             self._post(_settle, loaded, error)
         finally:
             self._publish()
+            self._preparing.close()  # its threads read the model's vocabulary
             try:
                 self._runner.close()
             finally:
@@ -310,18 +361,23 @@ class DecodeThread:
             decode_seconds=self._runner.decode_seconds,
         )
 
-    def _read_mailbox(self, scheduler: Scheduler) -> bool:
-        """Take in all messages, waiting for one when idle; False when told to stop."""
-        wait = scheduler.idle and self._embeddings.idle
+    def _read_mailbox(self, scheduler: Scheduler, wait: bool) -> bool:
+        """Take in all messages, waiting for one with `wait`, as there was nothing to decode;
+        False when told to stop."""
+        wait = wait and self._embeddings.idle
         if wait:
             self._publish()
         while wait or not self._mailbox.empty():
             wait = False
             match self._mailbox.get():
-                case _Submit(request, since) if request.embed:
+                case _Submit(request, prepared):
+                    self._take_in(scheduler, request, prepared)
+                case _Withdraw(request, since):
+                    ms = (self._clock() - since) * 1000
+                    usage = Usage(queue_ms=ms, total_ms=ms, finish_reason="cancelled")
+                    self._untold.append(Finished(request, usage))
+                case _Embed(request, since):
                     self._embeddings.submit(request, since)
-                case _Submit(request, since):
-                    scheduler.submit(request, since)
                 case _Cancel(request) if request.embed:
                     self._embeddings.cancel(request, self._clock())
                 case _Cancel(request):
@@ -331,6 +387,17 @@ class DecodeThread:
                 case _Stop():
                     return False
         return True
+
+    def _take_in(
+        self, scheduler: Scheduler, request: Request, prepared: Prepared | Exception
+    ) -> None:
+        since = self._unprepared.pop(request, None)
+        if since is None:
+            return  # it was withdrawn
+        if isinstance(prepared, Prepared):
+            scheduler.submit(prepared, since)
+        else:
+            self._untold.append(Failed(request, prepared))
 
     def _execute(self, scheduler: Scheduler, plan: Plan) -> None:
         try:

@@ -8,6 +8,7 @@ import pytest
 from llambo9p.engine.base import Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.preparing import prepare
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
@@ -43,7 +44,7 @@ def answers(runner, *rounds):
                 prompt, SamplingParams(16, temperature=0), conversation=conversation, user=user
             )
             text[request] = b""
-            scheduler.submit(request, 0.0)
+            scheduler.submit(prepare(request, runner, 256), 0.0)
         while not scheduler.idle:
             plan = scheduler.plan(0.0)
             scheduler.commit(plan, runner.run(plan.step), 0.0, 0.0)
@@ -102,9 +103,9 @@ def test_a_seeded_answer_is_the_same_beside_one_that_fails():
         request = Request(
             "Once upon a time", SamplingParams(6, temperature=2.5, seed=seed, grammar=WORDS)
         )
-        scheduler.submit(request, 0.0)
+        scheduler.submit(prepare(request, runner, 256), 0.0)
         for other in others:
-            scheduler.submit(other, 0.0)
+            scheduler.submit(prepare(other, runner, 256), 0.0)
         text = b""
         while not scheduler.idle:
             plan = scheduler.plan(0.0)

@@ -6,6 +6,7 @@ sequence and that each token is sampled from exactly the prompt and the answer s
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
 from llambo9p.engine.prefill import CHUNK_MIN, STALL
+from llambo9p.engine.preparing import prepare
 from llambo9p.engine.runner import DecodeError
 from llambo9p.engine.scheduler import (
     Failed,
@@ -34,10 +36,32 @@ def letters(prompt: str) -> bytes:
     return bytes(97 + (n + i) % 26 for i in range(n))
 
 
-class World:
-    """A scheduler, its runner and a clock that goes one second a step."""
+class Late:
+    """A token that is known when it has been asked for `polls` times."""
 
-    def __init__(self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, **options):
+    logprobs = None
+
+    def __init__(self, token, polls):
+        self._token = token
+        self._polls = polls
+
+    def token(self):
+        self._polls -= 1
+        if self._polls > 0:
+            return None
+        if isinstance(self._token, errors.Error):
+            raise self._token
+        return self._token
+
+
+class World:
+    """A scheduler, its runner and a clock that goes one second a step.  `late` says after how
+    many steps each token is known, over and over; 0 is at once."""
+
+    def __init__(
+        self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, late=(0,), **options
+    ):
+        self.late = itertools.cycle(late)
         self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
         self.chunk = chunk
         self.read = set()
@@ -61,10 +85,15 @@ class World:
             logprobs=options.pop("logprobs", 0),
         )
         request = Request(prompt, params, **options)
-        self.scheduler.submit(request, self.now)
         self.text[request] = b""
         self.ids[request] = []
         self.states[request] = []
+        try:
+            prepared = prepare(request, self.runner, self.runner.n_ctx)
+        except errors.Error as error:
+            self.ended[request] = error
+        else:
+            self.scheduler.submit(prepared, self.now)
         return request
 
     def step(self):
@@ -72,7 +101,10 @@ class World:
         self.now += 1
         if plan is not None:
             self.check(plan)
-            sampled = self.runner.run(plan.step)
+            sampled = [
+                Late(token, polls) if (polls := next(self.late)) else token
+                for token in self.runner.run(plan.step)
+            ]
             self.scheduler.commit(plan, sampled, self.now, self.seconds)
             for s in self.scheduler._cache.sequences:
                 assert self.runner.cells[s.seq_id][: len(s.tokens)] == s.tokens
@@ -97,7 +129,12 @@ class World:
         assert len(step.token) - prefill <= self.scheduler.slots
         assert prefill == plan.prefill
         planned = {slot for slot, _, _ in plan.parts}
-        decoding = {slot for slot in self.scheduler._active if slot.next_token is not None}
+        decoding = {
+            slot
+            for slot in self.scheduler._active
+            if slot.next_token is not None and slot.later is None
+        }
+        assert all(slot.later is None for slot in planned)
         if prefill:
             assert not planned & decoding
             self.read |= planned
@@ -167,9 +204,15 @@ actions = st.lists(
 )
 
 
-@given(actions, st.integers(1, 5), st.integers(1, 5), st.integers(1, 20))
-def test_every_request_ends_once_with_its_own_answer(actions, n_seq, slots, chunk):
-    world = World(n_seq=n_seq, chunk=chunk, slots=min(slots, n_seq), max_queue=100)
+@given(
+    actions,
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+)
+def test_every_request_ends_once_with_its_own_answer(actions, n_seq, slots, chunk, late):
+    world = World(n_seq=n_seq, chunk=chunk, slots=min(slots, n_seq), max_queue=100, late=late)
     requests = []
     cancelled = set()
     for action in actions:
@@ -208,6 +251,51 @@ def order(state_position):
     """QUEUED with falling positions, then PREFILL, then DECODE."""
     state, position = state_position
     return [State.QUEUED, State.PREFILL, State.DECODE].index(state), -position
+
+
+def test_a_token_that_is_not_known_yet_holds_up_its_own_answer_only():
+    world = World(answer=lambda _: b"abcd", n_seq=2, late=(50, *[0] * 9))
+    slow, quick = world.submit("slow"), world.submit("quick")
+    while quick not in world.ended:
+        world.step()
+    assert world.text[quick] == b"abcd" and slow not in world.ended
+    world.run()
+    assert world.text[slow] == b"abcd"
+
+
+def test_a_token_that_cannot_be_chosen_fails_its_own_request_only():
+    world = World(answer=lambda _: b"abcd", n_seq=2)
+    slot, other = world.submit("bad"), world.submit("good")
+    plan = world.scheduler.plan(world.now)
+    sampled = list(world.runner.run(plan.step))
+    sampled[0] = Late(errors.InvalidArgument("too complex"), 1)
+    world.scheduler.commit(plan, sampled, world.now, 1.0)
+    world.run()
+    assert str(world.ended[slot]) == "too complex"
+    assert world.text[other] == b"abcd"
+
+
+def test_when_no_token_is_known_there_is_nothing_to_decode_but_the_scheduler_is_not_idle():
+    world = World(answer=lambda _: b"ab", n_seq=2, late=(2,))
+    request = world.submit("x")
+    assert world.step() is not None
+    assert world.step() is None and not world.scheduler.idle
+    # a prompt that comes is read meanwhile
+    other = world.submit("y" * 20)
+    plan = world.step()
+    assert plan is not None and plan.prefill
+    world.run()
+    assert world.text[request] == world.text[other] == b"ab"
+
+
+def test_a_request_that_is_cancelled_while_its_token_is_not_known_is_over():
+    world = World(answer=lambda _: b"ab", n_seq=1, late=(9,))
+    request = world.submit("x")
+    world.step()
+    world.scheduler.cancel(request, world.now)
+    world.collect()
+    assert world.ended[request].finish_reason == "cancelled"
+    assert world.scheduler.idle and world.step() is None
 
 
 def test_admission_is_first_come_first_served():

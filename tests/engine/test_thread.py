@@ -12,6 +12,7 @@ from llambo9p.engine.base import Load, Request, SamplingParams, State
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
 from tests.engine.harness import Recorder, ask, running, user
+from tests.files import until
 
 
 def long_answer(_: str) -> bytes:
@@ -48,10 +49,21 @@ def test_characters_of_several_tokens_arrive_whole():
     asyncio.run(main())
 
 
+class Counting(SimulatedRunner):
+    """It knows how many prompts were tokenized."""
+
+    tokenized = 0
+
+    def tokenize(self, prompt):
+        self.tokenized += 1
+        return super().tokenize(prompt)
+
+
 def test_events_of_a_step_reach_the_loop_in_one_call():
     async def main():
         gate = Gate()
-        async with running(SimulatedRunner(gate=gate, answer=long_answer)) as engine:
+        runner = Counting(gate=gate, answer=long_answer)
+        async with running(runner) as engine:
             loop = asyncio.get_running_loop()
             calls = 0
             threadsafe = loop.call_soon_threadsafe
@@ -61,14 +73,16 @@ def test_events_of_a_step_reach_the_loop_in_one_call():
                 calls += 1
                 return threadsafe(*args, **kwargs)
 
-            loop.call_soon_threadsafe = counting
             asked = SamplingParams(max_tokens=10)
             recorders = [ask(engine, Request(str(i), asked)) for i in range(8)]
+            await asyncio.to_thread(gate.entered)
+            await until(lambda: runner.tokenized == 8)
+            loop.call_soon_threadsafe = counting
             gate.open()
             for recorder in recorders:
                 await recorder.usage()
             assert calls <= engine.steps + 1
-            assert engine.steps <= 12
+            assert engine.steps <= 14
 
     asyncio.run(main())
 
