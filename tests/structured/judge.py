@@ -1,7 +1,8 @@
 """What a schema lets through, by `jsonschema`: the judge of the tests.
 
 Numbers are read as decimals, as JSON writes them: 0.3 is a multiple of 0.1 then.  A pattern
-must match in both of Python's readings (classes of all scripts, and of ASCII only).  A text
+must match in both of Python's readings (classes of all scripts, and of ASCII only); a pattern
+for names in the latter, as ECMA has it: `٩` is no `\\d` there, and goes by other keywords.  A text
 with a name twice is judged by its first and by its last value.
 """
 
@@ -67,9 +68,21 @@ def _number(digits: str) -> Any:
     return int(exact) if exact == exact.to_integral_value() else exact
 
 
+def _with_ascii_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_ascii_names(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    made = {name: _with_ascii_names(part) for name, part in value.items()}
+    patterns = made.get("patternProperties")
+    if isinstance(patterns, dict):
+        made["patternProperties"] = {"(?a)" + name: part for name, part in patterns.items()}
+    return made
+
+
 class Judge:
     def __init__(self, schema: str) -> None:
-        document = json.loads(schema, parse_float=_number)
+        document = _with_ascii_names(json.loads(schema, parse_float=_number))
         base = validator_for(document, default=Draft202012Validator)
         self._validator = extend(base, {"pattern": _pattern})(document, format_checker=_FORMATS)
 

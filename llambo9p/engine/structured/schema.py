@@ -22,7 +22,8 @@ Some limits are no refusals, as each text that comes still satisfies the schema:
 - A string has one spelling, and no control characters but \\b \\f \\n \\r \\t.
 - A name that the schema does not list may come twice in an object.  Each of its values satisfies
   the schema, whichever of them a reader takes.
-- `format` is asserted.  `pattern` matches what ECMA's and Python's dialects both match.
+- `format` is asserted.  `pattern` matches what ECMA's and Python's dialects both match;
+  `patternProperties` takes the names that ECMA's matches.
 - A `multipleOf` without a multiple in its range may be found only while an answer is written.
 
 llguidance itself is asked last.  Its messages name no place; the place is found by asking
