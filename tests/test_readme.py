@@ -34,6 +34,7 @@ PORTS = ("5640", "5641", "5642", "9000", "9001", "9090")
 """the ports that README names; each becomes a free one"""
 QUICK = {
     "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
+    "llambo9p_tools.bench.structured": "--rounds 1 --tokens 4 --clients 2",
     "llambo9p_tools.bench.latency": (
         "--rounds 1 --clients 2 --tokens 4 --prompt 12 --long 120 --running 400"
     ),

@@ -28,6 +28,7 @@ def ask(connection: Connection, directory: str, request: InferenceRequest) -> In
         "history": texts.show_history(history),
         "grammar": asked.params.grammar,
         "schema": asked.params.schema,
+        "regex": asked.params.regex,
     }
     for name, text in files.items():
         if text:

@@ -30,6 +30,7 @@ from llambo9p.engine.base import ModelInfo, Request, Token, Usage, mean_logprob
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
 from llambo9p.engine.preparing import prepare
+from llambo9p.engine.sandbox.compiler import Compiler
 from llambo9p.engine.scheduler import Failed, Finished, Scheduler, Tokens
 
 
@@ -145,7 +146,14 @@ class Context(_Freeable):
             n_threads=n_threads,
             prefill_chunk=min(n_batch, n_ctx * n_seq),
         )
-        super().__init__(runner.close)
+        compiler = Compiler()
+
+        def close() -> None:
+            compiler.close()
+            runner.close()
+
+        super().__init__(close)
+        self._compiler = compiler
         self._model = model
         self._runner = runner
         self._known = threading.Event()
@@ -198,7 +206,7 @@ class Context(_Freeable):
     def _answers(self, asked: list[Request]) -> list[InferenceResponse]:
         answers = {request: _Answer() for request in asked}
         for request in asked:
-            prepared = prepare(request, self._runner, self._runner.n_ctx)
+            prepared = prepare(request, self._runner, self._runner.n_ctx, self._compiler)
             self._scheduler.submit(prepared, time.monotonic())
         while not self._scheduler.idle:
             self._known.clear()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llambo9p import errors
-from llambo9p.engine import gbnf, json_schema, sampling
+from llambo9p.engine import sampling
 from llambo9p.engine.base import FinishReason, Message, Request, SamplingParams, Usage
 
 if TYPE_CHECKING:
@@ -31,9 +31,14 @@ class InferenceRequest:
     seed: int | None = _DEFAULT.seed
     stop: Sequence[str] = _DEFAULT.stop
     grammar: str = ""
-    """GBNF that the answer follows"""
+    """a grammar, GBNF or Lark, that the answer follows"""
     schema: str = ""
     """a JSON schema that it satisfies, as text"""
+    regex: str = ""
+    """a regular expression that all of it matches; at most one of the three is given"""
+    whitespace_flexible: bool = _DEFAULT.whitespace_flexible
+    coerce_one_of: bool = _DEFAULT.coerce_one_of
+    lenient: bool = _DEFAULT.lenient
     logprobs: bool = False
     """whether the response has a `mean_logprob`"""
     mode: Literal["chat", "complete"] = "chat"
@@ -44,12 +49,10 @@ class InferenceRequest:
         """As engines take it.  Raises InvalidArgument for what makes no sense."""
         if isinstance(self.stop, str):
             raise errors.InvalidArgument("stop must be strings, as a list or a tuple")
-        if self.grammar and self.schema:
-            raise errors.InvalidArgument("a request has a grammar or a schema, not both")
-        if self.grammar:
-            gbnf.check(self.grammar)
-        if self.schema:
-            json_schema.check(self.schema)
+        if sum(map(bool, (self.grammar, self.schema, self.regex))) > 1:
+            raise errors.InvalidArgument(
+                "a request has a grammar, a schema or a regex, not several of them"
+            )
         params = SamplingParams(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -61,6 +64,10 @@ class InferenceRequest:
             stop=tuple(self.stop),
             grammar=self.grammar,
             schema=self.schema,
+            regex=self.regex,
+            whitespace_flexible=self.whitespace_flexible,
+            coerce_one_of=self.coerce_one_of,
+            lenient=self.lenient,
             logprobs=int(self.logprobs),
         )
         sampling.check(params)

@@ -26,10 +26,13 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.base import Listener, Load, Message, Request, State, Usage
+from ..engine.sandbox.compiler import Compiler
+from ..engine.structured.constraint import Constraint
 from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, WorkerLost
 from ..net.client import ignore
 from .balancer import Balancer
@@ -126,6 +129,7 @@ class ClusterEngine:
         self._tasks: dict[Request, tuple[_Asked, asyncio.Task[Usage]]] = {}
         self._remotes: dict[Hashable, RemoteConversation] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._compiler = Compiler()
 
     # -- Engine -------------------------------------------------------------------
 
@@ -156,6 +160,15 @@ class ClusterEngine:
         task = loop.create_task(self._answer(asked))
         self._tasks[request] = asked, task
         task.add_done_callback(lambda task: self._over(asked, task))
+
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        """By itself: the workers' models have vocabularies of their own, and a host checks for
+        its own what it is sent."""
+        return self._compiler.check(constraint, user)
+
+    async def close(self) -> None:
+        """End the processes that check."""
+        await asyncio.to_thread(self._compiler.close)
 
     def cancel(self, request: Request) -> None:
         if request in self._tasks:

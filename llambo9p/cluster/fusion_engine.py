@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from ..conversation.limits import Limits
 from ..engine.base import Engine, Listener, Load, Message, Request, State, Token, Usage
+from ..engine.structured.constraint import Constraint
 from ..errors import Error, InvalidArgument, NoConsensus
 from .election import SETTINGS, Election, FusionSettings, Spread, Voter
 from .fusion import aggregation_prompt, fuse, poll, require
@@ -116,6 +118,9 @@ class FusionEngine:
         election, self.election = self.election, None
         if election is not None:
             self._limits.kept.give_back(election.kept, election.request.user)
+
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        return self._engine.check(constraint, user)
 
     @property
     def load(self) -> Load:

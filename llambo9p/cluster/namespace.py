@@ -211,6 +211,7 @@ class Orchestrator:
         self._fleet.retire()
         await self._members.close()
         await self._fleet.close()
+        await self._dispatch.close()
 
     # -- verbs ----------------------------------------------------------------------
 

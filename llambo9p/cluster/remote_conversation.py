@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..conversation import settings, texts
 from ..conversation.settings import Settings
 from ..engine.base import Message, Request, SamplingParams, State, Usage
+from ..engine.structured.constraint import Kind
 from ..errors import Error
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
@@ -30,9 +31,8 @@ class RemoteConversation:
     number: str
     said: tuple[Message, ...] = ()
     """system prompt and history as the worker has them"""
-    grammar: str = ""
-    schema: str = ""
-    """likewise"""
+    constraint: tuple[Kind, str] | None = None
+    """the grammar, schema or regular expression that the worker has"""
 
     @classmethod
     async def make(cls, worker: Worker, user: str) -> RemoteConversation:
@@ -107,17 +107,18 @@ class RemoteConversation:
         await self.mount.client.put(self.mount.fid, f"{self.number}/{file}", data)
 
     async def _constrain(self, params: SamplingParams) -> None:
-        """Let answers follow the grammar or schema; one of them replaces the other on the
-        worker, too, and what is blank is none."""
-        if (self.grammar, self.schema) == (params.grammar, params.schema):
+        """Let answers be held to the grammar, schema or regular expression; one of them
+        replaces the others on the worker, too, and what is blank is none."""
+        wanted = params.constraint
+        constraint = None if wanted is None else (wanted.kind, wanted.text)
+        if self.constraint == constraint:
             return
-        if params.grammar:
-            await self._put("grammar", params.grammar.encode())
-        elif params.schema:
-            await self._put("schema", params.schema.encode())
-        else:
-            await self._put("grammar" if self.grammar else "schema", b"\n")
-        self.grammar, self.schema = params.grammar, params.schema
+        if constraint is not None:
+            kind, text = constraint
+            await self._put(kind, text.encode())
+        elif self.constraint is not None:
+            await self._put(self.constraint[0], b"\n")
+        self.constraint = constraint
 
     async def _bring_up_to(self, before: tuple[Message, ...]) -> None:
         """Make the worker's conversation know exactly `before`."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from ..engine import request_log
 from ..engine.base import Engine, Listener, Load, Request, State, Token, Usage
+from ..engine.structured.constraint import Constraint
 from .events import Events
 from .metrics import Answered, Tally
 
@@ -111,6 +113,9 @@ class Watched:
 
     def forget(self, conversation: Hashable) -> None:
         self._engine.forget(conversation)
+
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        return self._engine.check(constraint, user)
 
     @property
     def load(self) -> Load:

@@ -11,14 +11,16 @@ holds up the engine.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
-from ..engine import gbnf, json_schema
 from ..engine.base import Engine, Message, Request, SamplingParams, State, Usage
+from ..engine.structured.constraint import KINDS, Kind
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
 from . import texts
@@ -45,7 +47,16 @@ class Conversation:
         self.system = ""
         self.grammar = ""
         self.schema = ""
-        """of these two at most one is not empty"""
+        self.regex = ""
+        """of these three at most one is not empty"""
+        self._checking = 0
+        """texts that are checked now; prompts wait for the last one"""
+        self._written = 0
+        """how often one of the three was written, and"""
+        self._in_force = 0
+        """which of these it was that counts now"""
+        self._delayed: list[Turn] = []
+        """one-shot queries that wait for a check"""
         self._given: tuple[int, ...] = ()
         """tokens that the next prompt's answer begins with"""
         self._given_bytes = 0
@@ -103,7 +114,11 @@ class Conversation:
         self._check_admission()
         turn = self._new_turn(self._prompt_text(data), self._one_shot_over)
         turn.size = len(data)
-        self._give_to_engine(turn, history=False)
+        if self._checking:
+            self.limits.buffer.take(turn.size, self.user)
+            self._delayed.append(turn)
+        else:
+            self._give_to_engine(turn, history=False)
         self._one_shots.add(turn)
         return turn
 
@@ -128,6 +143,10 @@ class Conversation:
         """Stop a turn of this conversation that the engine has."""
         if turn.request is not None:
             self._engine.cancel(turn.request)
+        elif turn in self._delayed:
+            self._delayed.remove(turn)
+            self.limits.buffer.give_back(turn.size, self.user)
+            turn.failed(Interrupted())
 
     def reset(self) -> None:
         """Forget history and every turn; settings and system prompt stay."""
@@ -153,7 +172,7 @@ class Conversation:
         """The conversation is gone: stop everything asked of it."""
         if not self.closed:
             self.reset()
-            for name in ("system", "grammar", "schema"):
+            for name in ("system", *KINDS):
                 self._replace(name, "")
             self.closed = True
             for turn in list(self._one_shots):
@@ -176,7 +195,7 @@ class Conversation:
         return decode(data)
 
     def _start_next(self) -> None:
-        while self.running is None and self._queue:
+        while self.running is None and self._queue and not self._checking:
             turn = self.running = self._queue.popleft()
             self.limits.buffer.give_back(turn.size, self.user)
             try:
@@ -229,7 +248,9 @@ class Conversation:
         turn.request = request
 
     def _params(self, is_shown: bool) -> SamplingParams:
-        params = replace(self.settings.params, grammar=self.grammar, schema=self.schema)
+        params = replace(
+            self.settings.params, grammar=self.grammar, schema=self.schema, regex=self.regex
+        )
         return params if is_shown else replace(params, logprobs=0)
 
     def _engine_done(self, turn: Turn) -> None:
@@ -344,14 +365,53 @@ class Conversation:
         """Replace the system prompt.  One trailing newline is dropped."""
         self._replace("system", decode(data.removesuffix(b"\n")))
 
-    def set_grammar(self, data: bytes) -> None:
-        """Replace the grammar; blank is none.  A schema is forgotten.  Raises InvalidArgument
-        naming the line that is wrong."""
-        self._constrain(data, gbnf.check, "grammar", "schema")
+    async def constrain(self, kind: Kind, data: bytes) -> None:
+        """Replace the grammar, schema or regular expression; blank is none.  The others of the
+        three are forgotten.  Prompts that come while the text is checked wait for that, and of
+        several texts the one that was written last counts.  Raises InvalidArgument with what
+        is wrong; then everything is as it was."""
+        self._check_open()
+        text = decode(data)
+        if not text.strip():
+            self.unconstrain(kind)
+            return
+        self._written += 1
+        number = self._written
+        self.limits.buffer.take(len(data), self.user)
+        self._checking += 1
+        try:
+            only: dict[str, Any] = {kind: text}
+            constraint = replace(self.settings.params, **only).constraint
+            assert constraint is not None
+            await asyncio.wrap_future(self._engine.check(constraint, self.user))
+            if number > self._in_force:
+                self._replace(kind, text)
+                self._in_force = number
+                for other in KINDS:
+                    if other != kind:
+                        self._replace(other, "")
+        finally:
+            self.limits.buffer.give_back(len(data), self.user)
+            self._checking -= 1
+            if not self._checking:
+                self._go_on()
 
-    def set_schema(self, data: bytes) -> None:
-        """As `set_grammar`, for a JSON schema: the grammar is forgotten."""
-        self._constrain(data, json_schema.check, "schema", "grammar")
+    def unconstrain(self, kind: Kind) -> None:
+        """Forget the text of this kind."""
+        self._written += 1
+        self._in_force = self._written
+        self._replace(kind, "")
+
+    def _go_on(self) -> None:
+        """What waited for a check goes to the engine."""
+        delayed, self._delayed = self._delayed, []
+        for turn in delayed:
+            self.limits.buffer.give_back(turn.size, self.user)
+            try:
+                self._give_to_engine(turn, history=False)
+            except Error as e:
+                turn.failed(e)
+        self._start_next()
 
     def set_tokens(self, data: bytes) -> None:
         """The answer to the next prompt begins with these tokens, and goes on from there; they
@@ -366,17 +426,6 @@ class Conversation:
         if tokens:
             self.limits.buffer.take(size, self.user)
             self._given, self._given_bytes = tokens, size
-
-    def _constrain(
-        self, data: bytes, check: Callable[[str], None], name: str, other: str
-    ) -> None:
-        text = decode(data)
-        if not text.strip():
-            self._replace(name, "")
-            return
-        check(text)
-        self._replace(name, text)
-        self._replace(other, "")
 
     def _replace(self, name: str, text: str) -> None:
         """Keep a text instead of what there is of that name."""

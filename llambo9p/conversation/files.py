@@ -1,4 +1,4 @@
-"""A conversation as a directory: `ctl prompt out data system grammar schema history usage` ...
+"""A conversation as a directory: `ctl prompt out data system grammar schema regex history` ...
 
 Each file is one class or one line of `conversation_files`; what they mean is in
 README.  A file that takes text collects it on the fid and hands it over at
@@ -9,10 +9,11 @@ their owner's alone (0600), and whoever else asks is given files of his own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from ..engine.structured.constraint import KINDS
 from ..errors import InvalidArgument, NoSpace, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
 from ..fs.file import OpenFile
@@ -24,9 +25,12 @@ from . import settings
 from .conversation import Conversation
 from .turn import Turn
 
-MAX_GRAMMAR_BYTES = 64 * 1024
-"""of a grammar or schema: it is parsed where everybody's tokens are decoded"""
+MAX_GRAMMAR_BYTES = 256 * 1024
+"""of a grammar, schema or regular expression"""
 MAX_TOKENS_BYTES = 2**18
+
+Submit = Callable[[bytes], Awaitable[None] | None]
+"""takes a text that was written whole, at once or later"""
 
 
 class Written:
@@ -92,7 +96,7 @@ class OpenText(OpenSnapshot):
         data: bytes,
         conversation: Conversation,
         written: Written,
-        submit: Callable[[bytes], None],
+        submit: Submit,
     ) -> None:
         super().__init__(data)
         if data:
@@ -114,10 +118,16 @@ class OpenText(OpenSnapshot):
         try:
             if self._written:
                 with self._conversation.noting():
-                    self._submit(self._written.take())
+                    result = self._submit(self._written.take())
+                if result is not None:
+                    return self._noted(result)
         finally:
             self.drop()
         return None
+
+    async def _noted(self, result: Awaitable[None]) -> None:
+        with self._conversation.noting():
+            await result
 
     def drop(self) -> None:
         self._written.discard()
@@ -128,8 +138,8 @@ class BufferedFile(SyntheticFile):
     """A text that is written whole: the fid is the buffer, Tclunk submits it.
 
     `submit` gets all that one open wrote, and is not called when that is no byte.
-    Offsets are ignored.  `emptied` is what a truncate does (9p.md: only `system`,
-    `grammar` and `schema` become empty).
+    Offsets are ignored.  `emptied` is what a truncate does: only texts that are replaced
+    whole become empty.
     """
 
     __slots__ = ("_conversation", "_emptied", "_limit", "_submit", "_text")
@@ -140,7 +150,7 @@ class BufferedFile(SyntheticFile):
         name: str,
         conversation: Conversation,
         text: Callable[[], str],
-        submit: Callable[[bytes], None],
+        submit: Submit,
         emptied: Callable[[], None] | None = None,
         limit: int | None = None,
     ) -> None:
@@ -403,18 +413,15 @@ def add_conversation_files(
             emptied=lambda: conversation.set_system(b""),
         )
     )
-    for name, text, submit in (
-        ("grammar", lambda: conversation.grammar, conversation.set_grammar),
-        ("schema", lambda: conversation.schema, conversation.set_schema),
-    ):
+    for kind in KINDS:
         directory.add(
             BufferedFile(
                 tree,
-                name,
+                kind,
                 conversation,
-                text,
-                submit,
-                emptied=partial(submit, b""),
+                partial(getattr, conversation, kind),
+                partial(conversation.constrain, kind),
+                emptied=partial(conversation.unconstrain, kind),
                 limit=MAX_GRAMMAR_BYTES,
             )
         )

@@ -85,6 +85,19 @@ def word(name: str, *allowed: str) -> Setting:
     return Setting(name, usage, 1, 1, read, str)
 
 
+def switch(name: str) -> Setting:
+    """on or off."""
+    read = word(name, "on", "off").read
+    return Setting(
+        name,
+        "on|off",
+        1,
+        1,
+        lambda words: read(words) == "on",
+        lambda value: "on" if value else "off",
+    )
+
+
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 _, MAX_SEED = INTEGERS["seed"]
@@ -143,6 +156,9 @@ SETTINGS = (
     Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
     Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
     integer("logprobs", *INTEGERS["logprobs"]),
+    switch("whitespace_flexible"),
+    switch("coerce_one_of"),
+    switch("lenient"),
     word("overflow", "trim", "error"),
     # nobody can get ahead of others, only let them go first
     integer("priority", -10, 0),

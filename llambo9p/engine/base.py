@@ -24,8 +24,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
+
+from llambo9p.engine.structured.constraint import Constraint
 
 
 class State(enum.Enum):
@@ -67,12 +70,33 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """the answer ends before the first occurrence of any of these"""
     grammar: str = ""
-    """GBNF that the answer must follow, checked by `gbnf.check`; empty: none"""
+    """a grammar, GBNF or Lark, that the answer must follow; empty: none"""
     schema: str = ""
-    """a JSON schema, as text, that the answer must satisfy, checked by `json_schema.check`;
-    empty: none"""
+    """a JSON schema, as text, that the answer must satisfy; empty: none"""
+    regex: str = ""
+    """a regular expression that the whole answer must match; empty: none.  At most one of
+    these three is not empty"""
+    whitespace_flexible: bool = False
+    """JSON that a schema asks for may have white space between its parts"""
+    coerce_one_of: bool = False
+    """`oneOf` of a schema is taken for `anyOf` where it cannot be kept"""
+    lenient: bool = False
+    """keywords of a schema that cannot be kept are ignored"""
     logprobs: int = 0
     """how many of the likeliest tokens to tell at each place, with the chosen one; 0 is off"""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer is held to."""
+        if self.schema:
+            return Constraint(
+                "schema", self.schema, self.whitespace_flexible, self.coerce_one_of, self.lenient
+            )
+        if self.grammar:
+            return Constraint("grammar", self.grammar)
+        if self.regex:
+            return Constraint("regex", self.regex)
+        return None
 
 
 class Placing(Protocol):
@@ -260,6 +284,11 @@ class Engine(Protocol):
 
     def forget(self, conversation: Hashable) -> None:
         """The conversation is gone or was reset: free what is kept for it."""
+
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        """Whether answers can be held to a text that a user wrote, found out in a child
+        process.  The future raises `InvalidArgument` with the line, or the keyword and the
+        path, that is wrong, or with the limit that the text goes beyond."""
 
     @property
     def load(self) -> Load: ...

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from llambo9p import errors
 from llambo9p.engine import llama_log, machine, memory, sampling
-from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
+from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_embedder import LlamaEmbedder
+from llambo9p.engine.llama_matcher import Compiled
 from llambo9p.engine.llama_model import LlamaModel
 from llambo9p.engine.llama_sampler import Candidates, Sampler
 from llambo9p.engine.runner import (
@@ -40,8 +41,10 @@ from llambo9p.engine.runner import (
     Copy,
     DecodeError,
     Embedding,
+    Later,
     Op,
     Output,
+    Prepared,
     Prompt,
     Remove,
     Save,
@@ -58,6 +61,8 @@ MAX_THREADS = 512
 
 CELL_OVERHEAD = 12
 """bytes that llama.cpp saves of a cell beside its keys and values"""
+MASK_WAIT = 0.05
+"""of the time of a step: so long the others wait for tokens that a grammar still has to allow"""
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
 _UINT8 = ctypes.POINTER(ctypes.c_uint8)
@@ -233,26 +238,29 @@ class LlamaRunner:
 
     # Decoding.
 
-    def sampler(
-        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
-    ) -> Sampler | None:
-        """None is greedy: the decode step picks the largest logit itself."""
-        sampling.check(params)
-        plain = not params.grammar and not params.schema
-        if plain and params.temperature == 0 and params.repeat_penalty == 1.0:
-            return None
-        return Sampler(params, prompt, answer, self.info.n_vocab, self.model.vocab)
+    def compile(self, grammar: str, user: str) -> Compiled:
+        return self.model.grammars.compile(grammar, user)
 
-    def run(self, step: Step) -> list[int]:
+    def sampler(self, prepared: Prepared) -> Sampler | None:
+        """None is greedy: the decode step picks the largest logit itself."""
+        params = prepared.request.params
+        sampling.check(params)
+        plain = params.temperature == 0 and params.repeat_penalty == 1.0
+        if plain and prepared.compiled is None:
+            return None
+        return Sampler(prepared, self.info.n_vocab, lambda: self.wake())
+
+    def run(self, step: Step) -> list[int | Later]:
         for op in step.ops:
             self._apply(op)
         self._batch.n_tokens = self._rows.fill(step)
         cells = self._cells_after(step)
+        began = time.monotonic()
         code = lib.llama_decode(self._ctx, self._batch)
         if code != 0:
             raise DecodeError(f"llama_decode failed ({code}): {llama_log.said()}")
         self._cells = cells
-        return self._sample(step)
+        return self._sample(step, time.monotonic() - began)
 
     def _apply(self, op: Op) -> None:
         """When that fails the sequence has no cells, so that no row can continue it.
@@ -315,7 +323,8 @@ class LlamaRunner:
         )
         return rows
 
-    def _sample(self, step: Step) -> list[int]:
+    def _sample(self, step: Step, seconds: float) -> list[int | Later]:
+        """A token for each output of a step that took so long to decode."""
         if not step.outputs:
             return []
         logits = self.logits(len(step.outputs))
@@ -323,22 +332,31 @@ class LlamaRunner:
         # argmax finds a NaN if there is one; on a NaN the sampler chain would abort.
         if not np.isfinite(logits[np.arange(len(best)), best]).all():
             raise DecodeError("the model computed logits that are not numbers")
-        tokens: list[int] = best.tolist()
-        samplers = [output.sampler for output in step.outputs]
-        # these first: they may fail, and nothing is accepted before all have a token
-        for i, sampler in enumerate(samplers):
-            if isinstance(sampler, Sampler) and sampler.grammar:
-                tokens[i] = sampler.pick(logits[i], self._candidates)
-        for i, sampler in enumerate(samplers):
-            if isinstance(sampler, Sampler):
-                if sampler.grammar:
-                    sampler.accept(tokens[i])
-                else:
-                    tokens[i] = sampler.sample(self._ctx, step.outputs[i].row)
+        tokens: list[int | Later] = best.tolist()
+        end = time.monotonic() + seconds * MASK_WAIT
         for i, output in enumerate(step.outputs):
-            if output.logprobs:
-                step.logprobs[i] = self._logprobs(logits[i], tokens[i], output.logprobs)
+            sampler = output.sampler
+            token: int | Later | None = tokens[i]
+            if isinstance(sampler, Sampler):
+                if sampler.matcher is None:
+                    token = sampler.sample(self._ctx, output.row)
+                else:
+                    token = self._pick(sampler, logits[i], output, end)
+                tokens[i] = token
+            if output.logprobs and isinstance(token, int):
+                step.logprobs[i] = self._logprobs(logits[i], token, output.logprobs)
         return tokens
+
+    def _pick(
+        self, sampler: Sampler, logits: NDArray[np.float32], output: Output, end: float
+    ) -> int | Later:
+        """A token that a grammar allows; if that is known by `end`, at once."""
+        try:
+            wait = max(0.0, end - time.monotonic())
+            token = sampler.pick(logits, self._candidates, wait)
+        except errors.Error:
+            token = None  # for the request alone, which will be told so
+        return _Late(self, sampler, logits.copy(), output.logprobs) if token is None else token
 
     def _logprobs(self, logits: NDArray[np.float32], chosen: int, count: int) -> Logprobs:
         highest = logits.max()
@@ -355,3 +373,22 @@ class LlamaRunner:
     def _check_sequences(self, *ids: int) -> None:
         if len(set(ids)) < len(ids) or not all(0 <= i < self.n_seq for i in ids):
             raise DecodeError(f"no such sequences: {ids}")
+
+
+class _Late:
+    """A `Later`: the logits of its place are kept until the grammar's mask is there."""
+
+    def __init__(
+        self, runner: LlamaRunner, sampler: Sampler, logits: NDArray[np.float32], logprobs: int
+    ) -> None:
+        self.logprobs: Logprobs | None = None
+        self._runner = runner
+        self._sampler = sampler
+        self._logits = logits
+        self._wanted = logprobs
+
+    def token(self) -> int | None:
+        token = self._sampler.pick(self._logits, self._runner._candidates)
+        if token is not None and self._wanted:
+            self.logprobs = self._runner._logprobs(self._logits, token, self._wanted)
+        return token

@@ -24,6 +24,7 @@ import numpy as np
 from llambo9p import errors
 from llambo9p.engine import chat, gguf, llama_log
 from llambo9p.engine.base import ModelInfo
+from llambo9p.engine.llama_matcher import Grammars
 from llambo9p.engine.runner import Prompt
 from llambo9p.engine.sandbox.templates import Template
 
@@ -66,6 +67,8 @@ class LlamaModel:
         self._info: ModelInfo | None = None
         self._pieces: dict[int, bytes] = {}
         self._template: Template | None = None
+        self.grammars = Grammars(self)
+        """those of its answers"""
 
     @property
     def info(self) -> ModelInfo:
@@ -96,9 +99,12 @@ class LlamaModel:
     def close(self) -> None:
         """Free it, as soon as the contexts over it are closed."""
         self._closed = True
+        if self._contexts:
+            return
+        self.grammars.close()
         if self._template is not None:
             self._template.close()
-        if self.handle is not None and not self._contexts:
+        if self.handle is not None:
             lib.llama_model_free(self.handle)
             self.handle = self.vocab = None
 

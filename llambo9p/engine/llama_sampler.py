@@ -1,25 +1,23 @@
 """Choosing the next token: llama.cpp's sampler chains, and grammars beside them.
 
-Owns `Sampler`, one an answer, and `Candidates`, the memory that a grammar is asked with.
+Owns `Sampler`, one an answer, and `Candidates`, the memory that a chain chooses from.
 
-It must never be given parameters that `sampling.check` has not seen, and never let a chain
-accept a token that its grammar forbids: llama.cpp aborts on either.
+It must never be given parameters that `sampling.check` has not seen: llama.cpp aborts on them.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from llambo9p import errors
-from llambo9p.engine import llama_schema, sampling
-from llambo9p.engine.base import SamplingParams
-from llambo9p.engine.runner import DecodeError
+from llambo9p.engine import sampling
+from llambo9p.engine.llama_matcher import Compiled, Matcher
+from llambo9p.engine.runner import Prepared
 
 PENALTY_LAST_N = 64
 MIN_TEMPERATURE = 1e-6
@@ -34,33 +32,27 @@ class Sampler:
     place: so what is chosen at a place depends on nothing that was drawn before, and an
     answer can be continued from its tokens.
 
-    With a grammar the chain chooses as if there were none, and only where that is not
-    allowed it chooses again from what is: asking the grammar about one token takes
-    microseconds, about all of them milliseconds.
+    With a grammar the chain chooses among the tokens that the grammar allows, as the model
+    weighs these.
     """
 
     chain: Any = None
-    grammar: Any = None
 
-    def __init__(
-        self,
-        params: SamplingParams,
-        prompt: Sequence[int],
-        answer: Sequence[int],
-        n_vocab: int,
-        vocab: Any,
-    ) -> None:
+    def __init__(self, prepared: Prepared, n_vocab: int, wake: Callable[[], None]) -> None:
+        """`wake` is called when it is known what the grammar allows, after `pick` was in
+        vain."""
+        request, given = prepared.request, prepared.given
+        params = request.params
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self.chain = chain
+        self.matcher: Matcher | None = None
+        if isinstance(prepared.compiled, Compiled):
+            self.matcher = Matcher(prepared.compiled, given, request.user, wake)
         penalty = params.repeat_penalty
         if penalty != 1.0:
             self._add(lib.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, penalty, 0.0, 0.0))
-            for token in prompt[-PENALTY_LAST_N:]:
+            for token in prepared.prompt[-PENALTY_LAST_N:]:
                 lib.llama_sampler_accept(chain, token)
-        if grammar := _grammar_of(params):
-            self.grammar = lib.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
-            if not self.grammar:
-                raise errors.InvalidArgument("the grammar has what this model has no tokens for")
         self._place = 0
         """tokens of the answer so far"""
         self._seed: int | None = None
@@ -74,8 +66,9 @@ class Sampler:
             self._add(lib.llama_sampler_init_temp(max(params.temperature, MIN_TEMPERATURE)))
             self._seed = sampling.seed_of(params)
             self._add_dist()
-        for token in answer:
-            self._accept_given(token)
+        for token in given:
+            lib.llama_sampler_accept(chain, token)
+            self._advance()
 
     def _add(self, sampler: Any) -> None:
         lib.llama_sampler_chain_add(self.chain, sampler)
@@ -84,16 +77,6 @@ class Sampler:
         assert self._seed is not None
         self._add(lib.llama_sampler_init_dist(sampling.seed_at(self._seed, self._place)))
 
-    def _accept_given(self, token: int) -> None:
-        if self.grammar:
-            one = Candidates(1)
-            if not one.fill_one(token).apply(self.grammar).any_left:
-                raise errors.InvalidArgument(
-                    f"token {self._place + 1} of the answer, {token}, is not what the grammar "
-                    "allows"
-                )
-        self.accept(token)
-
     def sample(self, context: Any, row: int) -> int:
         """The next token by the logits of a row of the last batch, accepted; for a sampler
         without a grammar."""
@@ -101,43 +84,32 @@ class Sampler:
         self._advance()
         return token
 
-    def pick(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
-        """The next token that the grammar allows; `accept` it then.  Raises DecodeError
-        when there is none."""
-        if self._seed is not None:
-            # a step that failed for another may have drawn for this place already
-            lib.llama_sampler_reset(lib.llama_sampler_chain_get(self.chain, self._last))
-        token = candidates.fill(logits).apply(self.chain).selected
-        if candidates.fill_one(token).apply(self.grammar).any_left:
-            return token
-        if candidates.fill(logits).apply(self.grammar).any_left:
-            token = candidates.apply(self.chain).selected
-            if candidates.fill_one(token).apply(self.grammar).any_left:
-                return token
-        raise DecodeError("the grammar allows none of the model's tokens here")
-
-    def accept(self, token: int) -> None:
-        if self.grammar:
-            lib.llama_sampler_accept(self.grammar, token)
+    def pick(
+        self, logits: NDArray[np.float32], candidates: Candidates, wait: float = 0.0
+    ) -> int | None:
+        """The next token of those that the grammar allows, accepted.  None when it is not
+        known after `wait` seconds what these are.  Raises `InvalidArgument` when there is no
+        such token, or no telling."""
+        assert self.matcher is not None
+        allowed = self.matcher.allowed(wait)
+        if allowed is None:
+            return None
+        token = candidates.fill(allowed, logits).apply(self.chain).selected
         lib.llama_sampler_accept(self.chain, token)
         self._advance()
+        self.matcher.accept(token)
+        return token
 
     def _advance(self) -> None:
         self._place += 1
         if self._seed is not None:
-            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self.chain, self._last))
+            last = lib.llama_sampler_chain_n(self.chain) - 1
+            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self.chain, last))
             self._add_dist()
 
-    @property
-    def _last(self) -> int:
-        """The place of dist in the chain."""
-        last: int = lib.llama_sampler_chain_n(self.chain) - 1
-        return last
-
     def __del__(self) -> None:
-        for sampler in (self.chain, self.grammar):
-            if sampler:
-                lib.llama_sampler_free(sampler)
+        if self.chain:
+            lib.llama_sampler_free(self.chain)
 
 
 class Candidates:
@@ -145,22 +117,15 @@ class Candidates:
 
     def __init__(self, n_vocab: int) -> None:
         self._data = np.zeros(n_vocab, [("id", "i4"), ("logit", "f4"), ("p", "f4")])
-        self._ids = np.arange(n_vocab, dtype=np.int32)
         self._array: Any = lib.llama_token_data_array()
         self._array.data = self._data.ctypes.data_as(lib.llama_token_data_p)
 
-    def fill(self, logits: NDArray[np.float32]) -> Candidates:
-        """All tokens, by id."""
-        self._data["id"] = self._ids
-        self._data["logit"] = logits
-        return self._of_size(len(self._data))
-
-    def fill_one(self, token: int) -> Candidates:
-        self._data[0] = token, 0.0, 0.0
-        return self._of_size(1)
-
-    def _of_size(self, size: int) -> Candidates:
-        self._array.size = size
+    def fill(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> Candidates:
+        """These tokens, with their logits of all."""
+        count = len(ids)
+        self._data["id"][:count] = ids
+        self._data["logit"][:count] = logits[ids]
+        self._array.size = count
         self._array.selected = -1
         self._array.sorted = False
         return self
@@ -170,14 +135,5 @@ class Candidates:
         return self
 
     @property
-    def any_left(self) -> bool:
-        """Whether one of them is not forbidden."""
-        return bool(np.isfinite(self._data["logit"][: self._array.size]).any())
-
-    @property
     def selected(self) -> int:
         return int(self._data["id"][self._array.selected])
-
-
-def _grammar_of(params: SamplingParams) -> str:
-    return llama_schema.grammar(params.schema) if params.schema else params.grammar

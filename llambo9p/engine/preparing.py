@@ -1,34 +1,25 @@
-"""What a request needs before it can wait for a slot: its prompt's tokens.
+"""What a request needs before it can wait for a slot: its prompt's tokens, and whatever
+holds its answer to a grammar, compiled.
 
-Rendering a template does what the model's author wrote, so it may take long; it is never done
-on the decode thread, where everybody's tokens wait.  Nothing of a request that waits is native
-memory of its own: the sampler is made when the request gets a slot.
+Rendering a template and compiling a grammar do what a user or the model's author wrote, so
+they may take long; they are never done on the decode thread, where everybody's tokens wait.
+Nothing of a request that waits is native memory of its own: the sampler is made when the
+request gets a slot.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Request
 from llambo9p.engine.fit import fit
-from llambo9p.engine.runner import Model
+from llambo9p.engine.runner import Model, Prepared
+from llambo9p.engine.sandbox.compiler import Compiler
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A request that can be given a slot."""
-
-    request: Request
-    prompt: array[int]
-    """its tokens, at most as many as the context holds; 4 bytes each, for thousands may wait"""
-    given: tuple[int, ...]
-    """tokens that the answer begins with: of `Request.answer` those that fit"""
-
-
-def prepare(request: Request, model: Model, n_ctx: int) -> Prepared:
+def prepare(request: Request, model: Model, n_ctx: int, compiler: Compiler) -> Prepared:
     """Raises what is wrong with the request: `ContextOverflow`, `InvalidArgument`,
     `ModelError`.  May take long."""
     prompt = fit(request, n_ctx, model.tokenize)
@@ -36,7 +27,12 @@ def prepare(request: Request, model: Model, n_ctx: int) -> Prepared:
     most = min(request.params.max_tokens, n_ctx - len(prompt) + 1)
     given = request.answer[:most]
     _check_answer(given, model)
-    return Prepared(request, array("i", prompt), given)
+    compiled: object = None
+    constraint = request.params.constraint
+    if constraint is not None:
+        grammar = compiler.grammar(constraint, request.user).result()
+        compiled = model.compile(grammar, request.user)
+    return Prepared(request, array("i", prompt), given, compiled)
 
 
 def _check_answer(tokens: Sequence[int], model: Model) -> None:

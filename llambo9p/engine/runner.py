@@ -5,7 +5,7 @@ the scheduler and the thread are written against it and know no llama.cpp.
 
 Rules that every runner keeps:
 - After the constructor, every method is called on the decode thread only; but `tokenize`,
-  `piece` and `is_eog` are called on any thread, once `load` has returned and before `close`.
+  `piece`, `is_eog` and `compile` are called on any thread, after `load` and before `close`.
 - `run` carries out `Step.ops` in order, each before the next begins, decodes the rows in
   one call, and only then samples; when it raises `DecodeError` nothing was sampled and no
   sampler changed.
@@ -16,6 +16,7 @@ Rules that every runner keeps:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine.base import Logprobs, Message, ModelInfo, SamplingParams
+from llambo9p.engine.base import Logprobs, Message, ModelInfo, Request
 
 Prompt = tuple[Message, ...] | str
 """what `Request.prompt` is: a chat to render, or text to complete"""
@@ -113,6 +114,19 @@ class Step:
     """filled by `run`: by the number of the output, for those that want them"""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request that can be given a slot."""
+
+    request: Request
+    prompt: array[int]
+    """its tokens, at most as many as the context holds; 4 bytes each, for thousands may wait"""
+    given: tuple[int, ...]
+    """tokens that the answer begins with: of `Request.answer` those that fit"""
+    compiled: object = None
+    """what `Model.compile` made of the request's constraint; None: there is none"""
+
+
 class Later(Protocol):
     """A token that could not be chosen at once: the mask of what a grammar allows there is
     still being made.  Its sequence is in no step meanwhile; the others go on."""
@@ -142,11 +156,14 @@ class Model(Protocol):
     def is_eog(self, token: int) -> bool:
         """Whether the token ends the generation."""
 
-    def sampler(
-        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
-    ) -> object:
-        """A sampler for one answer to `prompt`, as it is when the answer's first tokens are
-        these.  Raises `InvalidArgument`, also when it could not have chosen them."""
+    def compile(self, grammar: str, user: str) -> object:
+        """llguidance's grammar, which a child process has compiled before, for the model's
+        vocabulary.  Raises `InvalidArgument`.  May take long."""
+
+    def sampler(self, prepared: Prepared) -> object:
+        """A sampler for one answer, as it is when the answer's first tokens are those that are
+        given.  Raises `InvalidArgument`, now or by a `Later`, also when it could not have
+        chosen them."""
 
 
 class Runner(Model, Protocol):

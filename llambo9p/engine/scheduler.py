@@ -34,8 +34,7 @@ from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, Usage
 from llambo9p.engine.cache import Cache, CachedSequence
 from llambo9p.engine.prefill import STALL, Prefill, Waiting
-from llambo9p.engine.preparing import Prepared
-from llambo9p.engine.runner import Later, Model, Op, Output, Remove, Step
+from llambo9p.engine.runner import Later, Model, Op, Output, Prepared, Remove, Step
 from llambo9p.engine.text import Answer
 
 PATIENCE = 10.0
@@ -295,7 +294,7 @@ class Scheduler:
         request, prepared = queued.request, queued.prepared
         prompt = prepared.prompt.tolist()
         try:
-            sampler = self._model.sampler(request.params, prompt, prepared.given)
+            sampler = self._model.sampler(prepared)
         except Exception as error:  # the others go on, whatever it is
             self._events.append(Failed(request, error))
             return

@@ -21,8 +21,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llambo9p import errors
-from llambo9p.engine.base import Alternative, Logprobs, ModelInfo, SamplingParams
-from llambo9p.engine.runner import Copy, DecodeError, Embedding, Prompt, Remove, Save, Step
+from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
+from llambo9p.engine.runner import (
+    Copy,
+    DecodeError,
+    Embedding,
+    Prepared,
+    Prompt,
+    Remove,
+    Save,
+    Step,
+)
 
 EOG = 256
 ROLE_TOKENS = {"system": 257, "user": 258, "assistant": 259}
@@ -177,12 +186,14 @@ class SimulatedRunner:
     def is_eog(self, token: int) -> bool:
         return token == EOG
 
-    def sampler(
-        self, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()
-    ) -> Script:
+    def compile(self, grammar: str, user: str) -> None:
+        """What is answered is scripted."""
+
+    def sampler(self, prepared: Prepared) -> Script:
+        prompt = prepared.prompt
         text = bytes(token if token < EOG else ord("\n") for token in prompt)
         script = Script(prompt, self._answer(text.decode(errors="replace").strip("\n")))
-        for token in answer:
+        for token in prepared.given:
             if script.next() != token:
                 raise errors.InvalidArgument(f"{token} is not what the script says here")
         return script

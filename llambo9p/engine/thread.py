@@ -33,15 +33,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State, Usage
 from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.pool import Pool
-from llambo9p.engine.preparing import Prepared, prepare
-from llambo9p.engine.runner import Runner
+from llambo9p.engine.preparing import prepare
+from llambo9p.engine.runner import Prepared, Runner
+from llambo9p.engine.sandbox.compiler import Compiler
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
+from llambo9p.engine.structured.constraint import Constraint
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ BYTES_A_TOKEN = 4
 
 PREPARING = 2
 """threads that prepare requests"""
+CONSTRAINED = 4
+"""threads that prepare those whose answers are held to a grammar; each waits for compilers"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,9 @@ class DecodeThread:
         self._cache_ram = cache_ram
         self._tell_seconds = tell
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._compiler = Compiler()
         self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None)
+        self._constrained: Pool[None] = Pool("constrain", CONSTRAINED, lambda: None, per_user=1)
         self._unprepared: dict[Request, float] = {}
         """since when each waits that the decode thread has not been given; whichever thread
         takes one out decides what becomes of it"""
@@ -232,7 +239,9 @@ class DecodeThread:
             self._mailbox.put(_Embed(request, since))
         else:
             self._unprepared[request] = since
-            self._preparing.submit(lambda _: self._prepare(request), request.user)
+            free = request.params.constraint is None
+            pool = self._preparing if free else self._constrained
+            pool.submit(lambda _: self._prepare(request), request.user)
 
     def cancel(self, request: Request) -> None:
         if request in self._live:
@@ -242,13 +251,19 @@ class DecodeThread:
     def forget(self, conversation: Hashable) -> None:
         self._mailbox.put(_Forget(conversation))
 
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        return self._constrained.submit(lambda _: self._check(constraint, user), user)
+
+    def _check(self, constraint: Constraint, user: str) -> None:
+        self._runner.compile(self._compiler.grammar(constraint, user).result(), user)
+
     def _prepare(self, request: Request) -> None:
         """On a thread that prepares: make the request ready for the decode thread."""
         if request not in self._unprepared:
             return
         prepared: Prepared | Exception
         try:
-            prepared = prepare(request, self._runner, self._runner.n_ctx)
+            prepared = prepare(request, self._runner, self._runner.n_ctx, self._compiler)
         except Exception as error:  # the others go on, whatever it is
             prepared = error
         self._mailbox.put(_Submit(request, prepared))
@@ -329,7 +344,9 @@ class DecodeThread:
             self._post(_settle, loaded, error)
         finally:
             self._publish()
-            self._preparing.close()  # its threads read the model's vocabulary
+            self._compiler.close()
+            for pool in (self._preparing, self._constrained):
+                pool.close()  # its threads read the model's vocabulary
             try:
                 self._runner.close()
             finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 
 from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
@@ -16,6 +17,7 @@ from ..conversation.files import DataFile, add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..engine import request_log
 from ..engine.base import Engine, Generated, Listener, Load, Request, State, Token, Usage
+from ..engine.structured.constraint import Constraint
 from ..errors import Busy, InvalidArgument, WorkerLost
 from ..fs.ctl import Command, Commands, for_admins
 from ..fs.tree import Directory, Tree
@@ -142,6 +144,9 @@ class Worker:
 
     def forget(self, conversation: Hashable) -> None:
         self._engine.forget(conversation)
+
+    def check(self, constraint: Constraint, user: str) -> Future[None]:
+        return self._engine.check(constraint, user)
 
     @property
     def load(self) -> Load:

@@ -18,7 +18,7 @@ from .mounts import Mount, Served, mounted, needs_fuse, wait_until
 pytestmark = needs_fuse
 
 FILES = [
-    "ctl", "data", "grammar", "history", "logprobs", "out", "prompt", "schema", "status",
+    "ctl", "data", "grammar", "history", "logprobs", "out", "prompt", "regex", "schema", "status",
     "system", "tokens", "usage"
 ]  # fmt: skip
 MONITOR = ["config", "events", "health", "logs", "metrics", "metrics.json", "metrics.legacy"]

@@ -44,8 +44,8 @@ def test_the_whole_tree_is_listed(mount: Mount, cluster: Served) -> None:
         "clone": "-rw-------", "ctl": "-rw-------", "data": "-rw-------",
         "embed": "-rw-------", "grammar": "-rw-------", "history": "-rw-------",
         "logprobs": "-r--------", "out": "-r--------", "prompt": "-rw-------",
-        "schema": "-rw-------", "status": "-r--------", "system": "-rw-------",
-        "tokens": "-rw-------", "usage": "-r--------",
+        "regex": "-rw-------", "schema": "-rw-------", "status": "-r--------",
+        "system": "-rw-------", "tokens": "-rw-------", "usage": "-r--------",
     }  # fmt: skip
 
 

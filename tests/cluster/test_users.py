@@ -32,7 +32,7 @@ from .harness import simulated_host
 
 ME = owner().name
 CONVERSATION = [
-    "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history", "tokens",
+    "ctl", "prompt", "out", "data", "system", "grammar", "schema", "regex", "history", "tokens",
     "logprobs", "usage", "status", "clone",
 ]  # fmt: skip
 MONITOR = ["health", "metrics", "metrics.legacy", "metrics.json", "events", "config", "logs"]

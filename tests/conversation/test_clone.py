@@ -33,7 +33,7 @@ async def test_3_cat_clone_makes_exactly_one_conversation():
         assert await clone.read_all() == b"0\n"
         assert await numbers(place) == ["0"]
         assert await place.files.ls("0") == [
-            "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history",
+            "ctl", "prompt", "out", "data", "system", "grammar", "schema", "regex", "history",
             "tokens", "logprobs", "usage", "status",
         ]  # fmt: skip
         await clone.clunk()

@@ -27,6 +27,9 @@ stop END 'two words' 'it''s' 'a
 line' '
 '
 logprobs 5
+whitespace_flexible on
+coerce_one_of on
+lenient on
 overflow error
 priority -3
 type medium
@@ -81,7 +84,8 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("stop " + "x " * 17, "usage: stop [STRING]..."),
         ("reset now", "usage: reset"),
         ("shout", "unknown verb shout; verbs are mode max_tokens temperature top_p top_k min_p "
-         "repeat_penalty seed stop logprobs overflow priority type request_id reset cancel"),
+         "repeat_penalty seed stop logprobs whitespace_flexible coerce_one_of lenient overflow "
+         "priority type request_id reset cancel"),
         (b"seed \xff", "not UTF-8: byte 0xff at 34"),
     ],
 )  # fmt: skip

@@ -93,8 +93,8 @@ async def test_a_bad_grammar_or_schema_is_refused_at_the_clunk_and_the_old_one_s
         assert (await files.attrs("status"))["error"] == why
         with pytest.raises(Error, match="schema line 1: Expecting"):
             await files.write("schema", "{")
-        with pytest.raises(Error, match="grammar: more than 65536 bytes in one write"):
-            await files.write("grammar", "x" * 65537)
+        with pytest.raises(Error, match="grammar: more than 262144 bytes in one write"):
+            await files.write("grammar", "x" * 262145)
         assert await files.read("grammar") == 'root ::= "a"'
 
 

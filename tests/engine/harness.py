@@ -8,8 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Token, Usage
-from llambo9p.engine.runner import Runner
+from llambo9p.engine.preparing import prepare
+from llambo9p.engine.runner import Prepared, Runner
+from llambo9p.engine.sandbox.compiler import Compiler
 from llambo9p.engine.thread import DecodeThread
+
+_COMPILER = Compiler()
 
 GREEDY = SamplingParams(temperature=0, max_tokens=32)
 
@@ -65,6 +69,11 @@ async def running(runner: Runner, **options: Any) -> AsyncIterator[DecodeThread]
 def user(text: str, system: str = "") -> tuple[Message, ...]:
     head = (Message("system", system),) if system else ()
     return (*head, Message("user", text))
+
+
+def prepared(request: Request, runner: Runner) -> Prepared:
+    """The request, as the scheduler takes it.  Raises what is wrong with it."""
+    return prepare(request, runner, runner.n_ctx, _COMPILER)
 
 
 def ask(engine: DecodeThread, request: Request) -> Recorder:

@@ -26,7 +26,7 @@ from llambo9p.engine.runner import (
     Step,
 )
 from llambo9p.engine.thread import DecodeThread
-from tests.engine.harness import GREEDY, Recorder, ask, running, user
+from tests.engine.harness import GREEDY, Recorder, ask, prepared, running, user
 
 QUESTIONS = [
     "Write a long story about a dragon.",
@@ -236,8 +236,10 @@ DIGITS = 'root ::= "The answer is " [0-9]+ "." [0-9]* "!"'
         replace(GREEDY, temperature=0.9, seed=7),
         replace(GREEDY, temperature=0.9, seed=7, repeat_penalty=1.2, top_k=0, stop=("the ",)),
         replace(GREEDY, temperature=1.5, seed=7, grammar=DIGITS),
+        replace(GREEDY, temperature=1.5, seed=7, regex="The answer is [a-z]{8,20}[.]"),
+        replace(GREEDY, temperature=1.5, seed=7, schema='{"maxItems": 5, "type": "array"}'),
     ],
-    ids=["greedy", "penalty", "seed", "seed-penalty-stop", "grammar"],
+    ids=["greedy", "penalty", "seed", "seed-penalty-stop", "grammar", "regex", "schema"],
 )
 def test_an_answer_continues_from_its_tokens_as_if_it_had_never_stopped(llama, params):
     async def main():
@@ -373,7 +375,7 @@ def test_restored_cells_give_the_same_bits(llama):
 def test_sampling_parameters_out_of_range_are_refused(llama, params):
     llama.load(lambda _: True)
     with pytest.raises(errors.InvalidArgument, match="out of range"):
-        llama.sampler(SamplingParams(**params), [1])
+        llama.sampler(prepared(Request("x", SamplingParams(**params)), llama))
 
 
 @pytest.mark.parametrize("grammar", ["", 'root ::= "yes"'])
@@ -467,7 +469,8 @@ def test_the_default_model_is_found_without_importing_its_package(monkeypatch):
 PERSON = """{
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
-    "required": ["name", "age"]
+    "required": ["name", "age"],
+    "additionalProperties": false
 }"""
 
 
@@ -512,7 +515,7 @@ def test_a_grammar_that_no_token_can_follow_fails_its_request_only(llama):
             nothing = Request(user("x"), replace(GREEDY, grammar="root ::= [^\\x00-\\U0010FFFF]"))
             recorder = ask(engine, nothing)
             (beside,) = await answers(engine, [Request(user(QUESTIONS[0]), GREEDY)])
-            with pytest.raises(DecodeError, match="allows none of the model's tokens"):
+            with pytest.raises(errors.InvalidArgument, match="^grammar: it allows no text at all"):
                 await recorder.usage()
             assert beside.text == alone.text
 

@@ -8,7 +8,6 @@ import pytest
 from llambo9p.engine.base import Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.preparing import prepare
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
@@ -20,6 +19,7 @@ from llambo9p.engine.runner import (
     Step,
 )
 from llambo9p.engine.scheduler import Scheduler, Tokens
+from tests.engine.harness import prepared
 
 ALICE = "My secret password is swordfish and my bank account number is 12345 12345 12345 so"
 BOB = "The capital of France is the beautiful city of Paris, and its river is the Seine. The museum"
@@ -44,7 +44,7 @@ def answers(runner, *rounds):
                 prompt, SamplingParams(16, temperature=0), conversation=conversation, user=user
             )
             text[request] = b""
-            scheduler.submit(prepare(request, runner, 256), 0.0)
+            scheduler.submit(prepared(request, runner), 0.0)
         while not scheduler.idle:
             plan = scheduler.plan(0.0)
             scheduler.commit(plan, runner.run(plan.step), 0.0, 0.0)
@@ -103,9 +103,9 @@ def test_a_seeded_answer_is_the_same_beside_one_that_fails():
         request = Request(
             "Once upon a time", SamplingParams(6, temperature=2.5, seed=seed, grammar=WORDS)
         )
-        scheduler.submit(prepare(request, runner, 256), 0.0)
+        scheduler.submit(prepared(request, runner), 0.0)
         for other in others:
-            scheduler.submit(prepare(other, runner, 256), 0.0)
+            scheduler.submit(prepared(other, runner), 0.0)
         text = b""
         while not scheduler.idle:
             plan = scheduler.plan(0.0)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams, State, Usage
 from llambo9p.engine.prefill import CHUNK_MIN, STALL
-from llambo9p.engine.preparing import prepare
 from llambo9p.engine.runner import DecodeError
 from llambo9p.engine.scheduler import (
     Failed,
@@ -26,6 +25,7 @@ from llambo9p.engine.scheduler import (
     Tokens,
 )
 from llambo9p.engine.simulated import EOG, N_VOCAB, SimulatedRunner
+from tests.engine.harness import prepared
 
 SHARED = "a prefix that is shared by many prompts"
 
@@ -89,11 +89,11 @@ class World:
         self.ids[request] = []
         self.states[request] = []
         try:
-            prepared = prepare(request, self.runner, self.runner.n_ctx)
+            ready = prepared(request, self.runner)
         except errors.Error as error:
             self.ended[request] = error
         else:
-            self.scheduler.submit(prepared, self.now)
+            self.scheduler.submit(ready, self.now)
         return request
 
     def step(self):

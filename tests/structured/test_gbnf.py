@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import llama_cpp.llama_grammar as examples
@@ -15,7 +18,6 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
-from llambo9p.engine.llama_sampler import Candidates
 from llambo9p.engine.structured import gbnf, lexemes
 from llambo9p.engine.structured.gbnf import to_lark
 from llambo9p.errors import InvalidArgument
@@ -140,14 +142,20 @@ def llama_accepts(model: LlamaModel, grammar: str, text: str) -> bool:
     sampler = lib.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     assert sampler, "llama.cpp refuses this grammar"
     try:
-        one = Candidates(1)
         for token in model.tokens_of(text, add_special=False, parse_special=False):
-            if not one.fill_one(token).apply(sampler).any_left:
+            if not is_allowed(sampler, token):
                 return False
             lib.llama_sampler_accept(sampler, token)
-        return one.fill_one(lib.llama_vocab_eos(model.vocab)).apply(sampler).any_left
+        return is_allowed(sampler, lib.llama_vocab_eos(model.vocab))
     finally:
         lib.llama_sampler_free(sampler)
+
+
+def is_allowed(sampler: Any, token: int) -> bool:
+    one = lib.llama_token_data(token, 0.0, 0.0)
+    array = lib.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
+    lib.llama_sampler_apply(sampler, ctypes.byref(array))
+    return math.isfinite(one.logit)
 
 
 @pytest.mark.parametrize(("grammar", "texts", "others"), AS_USED)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llambo9p.engine.structured.constraint import Constraint
-from llambo9p.engine.structured.schema import to_llguidance
+from llambo9p.engine.structured.grammars import grammar_of
 from llambo9p.engine.structured.schema_keywords import CONSTRAINS, IN_PLACE, NEVER_KEPT
 from llambo9p.errors import InvalidArgument
 from tests.structured.harness import accepts, allowed
@@ -32,7 +32,7 @@ ALL_KEYWORDS = set(
 
 def grammar(schema: Any, **settings: bool) -> str:
     text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
-    return to_llguidance(Constraint("schema", text, **settings))
+    return grammar_of(Constraint("schema", text, **settings))
 
 
 def refusal(schema: Any, **settings: bool) -> str:

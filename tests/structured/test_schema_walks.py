@@ -23,7 +23,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 from llambo9p.engine import llama_log
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.structured.constraint import Constraint
-from llambo9p.engine.structured.schema import to_llguidance
+from llambo9p.engine.structured.grammars import grammar_of
 from llambo9p.errors import InvalidArgument
 from tests.structured.harness import BYTES, Stuck, accepts, walk
 from tests.structured.judge import Judge
@@ -31,7 +31,7 @@ from tests.structured.keywords import KEPT
 from tests.structured.people import PEOPLE
 from tests.structured.random_schemas import Maker, instance
 
-SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", "0"))
+SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", "2"))
 SEED = int(os.environ.get("LLAMBO_WALK_SEED", "0"))
 
 
@@ -43,7 +43,7 @@ def judged_walks(
     text: str, rng: random.Random, tokenizer: LLTokenizer, count: int, **settings: bool
 ) -> int:
     """How many of so many walks ended; the judge agrees with each."""
-    grammar = to_llguidance(Constraint("schema", text, **settings))
+    grammar = grammar_of(Constraint("schema", text, **settings))
     judge = Judge(text)
     ended = 0
     for _ in range(count):
@@ -75,7 +75,7 @@ def smollm2() -> Iterator[LLTokenizer]:
 @pytest.mark.parametrize("name", PEOPLE)
 def test_people_s_schemas(name: str) -> None:
     schema, good, bad = PEOPLE[name]
-    grammar = to_llguidance(Constraint("schema", text_of(schema)))
+    grammar = grammar_of(Constraint("schema", text_of(schema)))
     judge = Judge(text_of(schema))
     for text in good:
         assert not judge.error(text)
@@ -107,7 +107,6 @@ def test_walks_through_random_schemas(part: int, smollm2: LLTokenizer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SECONDS, reason="only with LLAMBO_WALK_SECONDS")
 @pytest.mark.timeout(SECONDS + 120)
 def test_a_long_walk(smollm2: LLTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     end = time.monotonic() + SECONDS
@@ -128,7 +127,7 @@ def random_schema(seed: int, tokenizer: LLTokenizer) -> int | None:
     document = Maker(rng).document()
     text = text_of(document)
     try:
-        grammar = to_llguidance(Constraint("schema", text))
+        grammar = grammar_of(Constraint("schema", text))
     except InvalidArgument:
         return None
     try:

@@ -20,7 +20,7 @@ LONG = b"x" * 1000
 async def test_a_worker_is_a_conversation_and_more():
     async with hosting() as place:
         assert await place.files.ls("worker-0000") == [
-            "ctl", "prompt", "out", "data", "system", "grammar", "schema", "history",
+            "ctl", "prompt", "out", "data", "system", "grammar", "schema", "regex", "history",
             "tokens", "logprobs", "usage", "status", "clone", "embed",
         ]  # fmt: skip
         assert await place.files.ask("hello", "worker-0000") == "simulated: hello"

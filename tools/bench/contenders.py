@@ -303,14 +303,19 @@ class FilesClient:
             self._client = await Client.connect(self._at)
         max_tokens = question.max_tokens or question.n_tokens
         settings = f"mode complete\ntemperature 0\nmax_tokens {max_tokens}"
-        return await self._converse(self._client, number, settings, question.text, came)
+        return await self._converse(self._client, number, settings, question, came)
 
     async def _converse(
-        self, client: Client, number: int, settings: str, prompt: str, came: Callable[[], None]
+        self,
+        client: Client,
+        number: int,
+        settings: str,
+        question: Question,
+        came: Callable[[], None],
     ) -> Answer:
         root, _ = await client.attach("bench", f"worker-{number:04d}")
         await _write(client, root, "ctl", f"reset\n{settings}")
-        answer = await _read_answer(client, root, "", prompt, came)
+        answer = await _read_answer(client, root, "", question, came)
         client.forget(root)
         return answer
 
@@ -323,13 +328,18 @@ class CloneClient(FilesClient):
     """Each question is asked of a new conversation of the root."""
 
     async def _converse(
-        self, client: Client, number: int, settings: str, prompt: str, came: Callable[[], None]
+        self,
+        client: Client,
+        number: int,
+        settings: str,
+        question: Question,
+        came: Callable[[], None],
     ) -> Answer:
         root, _ = await client.attach("bench")
         async with await client.open(root, "clone", c.ORDWR) as ctl:
             directory = (await ctl.read(0)).decode().strip()
             await ctl.write(settings.encode())
-            answer = await _read_answer(client, root, f"{directory}/", prompt, came)
+            answer = await _read_answer(client, root, f"{directory}/", question, came)
         client.forget(root)
         return answer
 
@@ -341,9 +351,12 @@ async def _write(client: Client, root: int, path: str, text: str) -> None:
 
 
 async def _read_answer(
-    client: Client, root: int, directory: str, prompt: str, came: Callable[[], None]
+    client: Client, root: int, directory: str, question: Question, came: Callable[[], None]
 ) -> Answer:
-    await _write(client, root, f"{directory}prompt", prompt)
+    if question.held_to is not None:
+        kind, text = question.held_to
+        await _write(client, root, f"{directory}{kind}", text)
+    await _write(client, root, f"{directory}prompt", question.text)
     async with await client.open(root, f"{directory}out", c.OREAD) as out:
         async for _ in out.chunks():
             came()
@@ -372,6 +385,9 @@ class HttpClient:
             "prompt": question.text, "n_predict": question.n_tokens, "temperature": 0,
             "stream": True,
         }  # fmt: skip
+        if question.held_to is not None:
+            kind, text = question.held_to
+            asked |= {"grammar": text} if kind == "grammar" else {"json_schema": json.loads(text)}
         body = json.dumps(asked)
         writer.write(
             f"POST /completion HTTP/1.1\r\nHost: {self._netloc}\r\nConnection: close\r\n"

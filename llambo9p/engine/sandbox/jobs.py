@@ -6,5 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from llambo9p.engine.sandbox import template
+from llambo9p.engine.structured import grammars
+from llambo9p.engine.structured.constraint import Constraint
 
-JOBS: dict[str, Callable[..., Any]] = {"render": template.render}
+
+def check(**constraint: Any) -> str:
+    """A `Constraint`, compiled and tried; its grammar."""
+    return grammars.check(Constraint(**constraint))
+
+
+JOBS: dict[str, Callable[..., Any]] = {"check": check, "render": template.render}
