@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from llambo9p import Context, InferenceRequest, Message, Model, errors, infer
 from llambo9p.engine.base import Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.runner import DecodeError
 from tests.engine.harness import ask, running, user
 
 QUESTIONS = ["What is a file?", "Name three rivers.", "Why is the sky blue?"]
@@ -88,8 +88,10 @@ def test_the_settings_are_those_of_a_conversation(ctx):
     response = ctx.infer(counted)
     assert response.text == " 6, 7, "
     assert ctx.model.detokenize(response.tokens) == " 6, 7, 8, 9"
-    schema = '{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}'
-    assert json.loads(sampled(schema=schema, temperature=0))["n"] in (1, 2)
+    schema = {"properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "type": "object"}
+    closed = json.dumps(schema | {"additionalProperties": False})
+    assert json.loads(sampled(schema=closed, temperature=0))["n"] in (1, 2)
+    assert re.fullmatch("[A-D][a-z]{1,5}", sampled(regex="[A-D][a-z]{1,5}"))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_the_settings_are_those_of_a_conversation(ctx):
         ({"stop": "end"}, "stop must be strings, as a list or a tuple"),
         ({"grammar": "root ::= name"}, "grammar line 1: .*name"),
         ({"schema": "{"}, "schema line 1: "),
-        ({"grammar": 'root ::= "x"', "schema": "{}"}, "a grammar or a schema, not both"),
+        ({"grammar": 'root ::= "x"', "schema": "{}"}, "grammar, a schema or a regex, not several"),
         ({"mode": "talk"}, "mode must be chat or complete, not talk"),
         ({"prompt": [Message("user", "x")], "mode": "complete"}, "a text, not messages"),
         ({"prompt": [Message("boss", "x")]}, "role must be one of system, user, assistant"),
@@ -135,7 +137,7 @@ def test_one_that_fails_ends_those_beside_it(model):
             ctx.infer_all([greedy(QUESTIONS[0]), greedy("word " * 600)])
         assert ctx.infer(greedy("1, 2, 3, 4, 5,", 3, mode="complete")).text == " 6,"
         nothing = greedy("x", grammar="root ::= [^\\x00-\\U0010FFFF]")
-        with pytest.raises(DecodeError, match="allows none of the model's tokens"):
+        with pytest.raises(errors.InvalidArgument, match="no finite text matches `root`"):
             ctx.infer_all([greedy(QUESTIONS[0]), nothing])
         assert ctx.infer(greedy("1, 2, 3, 4, 5,", 3, mode="complete")).text == " 6,"
 

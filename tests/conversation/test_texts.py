@@ -91,7 +91,7 @@ async def test_a_bad_grammar_or_schema_is_refused_at_the_clunk_and_the_old_one_s
         with pytest.raises(Error, match=why):
             await files.write("grammar", 'root ::=\n b')
         assert (await files.attrs("status"))["error"] == why
-        with pytest.raises(Error, match="schema line 1: Expecting"):
+        with pytest.raises(Error, match="schema line 1: no JSON: Expecting"):
             await files.write("schema", "{")
         with pytest.raises(Error, match="grammar: more than 262144 bytes in one write"):
             await files.write("grammar", "x" * 262145)

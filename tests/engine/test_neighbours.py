@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from llambo9p.engine import llama
 from llambo9p.engine.base import Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.llama_matcher import Matcher
 from llambo9p.engine.runner import (
     Copy,
-    DecodeError,
     Output,
     Remove,
     Restore,
@@ -91,41 +95,45 @@ def test_a_copy_is_of_what_there_was_when_it_was_asked_for(what):
     assert np.array_equal(got, exact)
 
 
-WORDS = "root ::= [a-z ]*"
-
-
-def test_a_seeded_answer_is_the_same_beside_one_that_fails():
+def test_a_seeded_answer_is_the_same_whether_its_masks_come_at_once_or_late(monkeypatch):
     runner = LlamaRunner(default_model(), n_ctx=256, n_seq=2, n_threads=1)
+    known = threading.Event()
+    runner.wake = known.set
     runner.load(lambda _: True)
+    late = 0
 
-    def answer(seed, *others):
+    def answer(seed):
+        nonlocal late
         scheduler = Scheduler(runner, n_seq=2, n_ctx=256, prefill_chunk=512, stall=None)
-        request = Request(
-            "Once upon a time", SamplingParams(6, temperature=2.5, seed=seed, grammar=WORDS)
-        )
-        scheduler.submit(prepared(request, runner), 0.0)
-        for other in others:
-            scheduler.submit(prepared(other, runner), 0.0)
-        text = b""
+        params = SamplingParams(6, temperature=2.5, seed=seed, logprobs=2, regex="[a-z ]*")
+        scheduler.submit(prepared(Request("Once upon a time", params), runner), 0.0)
+        tokens = []
         while not scheduler.idle:
+            known.clear()
             plan = scheduler.plan(0.0)
-            try:
+            if plan is None:
+                late += not scheduler.idle
+                assert scheduler.idle or known.wait(60)
+            else:
                 scheduler.commit(plan, runner.run(plan.step), 0.0, 0.0)
-            except DecodeError:  # as `DecodeThread` does
-                for alone in plan.apart():
-                    try:
-                        scheduler.commit(alone, runner.run(alone.step), 0.0, 0.0)
-                    except DecodeError as error:
-                        scheduler.abort(alone, error)
-            text += b"".join(
-                e.text for e in scheduler.events() if isinstance(e, Tokens) and e.request is request
-            )
-        return text
-
-    def nothing():
-        return Request("x", SamplingParams(grammar="root ::= [^\\x00-\\U0010FFFF]"))
+            for event in scheduler.events():
+                if isinstance(event, Tokens):
+                    tokens += [(event.text, *token) for token in event.tokens]
+        return tokens
 
     try:
-        assert [answer(s, nothing()) for s in range(5)] == [answer(s) for s in range(5)]
+        monkeypatch.setattr(llama, "MASK_WAIT", 1e6)
+        at_once = [answer(seed) for seed in range(5)]
+        assert not late
+        monkeypatch.setattr(llama, "MASK_WAIT", 0.0)
+        after = Matcher._after
+
+        def slow(self, tokens):
+            time.sleep(0.01)  # longer than it takes to ask in vain
+            return after(self, tokens)
+
+        monkeypatch.setattr(Matcher, "_after", slow)
+        assert [answer(seed) for seed in range(5)] == at_once
+        assert late
     finally:
         runner.close()

@@ -571,9 +571,7 @@ def test_given_tokens_beyond_what_an_answer_can_have_cost_nothing():
     world = World(n_ctx=96, answer=lambda _: b"1" * 1000)
     asked = []
     sampler = world.runner.sampler
-    world.runner.sampler = lambda params, prompt, answer: (
-        asked.append(len(answer)) or sampler(params, prompt, answer)
-    )
+    world.runner.sampler = lambda ready: asked.append(len(ready.given)) or sampler(ready)
     request = world.submit("x" * 50, answer=(ord("1"),) * 100_000)
     world.run()
     assert asked == [96 - 50 + 1]
@@ -603,9 +601,7 @@ def test_a_prompt_that_fails_to_render_fails_alone():
 def test_a_request_whose_admission_breaks_fails_alone():
     world = World()
     sampler = world.runner.sampler
-    world.runner.sampler = lambda params, prompt, answer: (
-        1 / 0 if len(prompt) == 3 else sampler(params, prompt, answer)
-    )
+    world.runner.sampler = lambda ready: 1 / 0 if len(ready.prompt) == 3 else sampler(ready)
     bad, good = world.submit("bad"), world.submit("good")
     world.run()
     assert isinstance(world.ended[bad], ZeroDivisionError)
