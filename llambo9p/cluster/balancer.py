@@ -246,14 +246,18 @@ class Balancer:
         avoid: frozenset[str] = frozenset(),
         model: str = "",
         apart: frozenset[str] = frozenset(),
+        beyond: bool = False,
     ) -> Work | None:
         """The worker for a request; none of `avoid`, nor of their hosts, if that can be
         helped, then none of `apart` nor of theirs, and with a `model` only one that has it.
         None when none has room, or none but those of `avoid`: whoever fails all that he gets
-        always has room, and would get everything.  Raises WorkerLost when there is nobody, or
+        always has room, and would get everything.  When none has room and the request may go
+        `beyond` it, all are taken to have room.  Raises WorkerLost when there is nobody, or
         Error when the strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
+        if not len(eligible.hosts) and beyond:
+            eligible = eligible.beyond
         if not len(eligible.hosts):
             return None
         try:

@@ -241,6 +241,7 @@ class Eligible:
         """model -> workers that have it, on hosts with room and without"""
         self._of: dict[HostLoad, Pool[Candidate]] = {}
         self._narrow = narrow
+        self._beyond: Eligible | None = None
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -248,6 +249,18 @@ class Eligible:
     def of_type(self, node_type: str) -> Eligible:
         """Those of them that have this node type."""
         return self._narrow(node_type)
+
+    @property
+    def beyond(self) -> Eligible:
+        """The same, as if all hosts had room.  Costs a step for each of them."""
+        if self._beyond is None:
+            self._beyond = Eligible(lambda node_type: self._narrow(node_type).beyond)
+        other = self._beyond
+        other.workers, other.models, other._of = self.workers, self.models, self._of
+        other.hosts = Pool()
+        for host in self._of:
+            other.hosts.add(host)
+        return other
 
     def of_host(self, host: HostLoad) -> Candidate:
         """One of the host's workers, each in turn: they share all that counts."""

@@ -7,7 +7,9 @@ which ends with it.
 
 Rules it keeps:
 - A host has at most as many of our requests as the balancer allows; the others wait here, tied
-  to no worker unless their conversation is, and `queue` of them at most.
+  to no worker unless their conversation is, and `queue` of them at most.  Users take turns for
+  the hosts' room (see `engine.fair`), and a user of whom no host has a request need not wait for
+  room: one request of his is sent beyond it, and the host sees to it that it gets a slot.
 - A request whose worker fails goes on elsewhere (`failures` says when), with the tokens that
   were passed on (`splice` says why these).  For that `tokens` is read of every answer, as often
   as `out`: with 16 answers at once that took the orchestrator 63 us a token instead of 59, and
@@ -31,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.base import Listener, Load, Message, Request, State, Usage
+from ..engine.fair import FairQueue, whose
 from ..engine.sandbox.compiler import Compiler
 from ..engine.structured.constraint import Constraint
 from ..errors import Busy, Error, InvalidArgument, NotSupported, TimedOut, WorkerLost
@@ -45,7 +48,6 @@ from .members import Members
 from .remote_conversation import RemoteConversation
 from .requests import Requests
 from .splice import Splice
-from .waiting import WaitingQueue
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +127,9 @@ class ClusterEngine:
         self._requests = requests
         self._max_retries = max_retries
         self._timeout = timeout
-        self._waiting: WaitingQueue[_Asked] = WaitingQueue(queue)
+        self._most_waiting = queue
+        self._waiting: FairQueue[_Asked] = FairQueue()
+        """of requests that wait for a worker, and of those that have one"""
         self._tasks: dict[Request, tuple[_Asked, asyncio.Task[Usage]]] = {}
         self._remotes: dict[Hashable, RemoteConversation] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -143,8 +147,8 @@ class ClusterEngine:
                 "tokens are one model's, and there are several: ask for a type that has one, or "
                 "a worker"
             )
-        if self._waiting.is_full:
-            raise Busy(f"{Busy.ename}: {self._waiting.limit} requests wait for a worker")
+        if len(self._waiting) >= self._most_waiting:
+            raise Busy(f"{Busy.ename}: {self._most_waiting} requests wait for a worker")
         loop = asyncio.get_running_loop()
         now = loop.time()
         asked = _Asked(
@@ -173,7 +177,8 @@ class ClusterEngine:
     def cancel(self, request: Request) -> None:
         if request in self._tasks:
             asked, task = self._tasks[request]
-            self._waiting.remove(asked)
+            if asked in self._waiting:
+                self._waiting.remove(asked, task.get_loop().time())
             task.cancel()
 
     def forget(self, conversation: Hashable) -> None:
@@ -195,13 +200,13 @@ class ClusterEngine:
     @property
     def waiting(self) -> Counter[str]:
         """Requests without a worker, by the node type that they ask for."""
-        return Counter(asked.request.node_type for asked in self._waiting)
+        return Counter(asked.request.node_type for asked in self._waiting.in_turn())
 
     def _over(self, asked: _Asked, task: asyncio.Task[Usage]) -> None:
         del self._tasks[asked.request]
-        self._waiting.remove(asked)
         if asked.worker is not None:
             self._ended(asked)
+        self._waiting.remove(asked, task.get_loop().time())
         listener = asked.listener
         if task.cancelled():
             self.forget(asked.request.conversation)
@@ -220,7 +225,7 @@ class ClusterEngine:
         loop = asyncio.get_running_loop()
         asked.hope = loop.time()
         asked.placed.clear()
-        self._waiting.add(asked, asked.since, asked.request.priority)
+        self._waiting.add(asked, whose(asked.request), asked.since, asked.request.priority)
         self._dispatch()
         if self._waiting and self._looking is None:
             self._looking = loop.call_later(_LOOK_S, self._look)
@@ -237,7 +242,7 @@ class ClusterEngine:
     def _give_up(self, now: float) -> None:
         """Fail those for whom there has been no healthy worker for too long, or is none at all
         that could become one."""
-        for asked in self._waiting:
+        for asked in self._waiting.in_turn():
             models = self._balancer.models(asked.request)
             possible = asked.model in models if asked.splice.tokens else len(models) > 0
             if possible or self._is_wanted(asked):
@@ -270,34 +275,42 @@ class ClusterEngine:
         return WorkerLost("no healthy worker has the model that the answer was begun with")
 
     def _refuse(self, asked: _Asked, error: Error) -> None:
-        self._waiting.remove(asked)
+        self._waiting.remove(asked, asyncio.get_running_loop().time())
         asked.refusal = error
         asked.placed.set()
 
     def _dispatch(self) -> None:
-        for asked in self._waiting:
+        for asked in self._waiting.in_turn():
             if not self._balancer.has_room:
                 break
-            try:
-                work = self._work_for(asked)
-            except WorkerLost:
-                continue  # it waits for one to come back
-            except Error as error:
-                self._refuse(asked, error)
-                continue
-            if work is not None:
-                self._waiting.remove(asked)
-                worker = asked.worker = self._members.workers[work.name]
-                self._members.sent(worker)
-                asked.work = work
-                self._requests.sent(asked.request, worker.name, worker.host.model)
-                if asked.request.placing is not None:
-                    asked.request.placing.placed(worker.name)
-                asked.placed.set()
+            self._place(asked)
+        if len(self._balancer):
+            for asked in self._waiting.newcomers():
+                self._place(asked, beyond=True)
 
-    def _work_for(self, asked: _Asked) -> Work | None:
+    def _place(self, asked: _Asked, beyond: bool = False) -> None:
+        """Send it to a worker if there is one with room, or `beyond` the room that there is."""
+        try:
+            work = self._work_for(asked, beyond)
+        except WorkerLost:
+            return  # it waits for one to come back
+        except Error as error:
+            self._refuse(asked, error)
+            return
+        if work is not None:
+            self._waiting.take(asked)
+            worker = asked.worker = self._members.workers[work.name]
+            self._members.sent(worker)
+            asked.work = work
+            self._requests.sent(asked.request, worker.name, worker.host.model)
+            if asked.request.placing is not None:
+                asked.request.placing.placed(worker.name)
+            asked.placed.set()
+
+    def _work_for(self, asked: _Asked, beyond: bool) -> Work | None:
         """At the conversation's own worker if it is healthy, else at one that the balancer
-        chooses; None if there is none with room.  Raises Error as `Balancer.choose` does."""
+        chooses; None if there is none with room, or `beyond` it.  Raises Error as
+        `Balancer.choose` does."""
         request = asked.request
         remote = self._remotes.get(request.conversation)
         if remote is not None:
@@ -306,13 +319,13 @@ class ClusterEngine:
             connected = not remote.mount.client.lost.done()
             suits = worker.host.has_type(request.node_type)
             if mounted and connected and suits and _may_go_on(worker):
-                if self._balancer.is_full(worker.name):
+                if self._balancer.is_full(worker.name) and not beyond:
                     return None
                 return self._balancer.started(worker.name, request)
             self.forget(request.conversation)
         model = asked.model if asked.splice.tokens else ""
         apart = frozenset[str]() if request.placing is None else request.placing.avoided
-        return self._balancer.choose(request, asked.failures.avoided, model, apart)
+        return self._balancer.choose(request, asked.failures.avoided, model, apart, beyond)
 
     def _ended(self, asked: _Asked, with_host: bool = False) -> None:
         """What the worker does for it is over, well or badly, or as everything `with_host`."""
@@ -325,6 +338,7 @@ class ClusterEngine:
             turns.ended(asked.request, asked.worker.capacity)
         self._members.sent(asked.worker, -1)
         asked.worker = asked.work = None
+        self._waiting.remove(asked, asyncio.get_running_loop().time())
         self._dispatch()
 
     # -- a request ----------------------------------------------------------------
@@ -372,7 +386,8 @@ class ClusterEngine:
                     if request.conversation is not None:
                         self._remotes[request.conversation] = remote
                 turns = worker.host.turns
-                turns.told(request, loop.time(), request.priority, worker.capacity)
+                user, priority = whose(request), request.priority
+                turns.told(request, user, loop.time(), priority, worker.capacity)
                 await remote.ask(request, asked.splice.known)
                 asked.splice.begin()
                 files = await remote.open_answer(request.params.logprobs > 0)

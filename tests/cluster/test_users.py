@@ -272,7 +272,8 @@ async def test_what_a_user_asks_goes_on_when_his_connection_to_a_host_ends(
             data = await place.alice.open("data", c.ORDWR)
             await data.write(f"question {number}".encode())
             reads.append(asyncio.ensure_future(data.read_all()))
-        await until(lambda: len(host.turns._begun) == FAILURES)
+        asked = place.orchestrator._dispatch._tasks
+        await until(lambda: sum(map(host.turns.can_have_begun, asked)) == FAILURES)
         (await host.users["alice"]).close()
         await until(lambda: len(retried) == FAILURES)
         assert (worker.circuit, worker.health) == (Circuit.CLOSED, Health.HEALTHY)
