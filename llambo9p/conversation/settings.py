@@ -160,7 +160,7 @@ SETTINGS = (
     switch("coerce_one_of"),
     switch("lenient"),
     word("overflow", "trim", "error"),
-    # nobody can get ahead of others, only let them go first
+    # nobody can get ahead of others, only let them go first: see `engine.fair`
     integer("priority", -10, 0),
     Setting("type", "[NAME]", 0, 1, _read_type, str),
     Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),

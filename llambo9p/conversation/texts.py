@@ -116,6 +116,7 @@ def parse_usage(text: str) -> Usage:
             queue_ms=float(said["queue_ms"]),
             ttft_ms=float(said["ttft_ms"]),
             total_ms=float(said["total_ms"]),
+            interrupted_ms=float(said["interrupted_ms"]),
             finish_reason=said["finish_reason"],  # type: ignore[arg-type]
         )
     except (KeyError, ValueError) as e:

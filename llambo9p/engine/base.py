@@ -32,7 +32,8 @@ from llambo9p.engine.structured.constraint import Constraint
 
 
 class State(enum.Enum):
-    """Where a request is.  The values are the words of a `status` file."""
+    """Where a request is.  The values are the words of a `status` file.  One that gives up its
+    slot to another user is queued again."""
 
     IDLE = "idle"
     QUEUED = "queued"
@@ -126,7 +127,7 @@ class Request:
     user: str = ""
     """whose it is: no user finds in the KV cache what another has asked"""
     priority: int = 0
-    """0, or below it for one that others may go before"""
+    """0, or below it for one that others may go before: see `fair`"""
     node_type: str = ""
     """of the workers that may answer it; empty: any"""
     answer: tuple[int, ...] = ()
@@ -169,16 +170,18 @@ class Usage:
     given_tokens: int = 0
     """how many of these `Request.answer` gave"""
     queue_ms: float = 0.0
-    """until the first prefill"""
+    """in the queue before the first token"""
     ttft_ms: float = 0.0
     """until the first token was sampled (0 when there was none)"""
     total_ms: float = 0.0
+    interrupted_ms: float = 0.0
+    """in the queue after the first token: the answer gave up its slot to another user"""
     finish_reason: FinishReason = "stop"
 
     @property
     def tokens_per_second(self) -> float:
         """Decode rate after the first token; 0 when there is no second one."""
-        span = self.total_ms - self.ttft_ms
+        span = self.total_ms - self.ttft_ms - self.interrupted_ms
         decoded = self.completion_tokens - self.given_tokens
         if decoded < 2 or span <= 0:
             return 0.0

@@ -4,7 +4,8 @@ Owns the requests with `embed`.  The decode thread calls `step` between two step
 scheduler; what became of the requests is collected as the scheduler's events.
 
 Rules it keeps:
-- One text at a time, in the order of arrival.
+- One text at a time.  Users take turns (see `fair`); a text that was begun is made to its end,
+  as half an embedding is worth nothing.
 - A step makes one part, of at most `EMBED_CHUNK` tokens: an answer that is being decoded
   waits for that between two of its tokens, however long the text.
 - Every request ends with exactly one `Finished` or `Failed`.
@@ -12,7 +13,6 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Request, State, Usage
+from llambo9p.engine.fair import FairQueue, whose
 from llambo9p.engine.runner import Embedding, Runner
 from llambo9p.engine.scheduler import Event, Failed, Finished, Progress, Tokens
 
@@ -47,7 +48,11 @@ class Embeddings:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._waiting: deque[_Waiting] = deque()
+        self._queue: FairQueue[Request] = FairQueue()
+        self._waiting: dict[Request, _Waiting] = {}
+        """those of the queue, and the one that is made"""
+        self._first: _Waiting | None = None
+        """the one that is made"""
         self._events: list[Event] = []
 
     @property
@@ -60,24 +65,28 @@ class Embeddings:
         return events
 
     def submit(self, request: Request, now: float) -> None:
-        self._waiting.append(_Waiting(request, now))
+        self._waiting[request] = _Waiting(request, now)
+        self._queue.add(request, whose(request), now, request.priority)
 
     def cancel(self, request: Request, now: float) -> None:
         """End `request` with finish_reason `cancelled`; nothing if it is over."""
-        for waiting in self._waiting:
-            if waiting.request is request:
-                self._finish(waiting, "cancelled", now)
-                return
+        waiting = self._waiting.get(request)
+        if waiting is not None:
+            self._finish(waiting, "cancelled", now)
 
     def step(self, clock: Callable[[], float]) -> None:
-        """Make the next part of the first one, if there is any."""
-        if not self._waiting:
-            return
-        first = self._waiting[0]
+        """Make the next part of the text that is made, or of the next one, if there is any."""
+        first = self._first
+        if first is None:
+            request = self._queue.next()
+            if request is None:
+                return
+            self._queue.take(request)
+            first = self._first = self._waiting[request]
         try:
             left = self._advance(first, clock())
         except errors.Error as error:
-            self._waiting.remove(first)
+            self._remove(first, clock())
             self._events.append(Failed(first.request, error))
             return
         if left:
@@ -101,7 +110,7 @@ class Embeddings:
         return left
 
     def _finish(self, waiting: _Waiting, reason: FinishReason, now: float) -> None:
-        self._waiting.remove(waiting)
+        self._remove(waiting, now)
         started = now if waiting.started is None else waiting.started
         usage = Usage(
             prompt_tokens=waiting.tokens,
@@ -110,3 +119,9 @@ class Embeddings:
             finish_reason=reason,
         )
         self._events.append(Finished(waiting.request, usage))
+
+    def _remove(self, waiting: _Waiting, now: float) -> None:
+        self._queue.remove(waiting.request, now)
+        del self._waiting[waiting.request]
+        if waiting is self._first:
+            self._first = None

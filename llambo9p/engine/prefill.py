@@ -14,7 +14,8 @@ Rules it keeps:
   `STALL` after it, nobody of this crowd should have many tokens before all have one:
   `CROWD_PROMPTS` count, of at most `chunk` tokens.
 - Half of these tokens are for the prompt that came first, which so gets done; the others are
-  for those that have the least left, which so need not wait for long ones, and come first.
+  for those that have the least left, which so need not wait for long ones, and come first.  But
+  no user's second prompt comes before another user's first.
 - What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
 - Prompts are read one after the other, as the time is in the tokens: read together, the first
   one would be done when the last one is.  Only what takes less than `TOGETHER` is not worth a
@@ -25,7 +26,8 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -44,7 +46,7 @@ little"""
 CHUNK_FIRST = 32
 """before it is known how long they take"""
 
-K = TypeVar("K")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Waiting(Generic[K]):
     """the order of arrival"""
     came: float
     """when it was admitted, in seconds: in the queue it waits for a slot, not for others' steps"""
+    user: str = ""
 
 
 class Prefill(Generic[K]):
@@ -131,7 +134,7 @@ class Prefill(Generic[K]):
         owed = max(0, min(first.left, (budget + 1) // 2 - self._read_of_first, room))
         pieces: list[tuple[Waiting[K], int]] = []
         together = 0
-        for each in sorted(waiting, key=lambda each: (each.soonest, each.since)):
+        for each in _in_turn(waiting):
             most = room if each is first else room - owed
             tokens = self._piece(each.soonest, most)
             if not tokens:
@@ -158,3 +161,14 @@ class Prefill(Generic[K]):
         if self._stall is None:
             return self._chunk
         return min(self._chunk, int(max(TOGETHER, waited / 2) / self._row_seconds))
+
+
+def _in_turn(waiting: Sequence[Waiting[K]]) -> list[Waiting[K]]:
+    """Those that have the least left first, and of each user one before a second of any."""
+    ordered = sorted(waiting, key=lambda each: (each.soonest, each.since))
+    seen: Counter[str] = Counter()
+    ranks: dict[K, int] = {}
+    for each in ordered:
+        ranks[each.key] = seen[each.user]
+        seen[each.user] += 1
+    return sorted(ordered, key=lambda each: ranks[each.key])

@@ -26,6 +26,7 @@ def over(log: logging.Logger, request: Request, end: Usage | Exception, **more: 
             "queue_ms": round(end.queue_ms, 1),
             "ttft_ms": round(end.ttft_ms, 1),
             "total_ms": round(end.total_ms, 1),
+            "interrupted_ms": round(end.interrupted_ms, 1),
         }
     else:
         fields |= {"outcome": "failed", "error": str(end)}

@@ -5,9 +5,12 @@ alternates `plan` and `commit` (or `abort`); `submit`, `cancel` and `forget` com
 between a commit and the next plan.  What became of the requests is collected as events.
 
 Rules it keeps:
-- Requests are admitted in the order of arrival, into at most `slots` at once; one with a
-  priority below 0 as if it had come `PATIENCE` seconds later for each step.  So it lets
-  others go first, and does not starve.
+- At most `slots` requests run at once.  Users take turns for the slots (see `fair`).
+- A request that must give up its slot waits again, with all that it has: sampler, text, times.
+  Its cells stay while nobody needs their place, then in host memory (see `cache`).  Later it
+  reads what is missing of its prompt and answer, and goes on as if nothing had been.  It keeps
+  the slot then until `KEEP` seconds after its next token, however often its cells were lost; and
+  it keeps it while its next token is not known.
 - A step holds one token of every decoding sequence, or tokens of prompts (see `prefill`).
 - Rows are sorted by seq_id, and the busy seq_ids are dense (see `cache`).
 - A request whose prompt begins like that of an earlier one which is still prefilling
@@ -26,19 +29,25 @@ It must never read a clock (it is given `now`, seconds), do I/O, or know llama.c
 
 from __future__ import annotations
 
-import bisect
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, Usage
 from llambo9p.engine.cache import Cache, CachedSequence
+from llambo9p.engine.fair import FairQueue, whose
 from llambo9p.engine.prefill import STALL, Prefill, Waiting
 from llambo9p.engine.runner import Later, Model, Op, Output, Prepared, Remove, Step
 from llambo9p.engine.text import Answer
 
-PATIENCE = 10.0
-"""seconds that a request waits longer for each step of priority below 0"""
+KEEP = 1.0
+"""seconds, see above"""
+FEW = 32
+"""waiting requests whose positions are told whenever they change"""
+TELL = 0.0002
+"""seconds for each waiting request, until positions of more are told again: this takes less than
+1% of the decode thread's time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +86,16 @@ Event = Progress | Tokens | Finished | Failed
 class Queued:
     prepared: Prepared
     since: float
-    position: int = 0
-    """as last told to the listener"""
+    slot: Slot | None = None
+    """what it had when it was interrupted"""
 
     @property
     def request(self) -> Request:
         return self.prepared.request
 
-    def due(self) -> float:
-        """Whose is earlier, is admitted first."""
-        return self.since - self.request.priority * PATIENCE
-
 
 class Slot:
-    """One running request: its sequence, its prompt and its answer so far."""
+    """One request that was begun: its sequence, its prompt and its answer so far."""
 
     def __init__(
         self,
@@ -100,8 +105,10 @@ class Slot:
         sequence: CachedSequence,
         now: float,
     ) -> None:
+        self.prepared = queued.prepared
         self.request = queued.request
         self.prompt = prompt
+        """and what there was of the answer when the slot was given or got back"""
         self.sampler = sampler
         self.sequence = sequence
         self.answer = Answer(queued.request.params.stop)
@@ -115,6 +122,16 @@ class Slot:
         """of the sampled tokens, those that were given"""
         self.submitted = queued.since
         self.started = now
+        """when it got the slot, also if that was again"""
+        self.queued_seconds = now - queued.since
+        """in the queue before its first token"""
+        self.interrupted_seconds = 0.0
+        """in the queue after its first token"""
+        self.waits_since: float | None = None
+        """when it gave up its slot; None while it has one"""
+        self.was_interrupted = False
+        self.progress: float | None = None
+        """when its first token came since it got the slot"""
         self.first_token: float | None = None
         self.cached = 0
         self.sampled = 0
@@ -124,8 +141,30 @@ class Slot:
         """the token after it, while that is not known"""
 
     @property
+    def owner(self) -> Hashable:
+        """For whom the cache keeps its cells."""
+        conversation = self.request.conversation
+        return self.request if conversation is None and self.was_interrupted else conversation
+
+    @property
     def prefill_left(self) -> int:
         return max(0, len(self.prompt) - len(self.sequence.tokens))
+
+    def waits_no_longer(self, now: float) -> None:
+        """It gets a slot again, or is over."""
+        assert self.waits_since is not None
+        if self.first_token is None:
+            self.queued_seconds += now - self.waits_since
+        else:
+            self.interrupted_seconds += now - self.waits_since
+        self.waits_since = None
+
+    def may_be_interrupted(self, now: float) -> bool:
+        if self.later is not None:
+            return False
+        if not self.was_interrupted:
+            return True
+        return self.progress is not None and now - self.progress >= KEEP
 
     def output(self, row: int) -> Output:
         return Output(row, self.sampler, self.request.params.logprobs)
@@ -188,7 +227,14 @@ class Scheduler:
         self._max_queue = max_queue
         self._prefill: Prefill[Slot] = Prefill(prefill_chunk, stall, decode_seconds)
         self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
-        self._queue: list[Queued] = []
+        self._queue: FairQueue[Request] = FairQueue()
+        """of requests that wait, and of those that are active"""
+        self._queued: dict[Request, Queued] = {}
+        """those that wait"""
+        self._now = 0.0
+        """when the newest step was planned"""
+        self._told = -math.inf
+        """when positions were told"""
         self._active: list[Slot] = []
         self._ops: list[Op] = []
         """for the next step"""
@@ -196,7 +242,7 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self._queue and not self._active
+        return not self._queued and not self._active
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -206,19 +252,24 @@ class Scheduler:
     def submit(self, prepared: Prepared, now: float) -> None:
         """Queue a request, which came at `now`.  Raises `Busy` when no slot is free and the
         queue is full."""
-        if len(self._queue) + len(self._active) >= self.slots + self._max_queue:
+        if len(self._queued) + len(self._active) >= self.slots + self._max_queue:
             raise errors.Busy()
-        bisect.insort(self._queue, Queued(prepared, now), key=Queued.due)
+        request = prepared.request
+        self._queued[request] = Queued(prepared, now)
+        self._queue.add(request, whose(request), now, request.priority)
 
     def cancel(self, request: Request, now: float) -> None:
         """End `request` with finish_reason `cancelled`; nothing if it is over."""
-        for queued in self._queue:
-            if queued.request is request:
-                self._queue.remove(queued)
-                ms = (now - queued.since) * 1000
-                usage = Usage(queue_ms=ms, total_ms=ms, finish_reason="cancelled")
-                self._events.append(Finished(request, usage))
-                return
+        queued = self._queued.pop(request, None)
+        if queued is not None and queued.slot is not None:
+            self._finish(queued.slot, "cancelled", now)
+            return
+        if queued is not None:
+            self._queue.remove(request, now)
+            ms = (now - queued.since) * 1000
+            usage = Usage(queue_ms=ms, total_ms=ms, finish_reason="cancelled")
+            self._events.append(Finished(request, usage))
+            return
         for slot in self._active:
             if slot.request is request:
                 self._finish(slot, "cancelled", now)
@@ -230,10 +281,13 @@ class Scheduler:
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to decode: the scheduler is idle, or
         waits for tokens that are not known yet."""
+        self._now = now
         self._take_known(now)
-        while self._queue and len(self._active) < self.slots:
-            self._admit(self._queue.pop(0), now)
-        self._tell_positions()
+        if self._queued and len(self._active) == self.slots:
+            self._exchange(now)
+        while len(self._active) < self.slots and (request := self._queue.next()) is not None:
+            self._give_slot(request, now)
+        self._tell_positions(now)
         if not self._active:
             return None
         # in this order: who waits for one that waits finds what that one has now
@@ -290,12 +344,56 @@ class Scheduler:
                 slot.later = None
                 self._take(slot, token, now, later.logprobs)
 
+    def _give_slot(self, request: Request, now: float) -> None:
+        """The waiting request has its turn."""
+        self._queue.take(request)
+        queued = self._queued.pop(request)
+        if queued.slot is None:
+            self._admit(queued, now)
+        else:
+            self._resume(queued.slot, now)
+
+    def _exchange(self, now: float) -> None:
+        """Let a user who has waited for long have the slot of another, if there are such."""
+        slots = {slot.request: slot for slot in self._active}
+        exchange = self._queue.exchange(now, lambda it: slots[it].may_be_interrupted(now))
+        if exchange is not None:
+            claim, interrupted = exchange
+            self._interrupt(slots[interrupted], now)
+            self._give_slot(claim, now)
+
+    def _interrupt(self, slot: Slot, now: float) -> None:
+        """Let the slot's request wait again."""
+        slot.was_interrupted = True
+        slot.waits_since = now
+        slot.progress = None
+        if slot.request.conversation is None:
+            slot.sequence.owner = slot.request
+        if slot.next_token is not None:
+            slot.prompt = [*slot.sequence.tokens, slot.next_token]
+            slot.next_token = None
+        self._active.remove(slot)
+        self._cache.release(slot.sequence)
+        self._queued[slot.request] = Queued(slot.prepared, slot.submitted, slot)
+        self._queue.interrupt(slot.request, now)
+
+    def _resume(self, slot: Slot, now: float) -> None:
+        """Go on where the request was interrupted."""
+        slot.waits_no_longer(now)
+        slot.started = now
+        slot.sequence, ops = self._cache.acquire(slot.owner, slot.request.user)
+        self._ops += ops
+        self._active.append(slot)
+        self._seed(slot)
+        self._tell_prefill(slot)
+
     def _admit(self, queued: Queued, now: float) -> None:
         request, prepared = queued.request, queued.prepared
         prompt = prepared.prompt.tolist()
         try:
             sampler = self._model.sampler(prepared)
         except Exception as error:  # the others go on, whatever it is
+            self._queue.remove(request, now)
             self._events.append(Failed(request, error))
             return
         sequence, ops = self._cache.acquire(request.conversation, request.user)
@@ -342,7 +440,8 @@ class Scheduler:
 
     def _seed(self, slot: Slot) -> None:
         self._ops += self._cache.seed(slot.sequence, slot.prompt)
-        slot.cached = len(slot.sequence.tokens)
+        if not slot.was_interrupted:
+            slot.cached = len(slot.sequence.tokens)
 
     def _rows(self, now: float) -> Plan | None:
         step = Step()
@@ -379,6 +478,7 @@ class Scheduler:
                 left[slot.sequence],
                 slot.sequence.since,
                 slot.started,
+                whose(slot.request),
             )
             for slot in self._active
             if slot.prefill_left and slot.sequence.ahead is None
@@ -386,7 +486,7 @@ class Scheduler:
         began = [
             slot.first_token
             for slot in self._active
-            if slot.first_token is not None and slot.later is None
+            if slot.first_token is not None and slot.next_token is not None and slot.later is None
         ]
         return self._prefill.next(waiting, now, min(began, default=None))
 
@@ -406,6 +506,8 @@ class Scheduler:
         if slot.next_token is None:
             self._events.append(Progress(slot.request, State.DECODE, 0, 0))
         slot.next_token = token
+        if slot.progress is None:
+            slot.progress = now
         if slot.first_token is None:
             slot.first_token = now
         if self._model.is_eog(token):
@@ -420,14 +522,15 @@ class Scheduler:
         text = slot.answer.flush()
         if text or slot.untold:
             self._tell_tokens(slot, text, ())
-        self._release(slot)
+        self._release(slot, now)
         first = slot.first_token
         usage = Usage(
             prompt_tokens=slot.prompt_size,
             given_tokens=slot.given,
             cached_tokens=min(slot.cached, slot.prompt_size),
             completion_tokens=slot.sampled,
-            queue_ms=(slot.started - slot.submitted) * 1000,
+            queue_ms=slot.queued_seconds * 1000,
+            interrupted_ms=slot.interrupted_seconds * 1000,
             ttft_ms=0.0 if first is None else (first - slot.submitted) * 1000,
             total_ms=(now - slot.submitted) * 1000,
             finish_reason=reason,
@@ -435,12 +538,18 @@ class Scheduler:
         self._events.append(Finished(slot.request, usage))
 
     def _fail(self, slot: Slot, error: Exception) -> None:
-        self._release(slot)
+        self._release(slot, self._now)
         self._events.append(Failed(slot.request, error))
 
-    def _release(self, slot: Slot) -> None:
-        self._active.remove(slot)
-        self._cache.release(slot.sequence)
+    def _release(self, slot: Slot, now: float) -> None:
+        self._queue.remove(slot.request, now)
+        if slot.waits_since is None:
+            self._active.remove(slot)
+            self._cache.release(slot.sequence)
+        else:
+            slot.waits_no_longer(now)
+        if slot.owner is slot.request:
+            self._cache.forget(slot.request)
 
     def _tell_tokens(self, slot: Slot, text: bytes, tokens: tuple[Token, ...]) -> None:
         if slot.untold:
@@ -451,9 +560,11 @@ class Scheduler:
     def _tell_prefill(self, slot: Slot) -> None:
         self._events.append(Progress(slot.request, State.PREFILL, 0, slot.prefill_left))
 
-    def _tell_positions(self) -> None:
-        for position, queued in enumerate(self._queue, 1):
-            if queued.position != position:
-                queued.position = position
-                self._events.append(Progress(queued.request, State.QUEUED, position, -1))
+    def _tell_positions(self, now: float) -> None:
+        waiting = len(self._queue)
+        if waiting > FEW and now < self._told + TELL * waiting:
+            return
+        self._told = now
+        for request, position in self._queue.moved():
+            self._events.append(Progress(request, State.QUEUED, position, -1))
 

@@ -143,7 +143,8 @@ class DecodeThread:
         self._tell_seconds = tell
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._compiler = Compiler()
-        self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None)
+        # one thread a user: so the requests of a user stay in the order of arrival
+        self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None, per_user=1)
         self._constrained: Pool[None] = Pool("constrain", CONSTRAINED, lambda: None, per_user=1)
         self._unprepared: dict[Request, float] = {}
         """since when each waits that the decode thread has not been given; whichever thread
@@ -286,9 +287,10 @@ class DecodeThread:
                 self._generated_tokens += live.generated.count(tokens)
                 listener.tokens(text, tokens)
             case Progress(_, state, position, pending):
-                if state is not State.QUEUED:
-                    self._active += not live.active
-                    live.active = True
+                begun = state is not State.QUEUED
+                self._active += begun - live.active
+                live.active = begun
+                if begun:
                     self._account(live, pending, live.decode)
                 listener.progress(state, position)
             case Finished(request, usage):

@@ -165,18 +165,15 @@ class _Counted:
         self._generated = Generated(request)
         self._queued = True
 
-    def _leave_queue(self) -> None:
-        if self._queued:
-            self._queued = False
-            self._worker.queued -= 1
+    def _note_queued(self, queued: bool) -> None:
+        self._worker.queued += queued - self._queued
+        self._queued = queued
 
     def progress(self, state: State, position: int) -> None:
-        if state is not State.QUEUED:
-            self._leave_queue()
+        self._note_queued(state is State.QUEUED)
         self._listener.progress(state, position)
 
     def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
-        self._leave_queue()
         self._worker.tokens += self._generated.count(tokens)
         self._listener.tokens(text, tokens)
 
@@ -196,6 +193,6 @@ class _Counted:
         self._listener.failed(error)
 
     def _over(self, end: Usage | Exception) -> None:
-        self._leave_queue()
+        self._note_queued(False)
         self._worker._requests.discard(self._request)
         request_log.over(log, self._request, end, worker=self._worker.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -186,3 +187,31 @@ def test_a_simulated_model_cannot_embed():
             assert recorder.text == "simulated: hello"
 
     asyncio.run(main())
+
+
+def test_users_take_turns_and_what_was_begun_is_ended():
+    """A text has as many parts as letters."""
+
+    class Embedding(SimulatedRunner):
+        def embed(self, text):
+            made.append(text)
+            yield from range(len(text), 0, -1)
+            return np.ones(1, np.float32)
+
+    async def main():
+        gate = threading.Event()
+        async with running(Embedding(sleep=lambda _: gate.wait())) as engine:
+            # the thread waits here, so that all texts are there when the first one is made
+            holding = ask(engine, Request(user("hello"), GREEDY))
+            for text, whose in (
+                ("aaaa", "alice"), ("aaa", "alice"), ("aa", "alice"), ("b", "bob"), ("bb", "bob")
+            ):  # fmt: skip
+                recorders.append(ask(engine, Request(text, user=whose, embed=True)))
+            gate.set()
+            for recorder in (*recorders, holding):
+                await recorder.usage()
+
+    made: list[str] = []
+    recorders: list[Recorder] = []
+    asyncio.run(main())
+    assert made == ["aaaa", "b", "aaa", "bb", "aa"]

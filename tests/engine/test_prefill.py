@@ -13,6 +13,7 @@ from llambo9p.engine.prefill import (
     STALL_PROMPTS,
     Prefill,
     Waiting,
+    _in_turn,
 )
 
 ROW = 1 / 512
@@ -131,3 +132,13 @@ def test_the_first_one_goes_on_before_each_step_of_those_who_decode(sizes, chunk
         assert before - reader.left[first] >= min(before, budget // 2 - CHUNK_MIN)
         assert all(sum(step.values()) <= chunk for step in steps)
         assert read < reader.prefill.budget(len(sizes), began >= 0) + 2 * CHUNK_MIN
+
+
+def test_a_users_first_prompt_comes_before_anothers_second():
+    waiting = [
+        Waiting(key, tokens, tokens, since, 0.0, user)
+        for since, (key, tokens, user) in enumerate(
+            [("first", 2000, "a"), ("short", 30, "a"), ("shorter", 20, "a"), ("b", 200, "b")]
+        )
+    ]
+    assert [each.key for each in _in_turn(waiting)] == ["shorter", "b", "short", "first"]

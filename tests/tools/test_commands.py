@@ -230,6 +230,7 @@ class Usage(TypedDict):
     queue_ms: float
     ttft_ms: float
     total_ms: float
+    interrupted_ms: float
     tokens_per_second: float
     finish_reason: Literal["stop", "length"]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from llambo9p.engine import fair
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, NotFound
+from llambo9p.net.address import parse
 from llambo9p.p9 import constants as c
-from tests.files import reading, story
+from tests.files import files_of, reading, story, until
 
 from .harness import hosting
 
@@ -170,3 +173,37 @@ async def test_a_full_queue_is_ebusy_for_every_worker():
         assert (await place.files.read("workers")).splitlines()[1] == "worker-0001 idle 0 0 0 0 0"
         gate.open()
         assert await out.read_all() == b"simulated: runs"
+
+
+@story
+async def test_who_gives_up_his_slot_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair, "WAIT", 0.0)
+    gate = Gate()
+    at = parse(f"unix!{tmp_path}/host")
+    async with (
+        hosting(count=1, gate=gate, slots=1, address=at) as place,
+        files_of(at, uname="alice") as alice,
+        files_of(at, uname="bob") as bob,
+    ):
+        worker = place.host.workers["worker-0000"]
+        await alice.write("worker-0000/prompt", "a long one")
+        for _ in range(3):
+            gate.allow()
+        await until(lambda: worker.tokens == 3)
+        assert (worker.active, worker.queued) == (1, 0)
+        await bob.write("worker-0000/prompt", "hi")
+        await until(lambda: worker.active == 2)
+        status: dict[str, str] = {}
+        while status.get("state") != "queued":
+            gate.allow()
+            status = await alice.attrs("worker-0000/status")
+        assert status["position"] == "1"
+        assert (worker.active, worker.queued) == (2, 1)
+        gate.open()
+        assert await bob.read("worker-0000/out") == "simulated: hi"
+        assert await alice.read("worker-0000/out") == "simulated: a long one"
+        await place.idle()
+        assert (worker.active, worker.queued) == (0, 0)
+        assert float((await alice.attrs("worker-0000/usage"))["interrupted_ms"]) > 0
