@@ -47,6 +47,9 @@ QUICK = {
     "llambo9p_tools.bench.nested": (
         "--rounds 1 --regions 2 --workers 2 --prompts 4 --tokens 12 --clients 2"
     ),
+    "llambo9p_tools.bench.fairness": (
+        "--rounds 1 --requests 3 --slots 2 --tokens 2 --cases alone,behind"
+    ),
     "llambo9p_tools.bench.restart": "--rounds 1 --workers 4 --hosts 2",
     "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
     "llambo9p_tools.bench.fusion": "--questions 1 --n 2 --max-tokens 4",
