@@ -19,10 +19,9 @@ from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.fair import WAIT
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.preparing import prepare
 from llambo9p.engine.scheduler import TELL, Failed, Finished, Progress, Scheduler, Tokens
 from llambo9p.engine.simulated import Gate, SimulatedRunner
-from tests.engine.harness import ask, running
+from tests.engine.harness import ask, prepared, running
 from tests.engine.test_scheduler import SHARED, World, expected, letters
 
 RAM = 1 << 28
@@ -289,7 +288,7 @@ class Host:
 
     def ask(self, params, user, prompt=PROMPT, **options):
         request = Request(prompt, params, user=user, **options)
-        self.scheduler.submit(prepare(request, self.runner, self.runner.n_ctx), self.now)
+        self.scheduler.submit(prepared(request, self.runner), self.now)
         return request
 
     def step(self):
