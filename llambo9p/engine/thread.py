@@ -10,6 +10,7 @@ Rules it keeps (besides those of `base.Engine`):
   to decode the thread blocks on it.
 - What may take long before a request can be decoded is done before it reaches the mailbox,
   by users' turns, so that nobody's request waits for the preparation of another user's.
+  Requests of one user reach it in the order of arrival.
 - All that a step brought reaches the loop in one `call_soon_threadsafe`, right before
   the next step: what the loop does with it, it does while llama.cpp decodes.  But with `tell`,
   tokens alone may wait for the next step of those who decode, for so many seconds: each time
@@ -37,8 +38,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from llambo9p import errors
+from llambo9p.engine.arrival import Arrival
 from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State, Usage
 from llambo9p.engine.embeddings import Embeddings
+from llambo9p.engine.fair import whose
 from llambo9p.engine.pool import Pool
 from llambo9p.engine.preparing import prepare
 from llambo9p.engine.runner import Prepared, Runner
@@ -143,9 +146,9 @@ class DecodeThread:
         self._tell_seconds = tell
         self._mailbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._compiler = Compiler()
-        # one thread a user: so the requests of a user stay in the order of arrival
-        self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None, per_user=1)
+        self._preparing: Pool[None] = Pool("prepare", PREPARING, lambda: None)
         self._constrained: Pool[None] = Pool("constrain", CONSTRAINED, lambda: None, per_user=1)
+        self._arrival: Arrival[Request, _Submit] = Arrival(self._mailbox.put)
         self._unprepared: dict[Request, float] = {}
         """since when each waits that the decode thread has not been given; whichever thread
         takes one out decides what becomes of it"""
@@ -240,6 +243,7 @@ class DecodeThread:
             self._mailbox.put(_Embed(request, since))
         else:
             self._unprepared[request] = since
+            self._arrival.came(whose(request), request)
             free = request.params.constraint is None
             pool = self._preparing if free else self._constrained
             pool.submit(lambda _: self._prepare(request), request.user)
@@ -247,6 +251,7 @@ class DecodeThread:
     def cancel(self, request: Request) -> None:
         if request in self._live:
             since = self._unprepared.pop(request, None)
+            self._arrival.left(whose(request), request)
             self._mailbox.put(_Cancel(request) if since is None else _Withdraw(request, since))
 
     def forget(self, conversation: Hashable) -> None:
@@ -267,7 +272,7 @@ class DecodeThread:
             prepared = prepare(request, self._runner, self._runner.n_ctx, self._compiler)
         except Exception as error:  # the others go on, whatever it is
             prepared = error
-        self._mailbox.put(_Submit(request, prepared))
+        self._arrival.ready(whose(request), request, _Submit(request, prepared))
 
     def _deliver(self, events: list[Event]) -> None:
         for event in _joined(events):
