@@ -136,6 +136,12 @@ class WorkerLost(Error):
     errno = errno.EIO
 
 
+class HostLost(WorkerLost):
+    """A host says that its engine does not work any more, for all its workers."""
+
+    ename = "host is lost"
+
+
 class ConnectionLost(WorkerLost):
     """A connection to it ended, which says nothing of those over other ones."""
 
@@ -182,6 +188,7 @@ _BY_ENAME: dict[str, type[Error]] = {
         AuthenticationFailed,
         NotSupported,
         WorkerLost,
+        HostLost,
         NoConsensus,
     )
 }

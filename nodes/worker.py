@@ -21,7 +21,7 @@ import click
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster.launchers.base import PROGRAM
 from llambo9p.conversation.metrics import Held
-from llambo9p.engine import gguf, memory
+from llambo9p.engine import gguf, memory, watchdog
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.errors import Busy, InvalidArgument
@@ -85,6 +85,14 @@ TELL = 0.1
     "as fit.  [default: no limit]",
 )
 @click.option(
+    "--step-timeout",
+    default=watchdog.LEAST_S,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Seconds that a decode step may take at least, before the host says that it is lost and "
+    "ends; ten times the slowest recent step, if that is more.",
+)
+@click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
@@ -122,6 +130,7 @@ def main(
     threads: int | None,
     cache_ram: int,
     bytes_each: int | None,
+    step_timeout: float,
     config_path: Path | None,
     epoch: int | None,
     register: str | None,
@@ -149,8 +158,15 @@ def main(
             process.stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
         runner, ram = _runner(model, context, slots, threads, budget, cache_ram)
-        engine = DecodeThread(runner, max_queue=config.limits.queue, cache_ram=ram, tell=TELL)
+        engine = DecodeThread(
+            runner,
+            max_queue=config.limits.queue,
+            cache_ram=ram,
+            tell=TELL,
+            step_timeout=step_timeout,
+        )
         host: Host | None = None
+        ending: asyncio.Future[None] | None = None
 
         def attach(user: User, aname: str) -> File:
             if host is None:
@@ -188,6 +204,7 @@ def main(
             host.metrics.register(Held(server, limits))
             host.grow(count, first)
             _tell(f"listening {address}")
+            ending = asyncio.ensure_future(_end_when_lost(engine, host, server))
             if orphan_timeout is not None:
                 await _until(stop, _orphaned(server, orphan_timeout))
             elif orchestrator is not None:
@@ -206,7 +223,9 @@ def main(
                 await stop.wait()
         finally:
             await server.close()
-            await engine.stop()
+            await engine.stop()  # when the engine is lost meanwhile, `ending` ends the process
+            if ending is not None:
+                ending.cancel()
 
     process.run(PROGRAM, serve)
 
@@ -236,6 +255,16 @@ def _runner(
     runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
     left = max(0, int(runner.memory_left()) - runner.embedder_bytes)
     return runner, min(cache_ram, left)
+
+
+async def _end_when_lost(engine: DecodeThread, host: Host, server: Server) -> None:
+    """End this process when the engine does not work any more.  The decode thread may be stuck in
+    C, where nothing ends it but the end of the process."""
+    why = await engine.lost
+    host.lose()
+    print(f"{PROGRAM}: {why}", file=sys.stderr, flush=True)
+    await server.close()  # what clients are told leaves before, in a second at most
+    os._exit(1)
 
 
 def _announced(announce: str | None, listen: Address) -> Address | None:

@@ -86,6 +86,9 @@ class Resources(_Section):
     cache_ram: AnySize = 512 * 2**20
     """bytes of a host's memory for what conversations had in the KV cache when others needed
     its sequences"""
+    step_timeout: Annotated[Milliseconds, Field(ge=100)] = 10_000
+    """that a decode step of a host may take at least, until the host is lost and is started again;
+    ten times the slowest recent step, if that is more"""
 
 
 class NodeType(_Section):

@@ -14,8 +14,9 @@ Rules it keeps:
   were passed on (`splice` says why these).  For that `tokens` is read of every answer, as often
   as `out`: with 16 answers at once that took the orchestrator 63 us a token instead of 59, and
   78 instead of 68 when the machine was busier.
-- `timeout` is the longest time without progress, never a limit on an answer: new text or
-  tokens are progress, and so is a worker that says it is queued or prefilled.  While
+- `timeout` is the longest time without progress, never a limit on an answer.  New text or
+  tokens are progress.  Being queued or prefilled is progress while the queue or the prefill
+  moves, by what the worker's `status` says (`progress`).  While
   there are only workers that are lost or draining, requests wait as long for one to come back,
   and while one is started for them as long as that takes.
 - A user's cancel, and an error that is the request's own fault, end it at once.
@@ -45,7 +46,7 @@ from .following import Following
 from .health import Health
 from .host import Worker
 from .members import Members
-from .remote_conversation import RemoteConversation
+from .remote_conversation import RemoteConversation, Told
 from .requests import Requests
 from .splice import Splice
 
@@ -134,6 +135,8 @@ class ClusterEngine:
         self._remotes: dict[Hashable, RemoteConversation] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._compiler = Compiler()
+        self._moves = 0
+        """signs of progress so far, but for the tokens of requests that are not over"""
 
     # -- Engine -------------------------------------------------------------------
 
@@ -195,6 +198,7 @@ class ClusterEngine:
             queued=len(self._waiting),
             pending_prefill=sum(round(host.prefill) for host in self._balancer.hosts),
             pending_decode=sum(round(host.decode) for host in self._balancer.hosts),
+            steps=self._moves + sum(len(a.splice.tokens) for a, _ in self._tasks.values()),
         )
 
     @property
@@ -204,6 +208,7 @@ class ClusterEngine:
 
     def _over(self, asked: _Asked, task: asyncio.Task[Usage]) -> None:
         del self._tasks[asked.request]
+        self._moves += 1 + len(asked.splice.tokens)
         if asked.worker is not None:
             self._ended(asked)
         self._waiting.remove(asked, task.get_loop().time())
@@ -423,7 +428,9 @@ class ClusterEngine:
         progress = loop.time()
         look = progress + pause
         reads = 0
-        asking: asyncio.Task[tuple[State, int]] | None = None
+        asking: asyncio.Task[Told] | None = None
+        told: Told | None = None
+        """at the last look"""
         try:
             while True:
                 waiting: list[asyncio.Future[Any]] = [following.ended]
@@ -435,15 +442,16 @@ class ClusterEngine:
                 if following.ended.done():
                     return following.ended.result()
                 if asking is not None and asking.done():
-                    state, position = asking.result()
+                    before, told = told, asking.result()
                     asking = None
                     pause = min(2 * pause, longest)
                     look = now + pause
-                    if state is not State.QUEUED:
+                    if told.state is not State.QUEUED:
                         worker.host.turns.begun(asked.request)
-                    if state in (State.QUEUED, State.PREFILL):
+                    if told != before and told.state in (State.QUEUED, State.PREFILL):
                         progress = now
-                        asked.listener.progress(state, position)
+                        self._moves += 1
+                        asked.listener.progress(told.state, told.position)
                 if following.reads > reads:
                     reads = following.reads
                     progress = now

@@ -36,7 +36,7 @@ from .config import Cluster, Engine
 from .events import Events
 from .health import Health
 from .host import Host, Worker
-from .launchers.base import HostSpec, Launched, Launcher, Log, Remembered
+from .launchers.base import End, HostSpec, Launched, Launcher, Log, Remembered
 from .members import Members
 from .models import Models
 from .names import first_free
@@ -398,7 +398,7 @@ class Fleet:
         while True:
             began = loop.time()
             try:
-                why = await _end(launched)
+                why = (await _end(launched)).reason
                 if host not in self._members.hosts:
                     return  # it was told to
                 spec = launched.spec
@@ -558,13 +558,13 @@ def _engine(host: Host) -> Engine:
     return host.process.engine
 
 
-async def _end(launched: Launched) -> str:
-    """Wait until it ends; why it did."""
+async def _end(launched: Launched) -> End:
+    """Wait until it ends."""
     try:
         return await asyncio.shield(launched.ended)
     except Exception as e:
         log.exception("nobody knows why %s ended", launched.spec.name)
-        return repr(e)
+        return End(repr(e))
 
 
 async def _idle(host: Host, workers: Sequence[Worker]) -> None:

@@ -117,6 +117,7 @@ class Heartbeats:
     def told(self, host: Host, text: str) -> None:
         """What a host of ours says of its workers in its `workers` file.  Raises Error."""
         fresh, gone = host.changes(text)
+        host.check_works(text)
         for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
             self._ended(host.workers[there])
         with host.understood("workers"):

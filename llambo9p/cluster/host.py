@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..engine.base import Request
-from ..errors import Error, InvalidArgument, TimedOut, WorkerLost
+from ..errors import Error, HostLost, InvalidArgument, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
 from ..p9 import constants as c
@@ -272,6 +272,11 @@ class Host:
         self.model, self.context, self.epoch = status.get("model", "-"), context, epoch
         return slots
 
+    def says_lost(self, error: Error) -> bool:
+        """Whether by this error a host of ours says that its engine does not work any more.  What
+        a nested orchestrator passes on is about one of its hosts."""
+        return isinstance(error, HostLost) and self.has_workers_file
+
     @contextlib.contextmanager
     def understood(self, file: str) -> Iterator[None]:
         """Raises Error naming the file when there is no sense in what it says."""
@@ -315,6 +320,12 @@ class Host:
         """Those that `workers` tells of.  Raises Error."""
         with self.understood("workers"):
             return [line.split()[0] for line in text.splitlines()]
+
+    def check_works(self, text: str) -> None:
+        """Raises HostLost when the host says in `workers` that its engine does not work any
+        more."""
+        if " lost " in text:
+            raise HostLost(f"{HostLost.ename}: {self.address} says so")
 
     async def active(self) -> dict[str, int]:
         """How many requests each of its workers has at this moment, as it calls them."""

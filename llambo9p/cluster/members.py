@@ -170,6 +170,7 @@ class Members:
             if known is not None and known is not before:
                 self._lose(known)
             text = await host.read("workers")
+            host.check_works(text)
             if instead is None:
                 names = host.names_in(text)
                 there = [name for name in names if only is None or name in only]
@@ -580,8 +581,9 @@ class Members:
     def failed(self, worker: Worker, error: Error) -> None:
         """A request failed on the worker, perhaps with its host, which then is lost from now
         on; what is not its fault (`failures`) does not count."""
-        if worker.host.client.lost.done() and not worker.host.closed:
-            self._lose(worker.host)
+        host = worker.host
+        if (host.client.lost.done() and not host.closed) or host.says_lost(error):
+            self._lose(host)
         if worker.host.lost or not is_workers_fault(error):
             return
         loop = asyncio.get_running_loop()

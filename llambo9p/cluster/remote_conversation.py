@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..conversation import settings, texts
 from ..conversation.settings import Settings
@@ -18,6 +19,16 @@ from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from .host import Worker
 from .remote import Mount
+
+
+class Told(NamedTuple):
+    """What a worker tells of a request."""
+
+    state: State
+    position: int
+    """in the worker's queue"""
+    progress: int
+    """a number that grows when the request got further"""
 
 
 @dataclass(slots=True)
@@ -87,12 +98,12 @@ class RemoteConversation:
         """Of the answer that has ended."""
         return texts.parse_usage(await self._read("usage"))
 
-    async def state(self) -> tuple[State, int]:
-        """What `status` tells of the answer, and its position in the worker's queue."""
+    async def state(self) -> Told:
+        """What `status` tells of the answer."""
         lines = (await self._read("status")).splitlines()
         said = dict(line.split(" ", 1) for line in lines if " " in line)
         try:
-            return State(said["state"]), int(said["position"])
+            return Told(State(said["state"]), int(said["position"]), int(said["progress"]))
         except (KeyError, ValueError) as e:
             raise Error(f"the worker's status file is not understood: {e}") from e
 

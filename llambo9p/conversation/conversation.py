@@ -446,11 +446,14 @@ class Conversation:
         return self.running.state if self.running is not None else State.IDLE
 
     def status_text(self) -> str:
-        """`attr value` lines: state, position in the engine's queue, prompts
-        queued here, turns so far, the newest request's id, last error."""
+        """`attr value` lines: state, position in the engine's queue, a number that grows when
+        the running request gets further, prompts queued here, turns so far, the newest
+        request's id, last error."""
+        running = self.running
         lines = [
             f"state {self.state.value}",
-            f"position {self.running.position if self.running is not None else 0}",
+            f"position {running.position if running is not None else 0}",
+            f"progress {running.progress_in(self._engine) if running is not None else 0}",
             f"queued {len(self._queue)}",
             f"turns {len(self.history) // 2}",
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..engine.base import Request, State, Token, Usage
+from ..engine.base import Engine, Request, State, Token, Usage
 from ..errors import NoSpace, without_frames
 from ..fs.stream import Stream
 from . import texts
@@ -24,10 +24,13 @@ class Turn:
         "_ended",
         "_kept",
         "_kept_bytes",
+        "_progress",
+        "_seen",
         "_user",
         "error",
         "given",
         "logprob_lines",
+        "moves",
         "position",
         "prompt",
         "request",
@@ -51,6 +54,8 @@ class Turn:
         self.logprob_lines = Stream()
         self.state = State.QUEUED
         self.position = 0
+        self.moves = 0
+        """how often the engine said that the request got further"""
         self.usage: Usage | None = None
         """when it is done"""
         self.request: Request | None = None
@@ -60,6 +65,9 @@ class Turn:
         self._kept = kept
         self._user = user
         self._kept_bytes = 0
+        self._progress = 0
+        self._seen = (State.IDLE, 0, 0)
+        """state, moves, and what the engine did for others, when `_progress` grew last"""
 
     @property
     def is_over(self) -> bool:
@@ -68,9 +76,26 @@ class Turn:
     def progress(self, state: State, position: int) -> None:
         self.state = state
         self.position = position
+        self.moves += 1
+
+    def progress_in(self, engine: Engine) -> int:
+        """A number that grows with the next call when the request got further.  A request in the
+        queue gets further when the engine does any step; one whose prompt is being read does when
+        any prompt is read.  The number does not tell how much the engine did for others."""
+        others = 0
+        if self.state is State.QUEUED:
+            others = engine.load.steps
+        elif self.state is State.PREFILL:
+            others = engine.load.read_tokens
+        seen = self.state, self.moves, others
+        if seen != self._seen:
+            self._seen = seen
+            self._progress += 1
+        return self._progress
 
     def tokens(self, text: bytes, tokens: Sequence[Token]) -> None:
         self.state = State.DECODE
+        self.moves += 1
         if text:
             self.stream.append(text)
         if tokens:

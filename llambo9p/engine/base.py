@@ -266,9 +266,12 @@ class Load:
     pending_decode: int
     """upper bound of tokens still to be sampled"""
     steps: int = 0
-    """since the start: batches decoded, calls of llama_decode, and"""
+    """calls of llama_decode since the start; an orchestrator counts the signs of progress of its
+    requests"""
+    read_tokens: int = 0
+    """tokens of prompts that were decoded since the start"""
     prompt_tokens: int = 0
-    """of requests that were answered,"""
+    """since the start, of requests that were answered,"""
     cached_tokens: int = 0
     """those of them that were in the KV cache,"""
     generated_tokens: int = 0

@@ -19,8 +19,11 @@ Rules it keeps (besides those of `base.Engine`):
 - The bound of the queue and the load are kept on the loop's side, so that they are
   right at once: ten submits in one tick see each other.
 - A step that cannot be decoded is decoded again, each sequence alone, and only those
-  that fail again are failed.  If the thread itself dies, every request fails with the
-  reason and so does every later `submit`.
+  that fail again are failed.
+- The loop watches the thread (see `watchdog`).  When the thread dies, or a piece of its work
+  takes too long, the host is lost: every request fails with the reason, so does every later
+  `submit`, and `lost` tells the reason.  A thread that is stuck in C cannot be ended, so whoever
+  started the engine must end the process.
 
 It must never call a listener from the thread, nor the runner from the loop.
 """
@@ -36,18 +39,21 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from llambo9p import errors
+from llambo9p.engine import watchdog
 from llambo9p.engine.arrival import Arrival
 from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State, Usage
 from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.fair import whose
 from llambo9p.engine.pool import Pool
 from llambo9p.engine.preparing import prepare
-from llambo9p.engine.runner import Prepared, Runner
+from llambo9p.engine.runner import EMBED_CHUNK, Prepared, Runner
 from llambo9p.engine.sandbox.compiler import Compiler
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
 from llambo9p.engine.structured.constraint import Constraint
+from llambo9p.engine.watchdog import Pace, Piece, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +128,8 @@ class DecodeThread:
     `submit` in between.  `max_queue` requests wait beyond the `slots` that run, and as many
     texts beyond the one whose embedding is made; `cache_ram`
     bytes hold what conversations have in the KV cache when others need its sequences; the
-    loop is told of tokens once in `tell` seconds, 0 for each step.
+    loop is told of tokens once in `tell` seconds, 0 for each step.  A piece of work may always
+    take `step_timeout` seconds, and more where steps are slow.
     """
 
     def __init__(
@@ -133,6 +140,7 @@ class DecodeThread:
         max_queue: int = 64,
         cache_ram: int = 0,
         tell: float = 0.0,
+        step_timeout: float = watchdog.LEAST_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -156,8 +164,16 @@ class DecodeThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._ended: asyncio.Event | None = None
-        self._refusal = "the engine is not started"
-        """why `submit` fails; empty while the engine runs"""
+        self._refusal: Callable[[], errors.Error] | None = partial(
+            errors.WorkerLost, "the engine is not started"
+        )
+        """why `submit` fails; None while the engine runs"""
+        self._step_timeout = step_timeout
+        self._pace = Pace(step_timeout)
+        self._piece: Piece | None = None
+        """the thread's present work; None while it waits or loads the model"""
+        self._watchdog = Watchdog()
+        self._looking: asyncio.TimerHandle | None = None
         self._live: dict[Request, _Live] = {}
         self._embeds = 0
         """of those, the ones that wait for an embedding"""
@@ -166,6 +182,8 @@ class DecodeThread:
         self._decode = 0
         self.steps = 0
         """calls of llama_decode so far"""
+        self.read_tokens = 0
+        """tokens of prompts in these calls"""
         self._untold: list[Event] = []
         """for the loop"""
         self._told = -math.inf
@@ -184,6 +202,8 @@ class DecodeThread:
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self.lost: asyncio.Future[str] = loop.create_future()
+        """done with the reason when the engine will never work again, though nobody stopped it"""
         self._ended = asyncio.Event()
         loaded: asyncio.Future[None] = loop.create_future()
         self._thread = threading.Thread(
@@ -196,14 +216,15 @@ class DecodeThread:
             self._stopping = True
             self._mailbox.put(_Stop())
             raise
-        self._refusal = ""
+        self._refusal = None
+        self._look()
 
     async def stop(self) -> None:
         """End the thread and free the model; pending requests fail."""
         if self._thread is None or self._ended is None:
             return
         self._stopping = True
-        self._refusal = STOPPED
+        self._refusal = partial(errors.WorkerLost, STOPPED)
         self._mailbox.put(_Stop())
         await self._ended.wait()
         self._thread.join()
@@ -222,14 +243,15 @@ class DecodeThread:
             pending_prefill=self._prefill,
             pending_decode=self._decode,
             steps=self.steps,
+            read_tokens=self.read_tokens,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
         )
 
     def submit(self, request: Request, listener: Listener) -> None:
-        if self._refusal:
-            raise errors.WorkerLost(self._refusal)
+        if self._refusal is not None:
+            raise self._refusal()
         room = self._max_queue + (1 if request.embed else self.slots)
         if (self._embeds if request.embed else len(self._live) - self._embeds) >= room:
             raise errors.Busy()
@@ -321,10 +343,35 @@ class DecodeThread:
         self._embeds -= request.embed
         del self._live[request]
 
+    def _look(self) -> None:
+        """Ask the watchdog, now and then."""
+        assert self._loop is not None
+        wrong = self._watchdog.look(self._piece, self._loop.time())
+        if wrong is None:
+            self._looking = self._loop.call_later(watchdog.LOOK_S, self._look)
+        else:
+            self._lose(wrong)
+
+    def _lose(self, why: str) -> None:
+        """The engine will never work again."""
+        why = f"{errors.HostLost.ename}: {why}"
+        self._refuse(partial(errors.HostLost, why))
+        if not self.lost.done():
+            self.lost.set_result(why)
+
+    def _refuse(self, refusal: Callable[[], errors.Error]) -> None:
+        """Fail all requests, those of later `submit`s too."""
+        self._refusal = refusal
+        self._deliver([Failed(request, refusal()) for request in self._live])
+
     def _thread_ended(self, why: str) -> None:
         """The last thing the thread asks for; the mailbox is read by nobody now."""
-        self._refusal = why
-        self._deliver([Failed(request, errors.WorkerLost(why)) for request in self._live])
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._refusal is None:
+            self._lose(why)
+        elif not self.lost.done():
+            self._refuse(partial(errors.WorkerLost, why))
         assert self._ended is not None
         self._ended.set()
 
@@ -335,6 +382,7 @@ class DecodeThread:
         try:
             self._runner.wake = lambda: self._mailbox.put(_Wake())
             self._load(progress)
+            self._pace = Pace(self._step_timeout, self._runner.decode_seconds)
             scheduler = self._scheduler = self._make_scheduler()
             self._post(_settle, loaded, None)
             plan: Plan | None = None
@@ -343,13 +391,16 @@ class DecodeThread:
                 self._publish(wait=plan is not None and not plan.prefill)
                 if plan is not None:
                     self._execute(scheduler, plan)
+                self._begin("a part of an embedding", EMBED_CHUNK)
                 self._embeddings.step(self._clock)
+                self._begin("the admission of requests", 0)
         except Exception as error:
             if not isinstance(error, errors.ModelError):
                 log.exception("the decode thread died")
             end = f"the decode thread died: {error}"
             self._post(_settle, loaded, error)
         finally:
+            self._piece = None
             self._publish()
             self._compiler.close()
             for pool in (self._preparing, self._constrained):
@@ -391,6 +442,7 @@ class DecodeThread:
         wait = wait and self._embeddings.idle
         if wait:
             self._publish()
+            self._piece = None
         while wait or not self._mailbox.empty():
             wait = False
             match self._mailbox.get():
@@ -410,6 +462,8 @@ class DecodeThread:
                     scheduler.forget(conversation)
                 case _Stop():
                     return False
+        if self._piece is None:
+            self._begin("the admission of requests", 0)
         return True
 
     def _take_in(
@@ -423,6 +477,10 @@ class DecodeThread:
         else:
             self._untold.append(Failed(request, prepared))
 
+    def _begin(self, what: str, rows: int) -> None:
+        """Tell the watchdog of the next piece of work."""
+        self._piece = Piece(what, self._pace.bound(rows))
+
     def _execute(self, scheduler: Scheduler, plan: Plan) -> None:
         try:
             self._decode_once(scheduler, plan)
@@ -435,10 +493,14 @@ class DecodeThread:
                     scheduler.abort(alone, reason)
 
     def _decode_once(self, scheduler: Scheduler, plan: Plan) -> None:
+        rows = len(plan.step.token)
+        self._begin(f"a step of {rows} rows", rows)
         self.steps += 1
+        self.read_tokens += plan.prefill
         began = self._clock()
         sampled = self._runner.run(plan.step)
         now = self._clock()
+        self._pace.took(rows, now - began)
         scheduler.commit(plan, sampled, now, now - began)
 
     def _publish(self, wait: bool = False) -> None:

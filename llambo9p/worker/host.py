@@ -135,6 +135,11 @@ class Host:
         self._free_numbers(count, first)
         return lambda: self.grow(count, first)
 
+    def lose(self) -> None:
+        """The engine does not work any more: `workers` says so until the process has ended."""
+        for worker in self.workers.values():
+            worker.lost = True
+
     def _remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:  # not another that has its name now
             del self.workers[worker.name]

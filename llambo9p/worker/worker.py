@@ -46,6 +46,8 @@ class Worker:
         self.requests = 0
         self.tokens = 0
         self.errors = 0
+        self.lost = False
+        """its host's engine does not work any more"""
         self.removed = False
         """it was shut down; what still refers to it only fails"""
         self.conversations: dict[str, Conversation] = {}
@@ -111,7 +113,10 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """`draining`, or what the first of its users' conversations does that is not idle."""
+        """`lost`, `draining`, or what the first of its users' conversations does that is not
+        idle."""
+        if self.lost:
+            return "lost"
         if self.draining:
             return "draining"
         states = (conversation.state for conversation in self.conversations.values())

@@ -51,10 +51,12 @@ async def simulated_host(
     poison: bytes = b"",
     limits: Limits | None = None,
     epoch: int = 1,
+    step_timeout: float = 10.0,
 ) -> AsyncIterator[SimulatedHost]:
     options = {} if answer is None else {"answer": answer}
     engine = DecodeThread(
-        SimulatedRunner(gate=gate, n_ctx=n_ctx, n_seq=slots, poison=poison, **options)
+        SimulatedRunner(gate=gate, n_ctx=n_ctx, n_seq=slots, poison=poison, **options),
+        step_timeout=step_timeout,
     )
     await engine.start()
     host = Host(

@@ -18,12 +18,12 @@ from llambo9p.cluster.requests import Requests
 from llambo9p.conversation.limits import Limits
 from llambo9p.engine.base import Listener, Request
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Busy, Error, NoSpace, TimedOut
+from llambo9p.errors import Busy, Error, HostLost, NoSpace, TimedOut
 from llambo9p.fs.user import User
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Node
 from llambo9p.worker.worker import Worker
-from tests.files import Files, reading, story, turns_of_the_loop, until
+from tests.files import Files, files_of, reading, story, turns_of_the_loop, until
 
 from .harness import RunningCluster, SimulatedHost, cluster, simulated_host
 
@@ -302,26 +302,95 @@ async def test_a_host_that_takes_nothing_new_is_not_tried_for_ever(
         assert not any(each.lost for each in running.orchestrator._members.hosts)
 
 
+async def for_seconds(seconds: float, do: Callable[[], object] = lambda: None) -> None:
+    """Let the loop turn, and `do` something at each turn."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    await until(lambda: do() or loop.time() > end)
+
+
+@pytest.mark.parametrize("prompt", ["in line behind an answer that grows", "long " * 800])
 @story
-async def test_being_queued_and_prefilled_is_progress() -> None:
+async def test_a_queue_and_a_prefill_that_move_are_progress(prompt: str) -> None:
+    """However slowly: here a step takes half of the timeout."""
     gate = Gate()
+    queued = len(prompt) < 100
     async with (
         cluster(config(timeout=1000)) as running,
-        simulated_host(1, gate=gate, answer=answer) as slow,
+        simulated_host(1, gate=gate, answer=answer, slots=1 if queued else 2) as slow,
         simulated_host(1, 1, answer=answer) as other,
     ):
         files = running.files
         await files.write("ctl", f"mount {slow.address}")
-        await files.write("prompt", "go")
+        data = await files.open("data", c.ORDWR)
+        await data.write(b"before")
+        before = reading(data)
         await until(lambda: slow.engine.load.active)
+        await files.write("prompt", prompt)
+        await until(lambda: held(slow) == 2)
         await files.write("ctl", f"mount {other.address}")
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await until(lambda: loop.time() - began > 1.3)
-        assert (await files.attrs("status"))["state"] == "prefill"
+        for _ in range(5):
+            gate.allow()
+            await for_seconds(0.5)
+        status = await files.attrs("status")
+        assert status["state"] == ("queued" if queued else "prefill")
         gate.open()
         assert await files.read("out") == ANSWER
+        assert (await before).data
         assert other.host.workers["worker-0001"].requests == 0
+
+
+@story
+async def test_a_queue_and_a_prefill_that_stand_still_are_given_up() -> None:
+    """The host's files answer, and its decode thread hangs: what is prefilled there, and what is
+    in line behind it, is answered elsewhere."""
+    gate = Gate()
+    async with (
+        cluster(config(timeout=400)) as running,
+        simulated_host(1, gate=gate, answer=answer, slots=1) as hangs,
+        simulated_host(1, 1, answer=answer) as other,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {hangs.address}")
+        asked = []
+        for number in range(3):
+            data = await files.open("data", c.ORDWR)
+            await data.write(b"go")
+            asked.append(asyncio.ensure_future(data.read_all()))
+            await until(lambda number=number: held(hangs) == number + 1)
+        await files.write("ctl", f"mount {other.address}")
+        assert await asyncio.gather(*asked) == [ANSWER.encode()] * 3
+        assert other.host.workers["worker-0001"].requests == 3
+
+
+@story
+async def test_a_host_that_says_that_it_is_lost_is_lost_at_once() -> None:
+    """Its heart beats, and a step hangs.  It says so to the request, which goes elsewhere, and by
+    its heartbeat to those who ask it nothing."""
+    gate = Gate()
+    async with (
+        cluster(config(health_check_interval=100)) as running,
+        cluster(config(health_check_interval=100)) as idle,
+        simulated_host(2, gate=gate, answer=answer, step_timeout=0.1) as hangs,
+        simulated_host(1, 2, answer=answer) as other,
+    ):
+        files = running.files
+        await files.write("ctl", f"mount {hangs.address}")
+        await idle.files.write("ctl", f"mount {hangs.address}")
+        hangs.engine.lost.add_done_callback(lambda _: hangs.host.lose())
+        await files.write("prompt", "go")
+        await until(lambda: held(hangs) == 1)
+        await files.write("ctl", f"mount {other.address}")
+        assert await files.read("out") == ANSWER
+        assert other.host.workers["worker-0002"].requests == 1
+        for each in (running, idle):
+            await until(lambda each=each: "lost 2\n" in each.orchestrator.status_text())
+            node = await each.files.attrs("nodes/worker-0000")
+            assert (node["state"], node["health"]) == ("lost", "lost")
+            assert "lost 2\n" in await each.files.read("health")
+        with pytest.raises(HostLost, match=r"a step of \d+ rows has not ended after"):
+            async with files_of(hangs.address) as direct:
+                await direct.ask("go", "worker-0001")
 
 
 @story

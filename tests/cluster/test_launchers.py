@@ -62,7 +62,7 @@ async def test_a_host_answers_and_is_listed_until_it_is_stopped(tmp_path: Path) 
             assert await files.ask("hello", "worker-0004") == "simulated: hello"
             assert (await files.attrs("status"))["type"] == "tiny"
         await host.stop()
-        assert await host.ended == "host ended with 0"
+        assert await host.ended == ("host ended with 0", False)
         assert not local_hosts.hosts and not os.access(host.address.path, os.F_OK)
         await host.stop()
         await host.kill()
@@ -75,12 +75,12 @@ async def test_what_is_killed_is_told_by_its_signal_and_may_be_started_again(
     async with launcher(tmp_path) as hosts:
         host = await start(hosts)
         os.kill(host.pid, signal.SIGKILL)
-        assert await host.ended == "SIGKILL"
+        assert await host.ended == ("SIGKILL", None)
         assert not hosts.hosts and not os.access(host.address.path, os.F_OK)
         again = await start(hosts)
         os.kill(again.pid, signal.SIGSTOP)  # it could not even end by itself
         await again.kill()
-        assert await again.ended == "SIGKILL"
+        assert await again.ended == ("SIGKILL", None)
 
 
 @story

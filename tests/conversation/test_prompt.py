@@ -12,7 +12,7 @@ import pytest
 
 from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate
-from llambo9p.errors import Busy, Error
+from llambo9p.errors import Busy, Error, WorkerLost
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
@@ -341,11 +341,11 @@ async def test_many_queued_prompts_that_all_fail_fail_one_by_one():
         for _ in range(400):
             place.conversation.submit(b"waits")
         last = await place.files.open("out")
-        place.engine._refusal = "the engine was lost"
+        place.engine._refusal = lambda: WorkerLost("the engine was lost")
         gate.open()
         assert await first.read_all() == b"simulated: runs"
         with pytest.raises(Error, match="the engine was lost"):
             await last.read(0)
         await turns_of_the_loop()
         assert (await place.files.attrs("status"))["queued"] == "0"
-        place.engine._refusal = ""
+        place.engine._refusal = None

@@ -14,7 +14,7 @@ from llambo9p.engine.base import Message, Usage
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, InvalidArgument
 from llambo9p.p9 import constants as c
-from tests.files import reading, story, until
+from tests.files import reading, story, turns_of_the_loop, until
 
 from .harness import conversing
 
@@ -215,7 +215,7 @@ async def test_status_follows_a_request():
     gate = Gate()
     async with conversing(gate=gate, slots=1, prefill_chunk=16) as place:
         clone = await place.files.open("clone", c.ORDWR)
-        idle = {"state": "idle", "position": "0", "queued": "0", "turns": "0"}
+        idle = {"state": "idle", "position": "0", "progress": "0", "queued": "0", "turns": "0"}
         assert await place.files.attrs("status") == idle
         await place.files.write("ctl", "request_id mine")
         await place.files.write("0/ctl", "request_id other")
@@ -230,15 +230,49 @@ async def test_status_follows_a_request():
         assert (await waiting).data == b"s"
         assert (await place.files.attrs("status"))["state"] == "decode"
         status = await place.files.attrs("0/status")
-        assert status == {
-            "state": "queued", "position": "1", "queued": "1", "turns": "0", "request": "other"
-        }  # fmt: skip
+        assert status == idle | {
+            "state": "queued", "position": "1", "progress": "1", "queued": "1", "request": "other"
+        }
         gate.open()
         await out.read_all()
         assert await place.files.attrs("status") == idle | {"turns": "1", "request": "mine"}
         await place.files.write("ctl", "reset")
         assert await place.files.attrs("status") == idle
         await clone.clunk()
+
+
+@story
+async def test_progress_grows_only_when_the_request_gets_further():
+    """By its own prompt, by those of others while it is being read, and in the queue by any step.
+    It tells no one how much that was."""
+    gate = Gate()
+    async with conversing(gate=gate, slots=2, prefill_chunk=16) as place:
+        names = []
+        clones = []
+        for prompt in ("x" * 90, "y" * 90, "behind"):
+            clones.append(clone := await place.files.open("clone", c.ORDWR))
+            names.append((await clone.read(0)).decode().strip())
+            await place.files.write(f"{names[-1]}/prompt", prompt)
+        await until(lambda: gate.entered(0))
+
+        async def progress() -> list[int]:
+            status = [await place.files.attrs(f"{name}/status") for name in names]
+            return [int(attrs["progress"]) for attrs in status]
+
+        before = await progress()
+        assert await progress() == before
+        for _ in range(4):
+            gate.allow()
+            await until(lambda: gate.entered(0))
+            await turns_of_the_loop()
+            after = await progress()
+            assert after == [number + 1 for number in before]
+            assert await progress() == after
+            before = after
+        gate.open()
+        for name, clone in zip(names, clones, strict=True):
+            assert (await place.files.read(f"{name}/out")).startswith("simulated: ")
+            await clone.clunk()
 
 
 @story

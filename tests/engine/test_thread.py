@@ -30,7 +30,8 @@ def test_an_answer_arrives_and_is_accounted():
             assert usage.finish_reason == "stop"
             assert recorder.states == [(State.PREFILL, 0), (State.DECODE, 0)]
             assert engine.load == Load(
-                16, 0, 0, 0, 0, engine.steps, usage.prompt_tokens, 0, len(recorder.text)
+                *(16, 0, 0, 0, 0, engine.steps, usage.prompt_tokens, usage.prompt_tokens, 0),
+                len(recorder.text),
             )
             assert engine.info.name == "simulated"
 
@@ -234,11 +235,47 @@ def test_the_death_of_the_thread_fails_everything_and_later_submits():
             runner.cells[0].append(0)  # what no scheduler does: the runner asserts
             gate.open()
             for recorder in recorders:
-                with pytest.raises(errors.WorkerLost, match="decode thread died"):
+                with pytest.raises(errors.HostLost, match="decode thread died"):
                     await recorder.usage()
-            with pytest.raises(errors.WorkerLost, match="decode thread died"):
+            with pytest.raises(errors.HostLost, match="decode thread died"):
                 ask(engine, Request("later"))
+            assert "decode thread died" in engine.lost.result()
             assert runner.closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+def test_work_that_does_not_end_loses_the_host(embeds):
+    """The thread hangs in a step, or in a part of an embedding: all requests fail, what waits too,
+    and later ones.  What the thread says when it goes on after all is heard by nobody."""
+
+    async def main():
+        gate = Gate()
+        runner = SimulatedRunner(gate=gate, answer=long_answer)
+        runner.embed = lambda text: gate.wait()
+        async with running(runner, slots=1, step_timeout=0.1) as engine:
+            recorders = [ask(engine, Request(str(i), embed=embeds)) for i in range(3)]
+            for recorder in recorders:
+                with pytest.raises(errors.HostLost, match="has not ended after"):
+                    await recorder.usage()
+            assert engine.lost.result().startswith("host is lost: a ")
+            with pytest.raises(errors.HostLost, match="has not ended after"):
+                ask(engine, Request("later"))
+            gate.open()
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_waits_is_not_lost():
+    async def main():
+        gate = Gate()
+        async with running(SimulatedRunner(gate=gate), step_timeout=0.1) as engine:
+            await asyncio.sleep(1.2)  # more than two looks, and the bound
+            assert not engine.lost.done()
+            recorder = ask(engine, Request("x"))
+            gate.open()
+            await recorder.usage()
 
     asyncio.run(main())
 

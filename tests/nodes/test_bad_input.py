@@ -154,7 +154,7 @@ def test_spawned_hosts_answer_grow_and_end_with_the_cluster() -> None:
             (host,) = running.orchestrator._members.hosts
             launched = host.process
             assert launched is not None
-        assert await launched.ended == "host ended with 0"
+        assert (await launched.ended).reason == "host ended with 0"
 
     asyncio.run(spawn())
 

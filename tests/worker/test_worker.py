@@ -32,6 +32,7 @@ async def test_a_worker_is_a_conversation_and_more():
         assert status == {
             "state": "idle",
             "position": "0",
+            "progress": "0",
             "queued": "0",
             "turns": "1",
             "worker": "worker-0000",

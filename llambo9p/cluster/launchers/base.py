@@ -12,7 +12,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...net.address import Address
 from ...p9.node import Maybe
@@ -59,6 +59,7 @@ def type_words(node_type: str, resources: Resources, model: str, count: int) -> 
         "--slots": resources.slots,
         "--memory": resources.memory,
         "--cache-ram": resources.cache_ram,
+        "--step-timeout": f"{resources.step_timeout / 1000:g}",
     }
     if resources.threads is not None:
         options["--threads"] = resources.threads
@@ -85,17 +86,27 @@ class Log(Protocol):
         of that position any more, and Error."""
 
 
+class End(NamedTuple):
+    """How a host ended."""
+
+    reason: str
+    """in words"""
+    crashed: bool | None = None
+    """Whether it ended by itself.  None when nobody knows: SIGKILL may come from an operator, or
+    from a kernel that has no memory left."""
+
+
 class Launched(ABC):
     """A host that was started and listened."""
 
     engine: Engine
     """what started it"""
 
-    def __init__(self, spec: HostSpec, address: Address, ended: asyncio.Future[str]) -> None:
+    def __init__(self, spec: HostSpec, address: Address, ended: asyncio.Future[End]) -> None:
         self.spec = spec
         self.address = address
         self.ended = ended
-        """done when it ended, with the reason in words"""
+        """done when it ended"""
 
     @property
     @abstractmethod
@@ -120,8 +131,8 @@ class Remembered(Launched):
     """One of before us, which nobody has adopted: it is as if it had ended."""
 
     def __init__(self, spec: HostSpec, address: Address, engine: Engine, handle: str) -> None:
-        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        ended.set_result("it did not outlive its orchestrator")
+        ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        ended.set_result(End("it did not outlive its orchestrator"))
         super().__init__(spec, address, ended)
         self.engine = engine
         self._handle = handle

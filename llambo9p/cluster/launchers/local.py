@@ -27,8 +27,8 @@ import yaml
 from ...errors import Error, InvalidArgument
 from ...net.address import Address, parse
 from ..config import Cluster
-from .base import HostSpec, Launched, Launcher, Log, Progress, host_config
-from .log import FileLog, start_error, why
+from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config
+from .log import FileLog, end, start_error
 from .orphan import Orphan
 
 _LOOK_S = 10.0
@@ -49,12 +49,12 @@ class LocalHost(Launched):
         self._process = process
         self._log = log
 
-    async def _wait(self) -> str:
+    async def _wait(self) -> End:
         status = await self._process.wait()
         if self.address.net == "unix":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.address.path)
-        return why(status, self._log)
+        return end(status, self._log)
 
     @property
     def pid(self) -> int:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import Error, ModelError, Stale
-from .base import PROGRAM
+from .base import PROGRAM, End
 
 LOG_BYTES = 1 << 20
 """when there is more, it moves to `NAME.log.1` and the log begins anew"""
 _TAIL_BYTES = 16 << 10
+_LAST_WORDS = r"[^/]*GGML_ASSERT.*|host is lost: .*"
+_ASKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+"""signals by which others end a process"""
 
 
 class FileLog:
@@ -92,23 +95,24 @@ def _size(path: Path) -> int:
         return 0
 
 
-def why(status: int | None, log: FileLog) -> str:
-    """Why a process ended, which did with `status`, negative for a signal, None when nobody
-    knows."""
+def end(status: int | None, log: FileLog) -> End:
+    """How a process ended.  `status` is negative for a signal, and None when nobody knows it."""
     if status is None:
-        return "host ended"
+        return End("host ended", crashed=None)
     lines = log.lines()
     if status < 0:
         name = {each.value: each.name for each in signal.Signals}.get(-status, f"signal {-status}")
-        failed = (re.search(r"[^/]*GGML_ASSERT.*", line) for line in lines)
-        return ": ".join([name, *(found[0] for found in failed if found)])
+        failed = (re.search(_LAST_WORDS, line) for line in lines)
+        reason = ": ".join([name, *(found[0] for found in failed if found)])
+        return End(reason, crashed=None if -status == signal.SIGKILL else -status not in _ASKED)
     if status == 0 or not lines:
-        return f"host ended with {status}"
-    return lines[-1].removeprefix(f"{PROGRAM}: ")
+        return End(f"host ended with {status}", crashed=status != 0)
+    return End(lines[-1].removeprefix(f"{PROGRAM}: "), crashed=True)
 
 
 def start_error(status: int, log: FileLog, model: str) -> Error:
-    """As `why`, of a host that ended before it listened."""
+    """Why a host ended before it listened."""
+    reason = end(status, log).reason
     if status < 0:
-        return ModelError(f"loading {model} crashed llama.cpp: {why(status, log)}")
-    return Error(why(status, log))
+        return ModelError(f"loading {model} crashed llama.cpp: {reason}")
+    return Error(reason)

@@ -32,8 +32,8 @@ import yaml
 from ...errors import Busy, Error, TimedOut
 from ...net.address import Address, parse
 from ..config import Cluster
-from .base import HostSpec, Launched, Launcher, Log, Progress, host_config
-from .log import FileLog, start_error, why
+from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config
+from .log import FileLog, end, start_error
 
 _NAMESPACE = "llambo"
 _PLACE_S = 60.0
@@ -104,12 +104,12 @@ class HostActor:
         """Where the host of that epoch listens, "" when it is not here any more."""
         return self._address if epoch == self._epoch and self._runs() else ""
 
-    def ended(self, epoch: int) -> str:
-        """Wait until the host of that epoch ends; why it did."""
+    def ended(self, epoch: int) -> End:
+        """Wait until the host of that epoch ends; how it did."""
         process = self._process
         if process is None or epoch != self._epoch:
-            return "another was started in its place"
-        return why(process.wait(), self._log)
+            return End("another was started in its place")
+        return end(process.wait(), self._log)
 
     def log_begin(self) -> int:
         return self._log.begin()
@@ -167,10 +167,10 @@ class RayHost(Launched):
         self._launcher = launcher
         self._actor = actor
         self.said = RayLog(spec.name, actor)
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         super().__init__(spec, address, asyncio.create_task(self._wait()))
 
-    async def _wait(self) -> str:
+    async def _wait(self) -> End:
         # an actor that is started anew has no host to wait for
         ended = self._actor.ended.options(max_task_retries=0)
         said = asyncio.ensure_future(_reply(ended.remote(self.spec.epoch)))
@@ -179,9 +179,9 @@ class RayHost(Launched):
             said.cancel()
             return self._lost.result()
         try:
-            return str(said.result())
+            return End(*said.result())
         except Error as e:
-            return str(e)
+            return End(str(e))
 
     @property
     def handle(self) -> str:
@@ -205,7 +205,7 @@ class RayHost(Launched):
 
     def _end(self, reason: str) -> None:
         if not self._lost.done():
-            self._lost.set_result(reason)
+            self._lost.set_result(End(reason))
 
 
 class RayLog:
