@@ -156,6 +156,10 @@ class ContextOverflow(InvalidArgument):
     """A prompt that cannot fit the context by itself."""
 
 
+class Poisonous(InvalidArgument):
+    """A request on which hosts die."""
+
+
 class ModelError(Error):
     """A model file that cannot be loaded or cannot do what was asked."""
 

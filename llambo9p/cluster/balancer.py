@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from ..engine.base import Request, Usage
@@ -235,10 +235,10 @@ class Balancer:
     def has_room(self) -> bool:
         return bool(self._with_room)
 
-    def is_full(self, name: str) -> bool:
-        """Whether the worker's host has no room."""
+    def takes(self, name: str, beyond: bool) -> bool:
+        """Whether the worker's host has room, or may be sent a request `beyond` it."""
         worker = self.workers.get(name)
-        return worker is not None and worker.host.full
+        return worker is None or not (worker.host.kept if beyond else worker.host.full)
 
     def choose(
         self,
@@ -252,7 +252,7 @@ class Balancer:
         helped, then none of `apart` nor of theirs, and with a `model` only one that has it.
         None when none has room, or none but those of `avoid`: whoever fails all that he gets
         always has room, and would get everything.  When none has room and the request may go
-        `beyond` it, all are taken to have room.  Raises WorkerLost when there is nobody, or
+        `beyond` it, all are taken to have room but those that are kept.  Raises WorkerLost when there is nobody, or
         Error when the strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
@@ -277,6 +277,32 @@ class Balancer:
         self.decisions[self.strategy] += 1
         self.avoided += worker is not chosen
         return work
+
+    def choose_host(
+        self,
+        request: Request,
+        avoid: Collection[str],
+        model: str,
+        suits: Callable[[HostLoad], bool],
+    ) -> HostLoad | None:
+        """The host with the fewest requests of those that suit, room or not; for the rest as
+        `choose`, and no strategy is asked.  None when there is no such host now.  Raises
+        WorkerLost when nobody can answer at all."""
+        eligible = self._eligible(self._needs(request))
+        avoided = self._avoided(frozenset(avoid)).hosts
+        hosts = [host for host in eligible.all_hosts if model in ("", host.model)]
+        hosts = [host for host in hosts if host not in avoided] or hosts
+        return min(filter(suits, hosts), key=lambda host: host.requests, default=None)
+
+    def send(self, request: Request, host: HostLoad) -> Work:
+        """The request is sent to a worker of the host, which `choose_host` gave."""
+        needs = self._needs(request)
+        return self._started(self._eligible(needs).of_host(host), needs)
+
+    def keep(self, host: HostLoad, kept: bool) -> None:
+        """Whether the host gets nothing but what is sent to it by `send`."""
+        host.kept = kept
+        self._note_room(host)
 
     def _avoided(self, names: frozenset[str]) -> _Avoided:
         workers = frozenset(self.workers[name] for name in names if name in self.workers)

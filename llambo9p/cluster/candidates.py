@@ -110,6 +110,7 @@ class HostLoad:
         "decode",
         "dispatched",
         "engines",
+        "kept",
         "model",
         "most",
         "prefill",
@@ -155,12 +156,14 @@ class HostLoad:
         """tokens that it is expected to answer still"""
         self.strangers = 0
         """requests that it said that it has, and that are not ours"""
+        self.kept = False
+        """it gets nothing but one request, which must run alone"""
         self.turn = 0
         """counts `Eligible.of_host`"""
 
     @property
     def full(self) -> bool:
-        return self.most is not None and self.requests >= self.most
+        return self.kept or (self.most is not None and self.requests >= self.most)
 
     @property
     def rates(self) -> Rates:
@@ -252,14 +255,15 @@ class Eligible:
 
     @property
     def beyond(self) -> Eligible:
-        """The same, as if all hosts had room.  Costs a step for each of them."""
+        """The same, as if all hosts had room but those that are kept.  Costs a step for each."""
         if self._beyond is None:
             self._beyond = Eligible(lambda node_type: self._narrow(node_type).beyond)
         other = self._beyond
         other.workers, other.models, other._of = self.workers, self.models, self._of
         other.hosts = Pool()
         for host in self._of:
-            other.hosts.add(host)
+            if not host.kept:
+                other.hosts.add(host)
         return other
 
     def of_host(self, host: HostLoad) -> Candidate:

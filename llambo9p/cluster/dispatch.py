@@ -19,6 +19,8 @@ Rules it keeps:
   moves, by what the worker's `status` says (`progress`).  While
   there are only workers that are lost or draining, requests wait as long for one to come back,
   and while one is started for them as long as that takes.
+- Requests that a host had begun with when it died are tried again as `suspects` says, and one on
+  which hosts die fails.
 - A user's cancel, and an error that is the request's own fault, end it at once.
 """
 
@@ -46,6 +48,7 @@ from .following import Following
 from .health import Health
 from .host import Worker
 from .members import Members
+from .quarantine import Quarantine
 from .remote_conversation import RemoteConversation, Told
 from .requests import Requests
 from .splice import Splice
@@ -82,6 +85,8 @@ class _Asked:
     sent: float = 0.0
     """to the worker that said the first token, or else to the last one"""
     first_token: float | None = None
+    got: Callable[[int], None] | None = None
+    """of a suspect: is told of the answer's tokens"""
 
     def pass_on(self) -> None:
         """What the splice has got."""
@@ -91,6 +96,8 @@ class _Asked:
             if self.work is not None:
                 self.work.decoded(len(tokens))
             self.listener.tokens(text, tokens)
+            if self.got is not None:
+                self.got(len(self.splice.tokens))
 
     def pass_on_rest(self) -> None:
         if text := self.splice.rest():
@@ -135,6 +142,7 @@ class ClusterEngine:
         self._remotes: dict[Hashable, RemoteConversation] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._compiler = Compiler()
+        self._quarantine = Quarantine(balancer, self._tokens_of)
         self._moves = 0
         """signs of progress so far, but for the tokens of requests that are not over"""
 
@@ -212,6 +220,7 @@ class ClusterEngine:
         if asked.worker is not None:
             self._ended(asked)
         self._waiting.remove(asked, task.get_loop().time())
+        self._quarantine.over(asked.request)
         listener = asked.listener
         if task.cancelled():
             self.forget(asked.request.conversation)
@@ -287,7 +296,10 @@ class ClusterEngine:
     def _dispatch(self) -> None:
         for asked in self._waiting.in_turn():
             if not self._balancer.has_room:
-                break
+                if not self._quarantine:
+                    break
+                if not self._quarantine.has(asked.request):
+                    continue  # a suspect may have a host that is kept for it
             self._place(asked)
         if len(self._balancer):
             for asked in self._waiting.newcomers():
@@ -317,6 +329,10 @@ class ClusterEngine:
         chooses; None if there is none with room, or `beyond` it.  Raises Error as
         `Balancer.choose` does."""
         request = asked.request
+        model = asked.model if asked.splice.tokens else ""
+        if self._quarantine.has(request):
+            asked.got = lambda tokens: self._got(asked, tokens)
+            return self._quarantine.work_for(request, asked.failures.avoided, model)
         remote = self._remotes.get(request.conversation)
         if remote is not None:
             worker = remote.worker
@@ -324,11 +340,10 @@ class ClusterEngine:
             connected = not remote.mount.client.lost.done()
             suits = worker.host.has_type(request.node_type)
             if mounted and connected and suits and _may_go_on(worker):
-                if self._balancer.is_full(worker.name) and not beyond:
+                if not self._balancer.takes(worker.name, beyond):
                     return None
                 return self._balancer.started(worker.name, request)
             self.forget(request.conversation)
-        model = asked.model if asked.splice.tokens else ""
         apart = frozenset[str]() if request.placing is None else request.placing.avoided
         return self._balancer.choose(request, asked.failures.avoided, model, apart, beyond)
 
@@ -343,8 +358,20 @@ class ClusterEngine:
             turns.ended(asked.request, asked.worker.capacity)
         self._members.sent(asked.worker, -1)
         asked.worker = asked.work = None
+        asked.got = None
+        self._quarantine.left(asked.request)
         self._waiting.remove(asked, asyncio.get_running_loop().time())
         self._dispatch()
+
+    def _tokens_of(self, request: Request) -> int | None:
+        """Of the answer so far; None of a request that is over."""
+        return len(self._tasks[request][0].splice.tokens) if request in self._tasks else None
+
+    def _got(self, asked: _Asked, tokens: int) -> None:
+        """A suspect's answer has so many tokens.  Others may have waited for that."""
+        if self._quarantine.got(asked.request, tokens):
+            asked.got = None
+            self._dispatch()
 
     # -- a request ----------------------------------------------------------------
 
@@ -362,13 +389,18 @@ class ClusterEngine:
                 self.forget(asked.request.conversation)
                 self._members.failed(worker, error)  # before another is sent to it
                 host, turns = worker.host, worker.host.turns
-                lost, silent = host.client.lost.done(), isinstance(error, TimedOut)
+                assert asked.work is not None
+                dying = self._quarantine.death_of(host, asked.work.host.strangers > 0)
+                lost = host.lost or host.client.lost.done()
+                silent = isinstance(error, TimedOut)
                 in_line = turns.is_in_line(asked.request)
                 # that a host lives and takes nothing new counts, or it would be tried for ever
                 counts = turns.can_have_begun(asked.request) if lost else not (silent and in_line)
                 self._ended(asked, with_host=lost or silent)
                 fate = host.workers.values() if lost or is_hosts(error) else [worker]
                 avoid = [each.name for each in fate]
+                if dying is not None and (death := await asyncio.shield(dying)) is not None:
+                    self._quarantine.check(asked.request, worker, death)
                 tokens = len(asked.splice.tokens)
                 asked.failures.add(error, worker.name, avoid, tokens, counts)
                 self._requests.retried(asked.request, worker.name, error)

@@ -111,7 +111,7 @@ class Worker:
         self.state = "decode" if decodes else "queued" if offer.waiting else "idle"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Host:
     """A server and what is mounted from it.  Make it with `connect`."""
 
@@ -147,6 +147,8 @@ class Host:
     expected: bool = True
     """to come back when it is lost"""
     lost: bool = False
+    last_words: str = ""
+    """why its engine does not work any more, when the host has said that"""
     kept: bool = False
     """it is started again when it ends, and its workers' names are for nobody else"""
     closed: bool = False
@@ -325,7 +327,8 @@ class Host:
         """Raises HostLost when the host says in `workers` that its engine does not work any
         more."""
         if " lost " in text:
-            raise HostLost(f"{HostLost.ename}: {self.address} says so")
+            self.last_words = self.last_words or f"{HostLost.ename}: {self.address} says so"
+            raise HostLost(self.last_words)
 
     async def active(self) -> dict[str, int]:
         """How many requests each of its workers has at this moment, as it calls them."""

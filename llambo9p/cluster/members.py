@@ -582,7 +582,10 @@ class Members:
         """A request failed on the worker, perhaps with its host, which then is lost from now
         on; what is not its fault (`failures`) does not count."""
         host = worker.host
-        if (host.client.lost.done() and not host.closed) or host.says_lost(error):
+        if host.says_lost(error):
+            host.last_words = str(error)
+            self._lose(host)
+        elif host.client.lost.done() and not host.closed:
             self._lose(host)
         if worker.host.lost or not is_workers_fault(error):
             return

@@ -50,6 +50,11 @@ class Turns(Generic[_T]):
     def is_in_line(self, item: _T) -> bool:
         return item in self._told and item not in self._begun
 
+    @property
+    def running(self) -> frozenset[_T]:
+        """All that it can have begun with, and that are not over."""
+        return frozenset(self._begun)
+
     def can_have_begun(self, item: _T) -> bool:
         """Not what was never told."""
         return item in self._begun

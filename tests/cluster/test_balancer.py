@@ -67,6 +67,41 @@ def test_a_host_that_has_as_many_as_it_may_have_gets_no_more() -> None:
     assert b.choose(request(), model="-").name in "ab"
 
 
+@every_strategy
+def test_a_host_that_is_kept_gets_only_what_is_sent_to_it(strategy: str) -> None:
+    b = balancer(strategy, one="ab", two="c")
+    one, two = b.hosts
+    b.keep(one, True)
+    assert b.is_full("a") and not b.is_full("c")
+    assert set(chosen(b, 10)) == {"c"}
+    work = b.send(request(), one)
+    assert work.name in "ab" and one.requests == 1
+    b.keep(two, True)
+    assert not b.has_room and b.choose(request()) is None
+    b.finished(work)
+    b.keep(one, False)
+    assert b.has_room and set(chosen(b, 10)) == {"a", "b"}
+
+
+def test_of_the_hosts_that_suit_the_one_with_the_fewest_requests_is_given() -> None:
+    b = Balancer("round-robin", random.Random(9), queue=0)
+    for name, model in (("a", "m"), ("b", "m"), ("c", "other")):
+        b.add(name, f"host-{name}", model=model)
+    one, two, other = b.hosts
+    b.send(request(), one)
+    assert one.full
+    everyone = frozenset("abc")
+    for avoid, model, suits, expected in (
+        (frozenset(), "m", lambda host: True, two),
+        (frozenset(), "m", lambda host: host is one, one),
+        (frozenset("b"), "m", lambda host: True, one),
+        (everyone, "m", lambda host: True, two),
+        (frozenset("bc"), "", lambda host: host is other, None),
+        (frozenset(), "other", lambda host: True, other),
+    ):
+        assert b.choose_host(request(), avoid, model, suits) is expected
+
+
 # -- who is eligible --------------------------------------------------------------
 
 

@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from llambo9p.net.address import parse
+from llambo9p.errors import Error
+from llambo9p.net.address import Address, parse
 from llambo9p.p9 import constants as c
-from tests.files import Files, files_of
+from tests.files import ANYWHERE, Files, files_of
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
@@ -33,7 +34,8 @@ cluster:
 
 
 class FaultyCluster:
-    def __init__(self, directory: Path, files: Files) -> None:
+    def __init__(self, directory: Path, address: Address, files: Files) -> None:
+        self.address = address
         self.files = files
         self.once = directory / "once"
         self._state = directory / "state"
@@ -53,13 +55,6 @@ class FaultyCluster:
                 if len(found) >= at_least:
                     return found
 
-    async def ask(self, prompt: str, *settings: str) -> str:
-        """In a conversation of its own.  Raises Error with the reason of a failure."""
-        async with await self.files.open("clone", c.ORDWR) as ctl:
-            number = (await ctl.read(0)).decode().strip()
-            await ctl.write("\n".join(["temperature 0", *settings]).encode())
-            return await self.files.ask(prompt, number)
-
     async def until_healthy(self, count: int) -> None:
         while (await self.files.attrs("status"))["healthy"] != str(count):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -75,7 +70,7 @@ async def faulty_cluster(
         directory = Path(name)
         config = directory / "config.yaml"
         config.write_text(CONFIG.format(workers=workers, slots=slots, timeout=no_progress))
-        env = {**os.environ, "PYTHONPATH": f"{SITE}:{ROOT}", "PYTHONUNBUFFERED": "1"}
+        env = _env()
         if once:
             env["FAULTY_ONCE"] = str(directory / "once")
         process = await asyncio.create_subprocess_exec(
@@ -88,10 +83,46 @@ async def faulty_cluster(
         assert process.stdout is not None
         try:
             line = (await process.stdout.readline()).decode()
-            async with files_of(parse(line.split()[1])) as files:
+            address = parse(line.split()[1])
+            async with files_of(address) as files:
                 await files.write("ctl", f"spawn --count {hosts * workers}")
-                yield FaultyCluster(directory, files)
+                yield FaultyCluster(directory, address, files)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def faulty_host(number: int) -> AsyncIterator[Address]:
+    """A host with the worker of that number, which nobody starts again."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "llambo9p_nodes.worker", "--model", "simulated", "--count", "1"),
+        *("--first", str(number), "--listen", str(ANYWHERE), "--exit-with-stdin"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=_env(),
+    )
+    assert process.stdout is not None
+    try:
+        while not (line := await process.stdout.readline()).startswith(b"listening "):
+            assert line.startswith(b"loading ")
+        yield parse(line.decode().split()[1])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def asked(files: Files, prompt: str) -> str:
+    """The answer in a conversation of its own, or the reason why there is none."""
+    async with await files.open("clone", c.ORDWR) as ctl:
+        number = (await ctl.read(0)).decode().strip()
+        try:
+            return await files.ask(prompt, number)
+        except Error as e:
+            return str(e)
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{SITE}:{ROOT}", "PYTHONUNBUFFERED": "1"}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.files import story
 
-from .cluster import faulty_cluster
+from .cluster import asked, faulty_cluster
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -32,7 +32,7 @@ async def test_a_host_that_does_not_go_on_is_noticed_and_started_again(
     async with faulty_cluster(2, workers=2, once=True) as running:
         before = running.pids()
         running.once.touch()
-        answers = await asyncio.gather(*(running.ask(f"{harm} {i}") for i in range(6)))
+        answers = await asyncio.gather(*(asked(running.files, f"{harm} {i}") for i in range(6)))
         assert answers == [f"simulated: {harm} {i}" for i in range(6)]
         [ended] = await running.events("host.ended", at_least=1)
         assert re.search(reason, ended["reason"]), ended["reason"]
