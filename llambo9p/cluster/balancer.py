@@ -252,8 +252,8 @@ class Balancer:
         helped, then none of `apart` nor of theirs, and with a `model` only one that has it.
         None when none has room, or none but those of `avoid`: whoever fails all that he gets
         always has room, and would get everything.  When none has room and the request may go
-        `beyond` it, all are taken to have room but those that are kept.  Raises WorkerLost when there is nobody, or
-        Error when the strategy fails."""
+        `beyond` it, all are taken to have room but those that are kept.  Raises WorkerLost when
+        there is nobody, or Error when the strategy fails."""
         needs = self._needs(request)
         eligible = self._eligible(needs)
         if not len(eligible.hosts) and beyond:

@@ -58,7 +58,7 @@ def test_a_host_that_has_as_many_as_it_may_have_gets_no_more() -> None:
     b.add("b", "one", slots=2)
     works = [b.choose(request()) for _ in range(3)]
     assert b.choose(request()) is None and not b.has_room
-    assert b.is_full("a") and b.is_full("b")
+    assert not b.takes("a", False) and not b.takes("b", False)
     b.add("c", "two", model="other")
     assert b.choose(request(), model="-") is None
     assert set(b.models(request())) == {"-", "other"}
@@ -72,7 +72,7 @@ def test_a_host_that_is_kept_gets_only_what_is_sent_to_it(strategy: str) -> None
     b = balancer(strategy, one="ab", two="c")
     one, two = b.hosts
     b.keep(one, True)
-    assert b.is_full("a") and not b.is_full("c")
+    assert not b.takes("a", False) and b.takes("c", False)
     assert set(chosen(b, 10)) == {"c"}
     work = b.send(request(), one)
     assert work.name in "ab" and one.requests == 1

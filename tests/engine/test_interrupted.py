@@ -264,7 +264,7 @@ ASKED = {
     "greedy": SamplingParams(24, temperature=0),
     "seeded": SamplingParams(24, temperature=1.0, seed=7, repeat_penalty=1.3),
     "logprobs": SamplingParams(24, temperature=0, logprobs=3),
-    "grammar": SamplingParams(24, temperature=0.8, seed=5, grammar='root ::= ("a" | "bc " | "d"){60}'),
+    "grammar": SamplingParams(24, temperature=0.8, seed=5, grammar='root ::= ("a" | "bc "){60}'),
     "schema": SamplingParams(24, temperature=0.5, seed=5, schema=SCHEMA),
     "stop": SamplingParams(48, temperature=0, stop=("the", " of a")),
 }
