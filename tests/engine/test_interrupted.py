@@ -281,6 +281,8 @@ class Host:
             cache_ram=cache_ram, cell_bytes=runner.cell_bytes,
         )  # fmt: skip
         self.now = 0.0
+        self.woken = threading.Event()
+        runner.wake = self.woken.set
         self.text = defaultdict(bytes)
         self.tokens: dict[Request, list[Token]] = defaultdict(list)
         self.states = defaultdict(list)
@@ -294,8 +296,11 @@ class Host:
     def step(self):
         plan = self.scheduler.plan(self.now)
         self.now += 0.5
+        self.woken.clear()
         if plan is not None:
             self.scheduler.commit(plan, self.runner.run(plan.step), self.now, 0.01)
+        if any(slot.later is not None for slot in self.scheduler._active):
+            assert self.woken.wait(10)
         for event in self.scheduler.events():
             match event:
                 case Tokens(request, text, tokens):
