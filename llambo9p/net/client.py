@@ -9,7 +9,8 @@ server that keeps order (ours does) answers as if it had been.  Messages of one
 turn of the event loop leave in one write.
 
 There are never more requests than the connection has tags: one too many fails with Busy,
-and what ends a fid waits for its turn.
+and what ends a fid waits for its turn.  A server that does not read what it is sent is sent no
+more than `UNSENT` bytes: further requests fail with Busy.
 
 Rerrors become `errors.Error`s.  When the connection is lost every outstanding
 call fails with `ConnectionLost`, once and at once.
@@ -40,6 +41,8 @@ ASKED = 24_000
 """requests that may be outstanding"""
 ENDING = 40_000
 """with those that end fids; the other tags are for a Tflush of each of the `ASKED`"""
+UNSENT = 16 << 20
+"""bytes of requests that the server has not read; those that end fids may still be sent"""
 
 _R = TypeVar("_R", bound=m.Message)
 _T = TypeVar("_T")
@@ -56,6 +59,8 @@ class Client(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._write_scheduled = False
+        self._paused = False
+        """the server does not read what it is sent"""
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
         self._to_end: deque[tuple[int, m.Message, type[m.Message], Pending[None]]] = deque()
@@ -114,11 +119,20 @@ class Client(asyncio.Protocol):
     ) -> Pending[_T]:
         """Send `msg`; what `made` makes of its reply, a `reply`, or its Rerror.
         Cancelling sends a Tflush."""
-        if self._conn.outstanding >= ASKED:
+        refusal = self._refusal()
+        if refusal is not None:
             refused: Pending[_T] = Pending()
-            refused.fail(Busy(f"{Busy.ename}: more than {ASKED} requests to {self.address}"))
+            refused.fail(refusal)
             return refused
         return self._ask(msg, reply, made)
+
+    def _refusal(self) -> Busy | None:
+        """Why no more may be asked now."""
+        if self._conn.outstanding >= ASKED:
+            return Busy(f"{Busy.ename}: more than {ASKED} requests to {self.address}")
+        if self._paused and self._transport.get_write_buffer_size() > UNSENT:
+            return Busy(f"{Busy.ename}: {self.address} does not read its requests")
+        return None
 
     def _ask(
         self, msg: m.Message, reply: type[_R], made: Callable[[_R], _T] | None = None
@@ -135,11 +149,17 @@ class Client(asyncio.Protocol):
 
     def relay(self, frame: bytes, fid: bytes, whose: Relayed) -> int | None:
         """See `p9.relay`.  Where this gives None, `ask` says why."""
-        if self._conn.outstanding >= ASKED or self.lost.done():
+        if self._conn.outstanding >= ASKED or self._paused or self.lost.done():
             return None
         tag = self._conn.relay(frame, fid, whose)
         self._schedule_write()
         return tag
+
+    def probe(self, told: Callable[[], None]) -> None:
+        """See `p9.relay`.  A Tflush of a tag that nobody uses is answered at once, and a server
+        that handles messages in order has then handled all that came before."""
+        pending: Pending[m.Rflush] = self._ask(m.Tflush(0, c.NOTAG), m.Rflush)
+        pending.listen(lambda reply, error: told())
 
     def call(self, msg: m.Message, reply: type[_R]) -> asyncio.Future[_R]:
         """The reply as a Future."""
@@ -302,6 +322,12 @@ class Client(asyncio.Protocol):
                 whose.succeed(reply)
         while self._to_end and self._conn.outstanding < ENDING:
             self._end(*self._to_end.popleft())
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):

@@ -1,9 +1,9 @@
 """The asyncio shell around `ServerConn`: sockets in, replies out.
 
 One `asyncio.Protocol` a connection.  Requests that files answer at once are
-answered inside `data_received`; a request that must wait gets a callback, and a task
-where what it waits for is no `Pending` or Future yet.  All replies of one wake-up
-leave in one write.  A client that does not read its replies is not read from, and
+answered inside `data_received`, as far as `turns` has time for them; a request that must wait
+gets a callback, and a task where what it waits for is no `Pending` or Future yet.  All replies of
+one wake-up leave in one write.  A client that does not read its replies is not read from, and
 its messages that came already wait, so the memory it can hold is bounded by its
 requests.
 
@@ -38,6 +38,7 @@ from ..p9.server import ServerConn
 from . import sockets
 from .address import Address
 from .security import Peer, Security
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._turns = server.turns
         self._conn = ServerConn(
             self._attach,
             limits=server.limits.conn,
             trace=server.trace,
-            ready=self._schedule_write,
+            ready=self._ready,
         )
         self.peer: Peer | None = None
         """None when the connection is refused"""
@@ -87,6 +89,11 @@ class Connection(asyncio.Protocol):
         self._write_scheduled = False
         self._paused = False
         """the client does not read its replies"""
+        self._reading = True
+        self._gone = False
+        """the connection is lost"""
+        self.whose = ""
+        """who shares the time of `turns`; all who are not known by name are one"""
         self._awaited: set[asyncio.Future[Any]] = set()
         """the loop itself keeps no task from being collected"""
 
@@ -96,6 +103,7 @@ class Connection(asyncio.Protocol):
         try:
             self.peer = self._server.admit(self)
             self._conn.fids.share = self._server.share_of(self.peer)
+            self.whose = self.peer.name or ""
         except Error as e:
             log.warning("refusing %s: %s", self, e)
             self._conn.refusal = e
@@ -116,44 +124,50 @@ class Connection(asyncio.Protocol):
         return self._server.attach(self.peer.user(uname), aname)
 
     def data_received(self, data: bytes) -> None:
+        self._conn.feed(data)
+        turns = self._turns
+        if turns.closed:
+            self._stop_reading()
+        turns.handle(self)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def handle(self, until: float) -> bool:
+        """Handle what was received, await what that starts, and write what it answers."""
+        conn, transport = self._conn, self.transport
+        if transport.is_closing() and not self._gone:
+            return False
         try:
-            self._conn.receive(data)
+            conn.resume(until)
         except ProtocolError as e:
             log.warning("closing %s: %s", self, e)
             self._write()
-            self.transport.close()
-            self._conn.lost()
-            return
-        if self._awaiting_version is not None and self._conn.negotiated:
+            transport.close()
+            conn.lost(until)
+            return conn.stalled
+        if self._awaiting_version is not None and conn.negotiated:
             self._awaiting_version.cancel()
             self._awaiting_version = None
-        self._proceed()
-        if self.peer is None:
-            self.transport.close()
-
-    def _proceed(self) -> None:
-        """Await what was started, write what was answered; what is left has its turn
-        after the other connections, or when the client has read enough."""
-        for request in self._conn.take_started():
+        for request in conn.take_started():
             self._await(request)
         self._write()
-        if self._conn.stalled and not self.transport.is_closing():
-            self.transport.pause_reading()
-            if not self._paused:
-                self._loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        if self._paused or self.transport.is_closing():
-            return
-        if self._conn.stalled:
-            self._conn.resume()
-            self._proceed()
-        if not self._paused and not self._conn.stalled:
-            self.transport.resume_reading()
+        if self.peer is None:
+            transport.close()
+            return False
+        if conn.stalled:
+            self._stop_reading()
+            return not self._paused
+        if not self._reading and not self._paused and not transport.is_closing():
+            self._reading = True
+            transport.resume_reading()
+        return False
 
     def pause_writing(self) -> None:
         self._paused = True
-        self.transport.pause_reading()
+        self._stop_reading()
         self._check_stalled(0)
 
     def _check_stalled(self, before: int) -> None:
@@ -169,7 +183,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         if self._stalled is not None:
             self._stalled.cancel()
-        self._resume()
+        self._turns.handle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._awaiting_version, self._stalled):
@@ -177,7 +191,11 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         self._server.leave(self)
         self.closed.set_result(None)
-        self._conn.lost()
+        self._gone = True
+        self._paused = self._reading = False
+        self._conn.lost(0.0)
+        if self._conn.stalled:
+            self._turns.handle(self)
 
     @property
     def fids(self) -> int:
@@ -233,12 +251,15 @@ class Connection(asyncio.Protocol):
     def _after_completion(self) -> None:
         for started in self._conn.take_started():
             self._await(started)
-        self._schedule_write()
+        self._ready()
 
-    def _schedule_write(self) -> None:
+    def _ready(self) -> None:
+        """There is something to write, or to go on with."""
         if not self._write_scheduled:
             self._write_scheduled = True
             self._loop.call_soon(self._write_later)
+        if self._conn.stalled and not self._paused:
+            self._turns.handle(self)
 
     def _write_later(self) -> None:
         self._write_scheduled = False
@@ -265,6 +286,7 @@ class Server:
         self.limits = limits or Limits()
         self.security = security or Security()
         self.trace = trace
+        self.turns = Turns(lambda turn: asyncio.get_running_loop().call_soon(turn))
         self.connections: set[Connection] = set()
         self.refused: set[Connection] = set()
         """those of them that are not served"""

@@ -214,6 +214,7 @@ class Request:
         "flushes",
         "msg",
         "over",
+        "promised",
         "tag",
         "undo",
     )
@@ -239,6 +240,8 @@ class Request:
         self.flushes: list[Request] = []
         """the Tflushes to answer when this is over, in order"""
         self.over = False
+        self.promised = 0
+        """bytes that another server may send soon as its answer"""
 
     def __repr__(self) -> str:
         return f"<Request {self.msg!r}{' flushed' * self.flushed}{' over' * self.over}>"

@@ -153,10 +153,16 @@ def _read(conn: ServerConn, msg: m.Tread, fid: Fid) -> m.Message | None:
         if conn.dialect.has_readdir:
             raise errors.IsDirectory
         return _read_dir(conn, msg, fid, handle, count)
+    far = conn.relays.leads(fid)
+    if far and not conn.relays.has_room:
+        conn.relays.hold(msg, fid)
+        return None
     result = handle.read(msg.offset, count)
     if isinstance(result, bytes):
         return m.Rread(msg.tag, result)
-    conn.later(msg, fid, result, lambda data: m.Rread(msg.tag, data))
+    request = conn.later(msg, fid, result, lambda data: m.Rread(msg.tag, data))
+    if far:
+        conn.relays.promise(request, count)
     return None
 
 

@@ -6,11 +6,21 @@ reply comes back with the tag replaced; no payload is taken apart or made again,
 that is kept of one meanwhile is a `Relayed`.  A message that is anything but plain (a tag
 in use, a fid that is busy, a count that does not fit on either side) is not taken, and
 goes the usual way, as the replies that are errors do.
+
+What other servers may answer is bounded as our own replies are.  A read promises as many bytes
+as it asks for.  When the reads of a connection have promised `Limits.unsent` bytes, further reads
+are held: each waits on its fid, and what comes after it on that fid waits, too.  A read that
+blocks on the other server (an `out` without new tokens) promises nothing: while reads are held,
+the other servers are sent a message that they answer at once, and what they have not answered
+before that blocks.  Both ways of a read, the quick one here and the usual one, are counted.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import constants as c
@@ -36,6 +46,10 @@ class Other(Protocol):
 
     def cancel(self, tag: int, whose: Relayed) -> None:
         """Flush it: `whose` fails now."""
+
+    def probe(self, told: Callable[[], None]) -> None:
+        """`told` is called when the other server has seen all that was sent before, or is lost:
+        what it has not answered then, blocks."""
 
 
 class Way(NamedTuple):
@@ -66,6 +80,7 @@ class Relayed(Request):
         self.fid = fid
         self.over = self.flushed = False
         self.flushes = []
+        self.promised = 0
         self.there = 0
         """its tag on the other connection"""
         self._conn = conn
@@ -90,19 +105,32 @@ class Relayed(Request):
 class Relays:
     """The open fids of a connection whose files are on other servers."""
 
-    __slots__ = ("_conn", "_limit", "ways")
+    __slots__ = ("_conn", "_held", "_limit", "_most", "_probes", "_promised", "ways")
 
     def __init__(self, conn: ServerConn) -> None:
         self._conn = conn
         self._limit = conn.limits.requests
+        self._most = conn.limits.unsent
         self.ways: dict[int, tuple[Fid, Other, bytes, int, int]] = {}
         """by fid: itself, the other connection, its fid there, and the most bytes of a read
         and of a write that both sides can take, -1 where it is not open for that"""
+        self._promised = 0
+        """bytes that may come as replies of reads that do not block"""
+        self._held: deque[Request] = deque()
+        """reads that wait until less is promised, the oldest first"""
+        self._probes = 0
+        """that are under way"""
 
     def add(self, fid: Fid, way: Way) -> None:
         read = -1 if fid.mode == c.OWRITE else min(way.most, self._conn.msize - c.READHDRSZ)
         write = way.most if fid.mode in (c.OWRITE, c.ORDWR) else -1
         self.ways[fid.fid] = fid, way.other, way.fid, read, write
+
+    def clear(self) -> None:
+        """The fids are gone, and so are the requests."""
+        self.ways.clear()
+        self._held.clear()
+        self._promised = 0
 
     def take(self, frame: bytes) -> bool:
         """Pass a Tread or Twrite on; whether it is one and that could be done."""
@@ -114,7 +142,7 @@ class Relays:
             return False
         fid, other, fid_there, read, write = found
         if kind == _TREAD:
-            if size != _SIZE or not 0 < count <= read:
+            if size != _SIZE or not 0 < count <= read or self._promised >= self._most:
                 return False
         elif kind != _TWRITE or size != _SIZE + count or count > write:
             return False
@@ -129,4 +157,69 @@ class Relays:
         request.there = there
         requests[tag] = request
         fid.pending += 1
+        if kind == _TREAD:
+            request.promised = count
+            self._promised += count
         return True
+
+    # -- the bound of what is promised ------------------------------------------------
+
+    def leads(self, fid: Fid) -> bool:
+        """Whether what is read from `fid` comes from another server."""
+        return fid.fid in self.ways
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more read may be sent on."""
+        return self._promised < self._most
+
+    def promise(self, request: Request, count: int) -> None:
+        """`request` is a read of `count` bytes, and was sent on."""
+        request.promised = count
+        self._promised += count
+        if self._held and not self.has_room:
+            self._probe()
+
+    def hold(self, msg: m.Tread, fid: Fid) -> None:
+        """There is no room for this read: it waits, and all that comes after it on `fid`."""
+        self._held.append(self._conn.hold(msg, fid))
+        self._probe()
+
+    def answered(self, request: Request) -> None:
+        """`request`, which had promised something, is over or blocks."""
+        self._promised -= request.promised
+        request.promised = 0
+        if self._held:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let as many reads go on as there is room for."""
+        room = self._most - self._promised
+        while self._held and room > 0:
+            request = self._held.popleft()
+            if not request.over:
+                assert isinstance(request.msg, m.Tread)
+                room -= request.msg.count
+                self._conn.release(request)
+        self._conn.ready()
+
+    def _probe(self) -> None:
+        """Find out which of the reads that were sent on block."""
+        if self._probes:
+            return
+        sent: dict[Other, list[Request]] = {}
+        for request in self._conn.requests.values():
+            if request.promised and request.fid is not None:
+                way = self.ways.get(request.fid.fid)
+                if way is not None:
+                    sent.setdefault(way[1], []).append(request)
+        self._probes = len(sent)
+        for other, requests in sent.items():
+            other.probe(partial(self._told, requests))
+
+    def _told(self, sent: list[Request]) -> None:
+        """Those of `sent` that have no reply yet block."""
+        self._probes -= 1
+        for request in sent:
+            if request.promised and not request.over:
+                self.answered(request)

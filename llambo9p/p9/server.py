@@ -18,6 +18,10 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
   what it then does to leave things as they were is finished.
 - A tag that is in use is refused and the first request is left alone (27).
 - Replies that nobody takes stop the handling of further messages (30): see `stalled`.
+- `resume` stops at the time that the caller names, and goes on where it stopped.  Messages are
+  handled in the order in which they came; those that waited for a busy fid come first.
+- A connection that is lost or begins anew frees all its fids at once.  `resume` then ends their
+  files one after the other, before it handles another message.
 - An exception that is not an `errors.Error` is a bug of ours: it is logged, and
   answered as an error.
 """
@@ -25,6 +29,8 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -71,7 +77,8 @@ _ON_FID: dict[int, on_fid.Handler] = {**on_fid.ON_FID, **dotl.ON_FID}
 
 class ServerConn:
     """See the module.  `attach` gives the tree; `trace` sees every message; `ready` is
-    called when there is something in `data_to_send` that no call of the caller's brought."""
+    called when there is something in `data_to_send`, or something to `resume`, that no call of
+    the caller's brought; `clock` gives seconds."""
 
     def __init__(
         self,
@@ -80,6 +87,7 @@ class ServerConn:
         limits: Limits | None = None,
         trace: Callable[[str, m.Message], None] | None = None,
         ready: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
         self.dialect = P9_2000
@@ -92,12 +100,19 @@ class ServerConn:
         self._attach = attach
         self._trace = trace
         self._framer = Framer(self.limits.msize)
+        self._clock = clock
         self._frames: deque[bytes] = deque()
+        self._broken: ProtocolError | None = None
+        """what is wrong with the stream behind `_frames`"""
+        self._settled: deque[Fid] = deque()
+        """fids that are not busy any more, for which messages wait"""
+        self._ended: deque[Fid] = deque()
+        """fids that were freed all at once; their files are still to be ended"""
         self._out: list[bytes] = []
         self._unsent = 0
         self._started: list[Request] = []
         self.ready = ready
-        self._relays = Relays(self)
+        self.relays = Relays(self)
         self.negotiated = False
 
     # -- the caller's side ----------------------------------------------------
@@ -105,45 +120,87 @@ class ServerConn:
     def receive(self, data: bytes) -> None:
         """Handle the messages that `data` completes, as far as `resume` does.
 
-        Raises `ProtocolError` when the stream cannot be understood any more:
-        send what there is to send, close the connection, call `lost`.
+        Raises `ProtocolError` as `resume` does.
         """
+        self.feed(data)
+        self.resume()
+
+    def feed(self, data: bytes) -> None:
+        """Take the messages that `data` completes; `resume` handles them."""
         try:
             self._frames.extend(self._framer.feed(data))
         except ProtocolError as e:
             self._frames.extend(e.frames)  # these were sound
-            self.resume()
-            raise
-        self.resume()
+            self._broken = e
 
     @property
     def stalled(self) -> bool:
-        """Messages wait for their replies to be taken: take them with
-        `data_to_send`, and when they have left, `resume`; receive no more before."""
-        return bool(self._frames)
+        """There is more to handle.  Take the replies with `data_to_send`, and when they have
+        left, `resume`; receive no more before."""
+        return bool(self._frames or self._settled or self._ended)
 
-    def resume(self) -> None:
-        """Handle messages that were received, until the replies are `unsent` bytes.
+    def resume(self, until: float = math.inf) -> None:
+        """Handle messages that were received, until the replies are `unsent` bytes or the clock
+        shows `until`; one at least.
 
         So a client that asks and asks but does not read its replies holds that
         much memory, not what all its questions would be answered with.
+
+        Raises `ProtocolError` when everything was handled that came before something which
+        cannot be understood: send what there is to send, close the connection, call `lost`.
         """
-        frames, relays = self._frames, self._relays
-        while frames and self._unsent < self.limits.unsent:
+        frames, settled, ended, relays = self._frames, self._settled, self._ended, self.relays
+        most, trace = self.limits.unsent, self._trace
+        while True:
+            if (settled or ended) and not self._catch_up(until):
+                return
+            if not frames or self._unsent >= most:
+                break
             frame = frames.popleft()
-            if relays.ways and relays.take(frame):
+            if not (relays.ways and trace is None and relays.take(frame)):
+                try:
+                    msg = self.dialect.unpack(frame)
+                except BadMessage as e:
+                    self._send(self._rerror(e.tag, errors.InvalidArgument(e.reason)))
+                    continue
+                if trace is not None:
+                    trace("->", msg)
+                if self.requests and (refusal := self._refusal(msg)) is not None:
+                    self._send(self._rerror(msg.tag, refusal))
+                else:
+                    self._handle(msg)
+            if frames and self._clock() >= until:
+                return
+        if self._broken is not None and not frames:
+            broken, self._broken = self._broken, None
+            raise broken
+
+    def _catch_up(self, until: float) -> bool:
+        """End files that are to be ended, and handle what waited for fids; whether nothing of
+        that is left."""
+        ended, settled = self._ended, self._settled
+        while ended:
+            fid = ended.popleft()
+            if fid.handle is not None:
+                fid.handle.drop()
+            if fid.node is not None:
+                fid.node.release()
+            if self._clock() >= until:
+                return not (ended or settled)
+        while settled:
+            fid = settled[0]
+            if not fid.waiting or fid.busy is not None:
+                settled.popleft()
                 continue
-            try:
-                msg = self.dialect.unpack(frame)
-            except BadMessage as e:
-                self._send(self._rerror(e.tag, errors.InvalidArgument(e.reason)))
-                continue
-            if self._trace is not None:
-                self._trace("->", msg)
-            if self.requests and (refusal := self._refusal(msg)) is not None:
-                self._send(self._rerror(msg.tag, refusal))
-            else:
-                self._handle(msg)
+            if self._unsent >= self.limits.unsent:
+                return False
+            request = fid.waiting.popleft()
+            request.over = True
+            del self.requests[request.tag]
+            self._handle(request.msg)
+            if self._clock() >= until:
+                return not settled
+        return True
 
     def data_to_send(self) -> list[bytes]:
         """The replies since the last call, in order."""
@@ -187,23 +244,28 @@ class ServerConn:
         unseen = request.flushed and request.cancellable
         self._finish(request, None if unseen else self._error(request.tag, request, error))
 
-    def lost(self) -> None:
-        """The connection is gone: drop every request and every fid."""
+    def lost(self, until: float = math.inf) -> None:
+        """The connection is gone: end every request, and every fid.  `resume` goes on with the
+        files that are not ended when the clock shows `until`."""
+        self._frames.clear()
+        self._broken = None
+        self._begin_anew()
+        self._catch_up(until)
+
+    def _begin_anew(self) -> None:
+        """End every request now, and free every fid."""
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
-        self._relays.ways.clear()
+        self.relays.clear()
+        self._settled.clear()
         for request in requests:
             request.over = True
             if request.abandon is not None and request.fid is not None:
                 request.fid.node = None
             if not request.flushed:
                 self._cancel(request)
-        for fid in fids:
-            if fid.handle is not None:
-                fid.handle.drop()
-            if fid.node is not None:
-                fid.node.release()
+        self._ended.extend(fids)
 
     # -- requests -------------------------------------------------------------
 
@@ -282,6 +344,20 @@ class ServerConn:
             fid.waiting = deque()
         fid.waiting.append(request)
 
+    def hold(self, msg: m.Message, fid: Fid) -> Request:
+        """`msg` is handled again after a `release` of `fid`, which is busy until then."""
+        request = self._register(msg, fid)
+        if fid.waiting is None:
+            fid.waiting = deque()
+        fid.waiting.appendleft(request)
+        fid.busy = request
+        return request
+
+    def release(self, request: Request) -> None:
+        """The end of `hold`."""
+        if not request.over and request.fid is not None:
+            self._settle(request.fid)
+
     def later(
         self,
         msg: m.Message,
@@ -292,7 +368,7 @@ class ServerConn:
         abandon: Callable[[], None] | None = None,
         cancellable: bool = True,
         busy: bool = False,
-    ) -> None:
+    ) -> Request:
         """The reply to `msg` waits; with `busy`, so does everything else on `fid`."""
         request = self._register(msg, fid)
         request.begun = True
@@ -306,6 +382,7 @@ class ServerConn:
             if busy:
                 fid.busy = request
         self._started.append(request)
+        return request
 
     def answer(
         self,
@@ -322,13 +399,10 @@ class ServerConn:
         return None
 
     def _settle(self, fid: Fid) -> None:
-        """`fid` is not busy any more: handle what waited for it, in order."""
+        """`fid` is not busy any more: what waited for it is handled next, in order."""
         fid.busy = None
-        while fid.waiting and fid.busy is None:
-            request = fid.waiting.popleft()
-            request.over = True
-            del self.requests[request.tag]
-            self._handle(request.msg)
+        if fid.waiting:
+            self._settled.append(fid)
 
     def _finish(self, request: Request, reply: m.Message | None) -> None:
         """Answer `request` (unless it was flushed and undone), then its Tflushes."""
@@ -350,9 +424,12 @@ class ServerConn:
             del self.requests[flush.tag]
             self._send(m.Rflush(flush.tag))
             request.flushes += flush.flushes  # it was flushed itself; this loop goes on
+        if request.promised:
+            self.relays.answered(request)
         fid = request.fid
-        if fid is not None and request.begun:
-            fid.pending -= 1
+        if fid is not None:
+            if request.begun:
+                fid.pending -= 1
             if fid.busy is request:
                 self._settle(fid)
 
@@ -387,8 +464,8 @@ class ServerConn:
         fid.handle = handle
         fid.mode = mode & 3
         way = getattr(handle, "way", None)
-        if way is not None and self._trace is None and not fid.node.qid.type & c.QTDIR:
-            self._relays.add(fid, way)
+        if way is not None and not fid.node.qid.type & c.QTDIR:
+            self.relays.add(fid, way)
         return fid.node.qid, self.msize - c.IOHDRSZ
 
     def end_fid(self, fid: Fid) -> None:
@@ -396,7 +473,7 @@ class ServerConn:
         del self.fids[fid.fid]
         if fid.weight:
             self.fids.unload(fid)
-        self._relays.ways.pop(fid.fid, None)
+        self.relays.ways.pop(fid.fid, None)
         if not fid.pending:
             return
         for request in [r for r in self.requests.values() if r.fid is fid]:
@@ -415,7 +492,7 @@ class ServerConn:
             raise self.refusal
         if msg.msize < self.limits.min_msize:
             raise errors.InvalidArgument(f"msize {msg.msize} is below {self.limits.min_msize}")
-        self.lost()
+        self._begin_anew()
         self.negotiated = False
         msize = min(msg.msize, self.limits.msize)
         dialect = negotiated(msg.version)

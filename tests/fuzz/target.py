@@ -141,7 +141,7 @@ class Shell:
                 return
             self.observer.came(self.conn.data_to_send())
             if self.conn.stalled:
-                self._handle(self.conn.resume)
+                self._go_on(self.conn.resume)
             elif self._arriving:
                 self._receive(self._arriving.popleft())
             elif not self.conn._started and not self.conn._out:
@@ -149,8 +149,11 @@ class Shell:
 
     def _receive(self, data: bytes) -> None:
         self.observer.sent(data)
+        self._go_on(self.conn.receive, data)
+
+    def _go_on(self, action: Any, *args: Any) -> None:
         try:
-            self._handle(self.conn.receive, data)
+            self._handle(action, *args)
         except ProtocolError:
             self.observer.broken()
             self.observer.came(self.conn.data_to_send())

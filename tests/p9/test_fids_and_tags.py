@@ -210,11 +210,15 @@ class FidsAndTags(RuleBasedStateMachine):
         self._pump()
 
     def _pump(self) -> None:
-        for request in self.conn.take_started():
-            running = Running(request)
-            self.running.append(running)
-            self._advance(running, running.begin)
-        self._take_replies()
+        while True:
+            for request in self.conn.take_started():
+                running = Running(request)
+                self.running.append(running)
+                self._advance(running, running.begin)
+            self._take_replies()
+            if not self.conn.stalled:
+                return
+            self.conn.resume()
 
     def _advance(self, running: Running, step: Callable[[], None]) -> None:
         try:
