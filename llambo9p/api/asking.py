@@ -6,6 +6,7 @@ from __future__ import annotations
 from llambo9p.api.connection import Connection
 from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.conversation import settings, texts
+from llambo9p.conversation.history import show as show_history
 from llambo9p.engine.base import Message, Request, Token, mean_logprob
 from llambo9p.errors import InvalidArgument
 from llambo9p.p9 import constants as c
@@ -25,7 +26,7 @@ def ask(connection: Connection, directory: str, request: InferenceRequest) -> In
     connection.write_to(clone, settings.show(said))
     files = {
         "system": system,
-        "history": texts.show_history(history),
+        "history": show_history(history),
         "grammar": asked.params.grammar,
         "schema": asked.params.schema,
         "regex": asked.params.regex,

@@ -25,7 +25,7 @@ import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from ..errors import (
@@ -93,10 +93,13 @@ class Members:
 
     # -- what users see -----------------------------------------------------------
 
-    def show_to(self, user: str, root: Directory, nodes: Directory) -> None:
+    def show_to(
+        self, user: str, root: Directory, nodes: Directory
+    ) -> Coroutine[None, None, None] | None:
         """Put what is mounted, now and later, into the `root` of one more user, and a
-        file for each worker into its `nodes`.  The owner comes first."""
-        self._views.add(user, root, nodes, self.workers.values())
+        file for each worker into its `nodes`.  The owner comes first.  What is mounted is there
+        when the result, if any, has been awaited."""
+        return self._views.add(user, root, nodes, self.workers.values())
 
     def is_free(self, name: str, host: Host | None = None) -> bool:
         """Whether the next worker, which is the `host`'s, may be mounted as `name`; a worker

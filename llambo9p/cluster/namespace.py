@@ -22,11 +22,12 @@ from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument, NotFound, NotSupported
-from ..fs.ctl import Action, Command, Commands, for_admins, whole_number
+from ..fs.ctl import Action, Command, Commands, for_admins
 from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User, owner
 from ..net import address
 from ..p9.node import Maybe, Node, Walk
+from ..p9.words import whole_number
 from . import names, strategies, views
 from .balancer import Balancer
 from .balancer_file import BalancerFile
@@ -53,6 +54,8 @@ from .scaling import Scaling
 _VERSION = importlib.metadata.version("llambo9p")
 _MANY = 10_000
 """names that one verb may have"""
+_AT_ONCE = 64
+"""of them, those that are worked on at a time"""
 
 
 class Orchestrator:
@@ -134,6 +137,8 @@ class Orchestrator:
         ]
         self._roots: dict[str, Directory] = {}
         """each user's tree"""
+        self._showing: dict[str, asyncio.Task[None]] = {}
+        """by user: his tree does not show all workers yet"""
         self._conversations: list[Conversation] = []
         self._root_of(owner())
         for at in config.network.discovery:
@@ -142,6 +147,19 @@ class Orchestrator:
     def attach(self, user: User, aname: str) -> Maybe[Node]:
         """The root, or by aname the tree of one worker, as `user` sees it."""
         root = self._root_of(user)
+        showing = self._showing.get(user.name)
+        if showing is not None:
+            return self._attach_later(showing, root, aname)
+        return self._attach_to(root, aname)
+
+    async def _attach_later(
+        self, showing: asyncio.Task[None], root: Directory, aname: str
+    ) -> Node:
+        await asyncio.shield(showing)
+        node = self._attach_to(root, aname)
+        return await node if isinstance(node, Awaitable) else node
+
+    def _attach_to(self, root: Directory, aname: str) -> Maybe[Node]:
         name = aname.strip("/")
         if not name:
             return root
@@ -196,7 +214,10 @@ class Orchestrator:
         self.monitor.add_files(self._tree, root, user)
         root.add(LogsDirectory(self._tree, user, self._logs))
         self._registry.show_to(user, root)
-        self._members.show_to(user.name, root, nodes)
+        rest = self._members.show_to(user.name, root, nodes)
+        if rest is not None:
+            showing = self._showing[user.name] = asyncio.get_running_loop().create_task(rest)
+            showing.add_done_callback(lambda _: self._showing.pop(user.name, None))
         return root
 
     def _logs(self) -> Mapping[str, Log]:
@@ -298,9 +319,13 @@ class Orchestrator:
                 check(name)
 
             async def action() -> None:
-                done = await asyncio.gather(*map(do, each), return_exceptions=True)
-                for error in filter(None, done):
-                    raise error
+                errors: list[BaseException] = []
+                for at in range(0, len(each), _AT_ONCE):
+                    some = map(do, each[at : at + _AT_ONCE])
+                    done = await asyncio.gather(*some, return_exceptions=True)
+                    errors += filter(None, done)
+                if errors:
+                    raise errors[0]
 
             return action
 

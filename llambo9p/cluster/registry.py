@@ -21,7 +21,6 @@ Who registers gets the prompts of all users, so it is for administrators.  There
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +33,7 @@ from ..fs.user import User
 from ..net import address
 from ..net.address import Address
 from ..p9.node import Maybe
+from ..p9.words import shown, whole_number
 from .members import Members
 
 _ATTRIBUTES = 64
@@ -157,9 +157,12 @@ class Registry:
 def _number(attrs: dict[str, str], name: str) -> int | None:
     """The number that an attribute is, if it is there.  Raises InvalidArgument."""
     word = attrs.get(name)
-    if word is not None and not re.fullmatch(r"\d{1,19}", word, re.ASCII):
-        raise InvalidArgument(f"registry: {name} must be a whole number, not {word[:40]!r}")
-    return None if word is None else int(word)
+    if word is None:
+        return None
+    number = whole_number(word, 0, 2**63 - 1)
+    if number is None:
+        raise InvalidArgument(f"registry: {name} must be a whole number, not {shown(word)!r}")
+    return number
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

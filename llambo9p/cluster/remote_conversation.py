@@ -10,15 +10,19 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..conversation import settings, texts
+from ..conversation import history, settings, texts
 from ..conversation.settings import Settings
 from ..engine.base import Message, Request, SamplingParams, State, Usage
 from ..engine.structured.constraint import Kind
 from ..errors import Error
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
+from ..p9.words import shown, whole_number
 from .host import Worker
 from .remote import Mount
+
+_PIECE_BYTES = 1 << 17
+"""of a history that are made and sent at a time"""
 
 
 class Told(NamedTuple):
@@ -103,9 +107,13 @@ class RemoteConversation:
         lines = (await self._read("status")).splitlines()
         said = dict(line.split(" ", 1) for line in lines if " " in line)
         try:
-            return Told(State(said["state"]), int(said["position"]), int(said["progress"]))
+            state = State(said["state"])
+            position, progress = whole_number(said["position"]), whole_number(said["progress"])
         except (KeyError, ValueError) as e:
-            raise Error(f"the worker's status file is not understood: {e}") from e
+            raise Error(f"the worker's status file is not understood: {shown(str(e))}") from e
+        if position is None or progress is None:
+            raise Error("the worker's status file is not understood: no number as its position")
+        return Told(state, position, progress)
 
     async def _open(self, file: str) -> RemoteOpen:
         return await self.mount.client.open(self.mount.fid, f"{self.number}/{file}", c.OREAD)
@@ -116,6 +124,23 @@ class RemoteConversation:
     async def _put(self, file: str, data: bytes) -> None:
         """Write a file whole and submit it by Tclunk."""
         await self.mount.client.put(self.mount.fid, f"{self.number}/{file}", data)
+
+    async def _put_history(self, messages: tuple[Message, ...]) -> None:
+        """Write a history, which may be megabytes, a piece at a time."""
+        path = f"{self.number}/history"
+        file = await self.mount.client.open(self.mount.fid, path, c.OWRITE | c.OTRUNC)
+        try:
+            part = bytearray()
+            for piece in history.pieces(messages):
+                part += piece
+                if len(part) >= _PIECE_BYTES:
+                    await file.write(bytes(part))
+                    part.clear()
+            await file.write(bytes(part))
+        except BaseException:
+            file.forget()
+            raise
+        await file.clunk()
 
     async def _constrain(self, params: SamplingParams) -> None:
         """Let answers be held to the grammar, schema or regular expression; one of them
@@ -135,14 +160,14 @@ class RemoteConversation:
         """Make the worker's conversation know exactly `before`."""
         if self.said == before:
             return
-        system, history = _split(before)
+        system, turns = _split(before)
         if self.said:
             await self.ctl.write(b"reset\n")
         known_system, _ = _split(self.said)
         if system != known_system:
             await self._put("system", _kept(system))
-        if history:
-            await self._put("history", texts.show_history(history).encode())
+        if turns:
+            await self._put_history(turns)
         self.said = before
 
 

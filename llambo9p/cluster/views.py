@@ -7,13 +7,17 @@ Users other than the owner have a mount of their own, over a connection of their
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Coroutine, Iterable
 
 from ..errors import PermissionDenied
 from ..fs.ctl import quote
 from ..fs.tree import Directory, TextFile, Tree
 from .host import Host, Worker
 from .remote import Mount
+
+_AT_ONCE = 250
+"""workers that are shown to a new user in one turn of the event loop"""
 
 
 class Views:
@@ -26,11 +30,28 @@ class Views:
 
     def add(
         self, user: str, root: Directory, nodes: Directory, workers: Iterable[Worker]
-    ) -> None:
-        """One more user, who sees all `workers`."""
+    ) -> Coroutine[None, None, None] | None:
+        """One more user, who sees all `workers`.  Where they are many, he does when the result has
+        been awaited."""
         self._roots[user] = root, nodes
-        for worker in workers:
-            self._show(worker, user)
+        waiting = deque(workers)
+        self._show_some(waiting, user)
+        return self._show_rest(waiting, user) if waiting else None
+
+    async def _show_rest(self, waiting: deque[Worker], user: str) -> None:
+        while waiting:
+            await asyncio.sleep(0)
+            self._show_some(waiting, user)
+
+    def _show_some(self, waiting: deque[Worker], user: str) -> None:
+        """Show the first of those that wait, unless they have come or gone meanwhile."""
+        owner = self._tree.owner
+        root, _ = self._roots[owner]
+        for _ in range(min(_AT_ONCE, len(waiting))):
+            worker = waiting.popleft()
+            there = user == owner or root.find(worker.name) is worker.mounts.get(owner)
+            if there and user not in worker.mounts:
+                self._show(worker, user)
 
     def has(self, name: str) -> bool:
         """Whether there is anything of that name."""

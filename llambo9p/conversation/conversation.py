@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,14 @@ from ..engine.base import Engine, Message, Request, SamplingParams, State, Usage
 from ..engine.structured.constraint import KINDS, Kind
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
+from . import history as history_text
 from . import texts
 from .limits import Limits
 from .settings import Settings
 from .turn import Turn
+
+_ERROR_CHARS = 4_000
+"""of an error that are kept for `status`"""
 
 
 class Conversation:
@@ -74,8 +78,8 @@ class Conversation:
         self._engine = engine
         self._admit = admit
         self.user = user
-        self._history_bytes = 0
-        """as the quota of what is kept has them"""
+        self.history_bytes = 0
+        """of `history`, as the quota of what is kept has them"""
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
 
@@ -158,7 +162,7 @@ class Conversation:
             self.limits.buffer.give_back(turn.size, self.user)
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
-        self._forget_bytes(self._history_bytes)
+        self._forget_bytes(self.history_bytes)
         self._give((), 0)
         newest, self.newest = self.newest, None
         if newest is not None and newest.is_over:
@@ -259,7 +263,7 @@ class Conversation:
         if turn is not self.newest:
             turn.forget()
         if turn.error is not None:
-            self.last_error = str(turn.error)
+            self.last_error = str(turn.error)[:_ERROR_CHARS]
 
     def _render(self, prompt: str, history: bool) -> tuple[Message, ...] | str:
         if self.settings.mode == "complete":
@@ -285,9 +289,10 @@ class Conversation:
 
     def _remember(self, messages: list[Message]) -> None:
         """Append to the history, whether or not there is room."""
+        size = history_text.size(messages)
         self.history += messages
-        self._history_bytes += _size(messages)
-        self.limits.kept.add(_size(messages), self.user)
+        self.history_bytes += size
+        self.limits.kept.add(size, self.user)
         self._trim_history()
 
     def _trim_history(self) -> None:
@@ -295,27 +300,36 @@ class Conversation:
         elsewhere, `status` says so."""
         if self.settings.overflow == "trim":
             while self.history and self._history_is_full:
-                if self._history_bytes <= self.limits.history_bytes:
+                if self.history_bytes <= self.limits.history_bytes:
                     self.last_error = "turns were forgotten: the user's histories are too long"
-                oldest = 1
-                while oldest < len(self.history) and self.history[oldest].role != "user":
-                    oldest += 1
-                self._forget_bytes(_size(self.history[:oldest]))
-                del self.history[:oldest]
+                over = self.history_bytes - self.limits.history_bytes
+                self._forget_oldest(max(over, self.limits.kept.excess(self.user)))
+
+    def _forget_oldest(self, count: int) -> None:
+        """Forget as many of the oldest turns as have `count` bytes, and one at least."""
+        oldest = size = 0
+        while oldest < len(self.history) and (size < count or not oldest):
+            size += history_text.size(self.history[oldest : oldest + 1])
+            oldest += 1
+            while oldest < len(self.history) and self.history[oldest].role != "user":
+                size += history_text.size(self.history[oldest : oldest + 1])
+                oldest += 1
+        del self.history[:oldest]
+        self._forget_bytes(size)
 
     def _forget_bytes(self, count: int) -> None:
-        self._history_bytes -= count
+        self.history_bytes -= count
         self.limits.kept.give_back(count, self.user)
 
     @property
     def _history_is_full(self) -> bool:
         limits = self.limits
-        return self._history_bytes > limits.history_bytes or limits.kept.is_over(self.user)
+        return self.history_bytes > limits.history_bytes or limits.kept.is_over(self.user)
 
     def _check_history(self) -> None:
         if self.settings.overflow == "trim":
             return
-        if self._history_bytes > self.limits.history_bytes:
+        if self.history_bytes > self.limits.history_bytes:
             raise NoSpace(
                 f"{NoSpace.ename}: the history is more than {self.limits.history_bytes} bytes; "
                 "`reset` forgets it"
@@ -339,27 +353,23 @@ class Conversation:
         try:
             yield
         except Error as e:
-            self.last_error = str(e)
+            self.last_error = str(e)[:_ERROR_CHARS]
             raise
 
     # -- texts --------------------------------------------------------------------
 
-    def append_history(self, data: bytes) -> None:
-        """Append the messages of `texts.parse_history`; all or nothing."""
+    def append_history(self, messages: list[Message], size: int) -> None:
+        """Append messages, which are `size` bytes as `history.size` counts them; all or none."""
         self._check_open()
-        messages = texts.parse_history(decode(data))
-        total = self._history_bytes + _size(messages)
+        total = self.history_bytes + size
         if total > self.limits.history_bytes:
             raise NoSpace(
                 f"{NoSpace.ename}: history: {total} bytes would be more than "
                 f"{self.limits.history_bytes}"
             )
-        self.limits.kept.take(_size(messages), self.user)
+        self.limits.kept.take(size, self.user)
         self.history += messages
-        self._history_bytes = total
-
-    def history_text(self) -> str:
-        return texts.show_history(self.history)
+        self.history_bytes = total
 
     def set_system(self, data: bytes) -> None:
         """Replace the system prompt.  One trailing newline is dropped."""
@@ -462,11 +472,3 @@ class Conversation:
         if self.last_error:
             lines.append("error " + " ".join(self.last_error.splitlines()))
         return "\n".join(lines) + "\n"
-
-
-MESSAGE_BYTES = 128
-"""that a message is counted with beside its text, so that a million empty ones are not free"""
-
-
-def _size(messages: Iterable[Message]) -> int:
-    return sum(MESSAGE_BYTES + len(message.content.encode()) for message in messages)

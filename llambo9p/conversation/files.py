@@ -23,6 +23,7 @@ from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
 from .conversation import Conversation
+from .history_file import HistoryFile
 from .turn import Turn
 
 MAX_GRAMMAR_BYTES = 256 * 1024
@@ -425,17 +426,7 @@ def add_conversation_files(
                 limit=MAX_GRAMMAR_BYTES,
             )
         )
-    directory.add(
-        BufferedFile(
-            tree,
-            "history",
-            conversation,
-            conversation.history_text,
-            conversation.append_history,
-            # as JSON lines it is longer than what is counted
-            limit=2 * conversation.limits.history_bytes + conversation.limits.prompt_bytes,
-        )
-    )
+    directory.add(HistoryFile(tree, conversation))
     directory.add(TokensFile(tree, "tokens", conversation))
     directory.add(StreamFile(tree, "logprobs", conversation, lambda turn: turn.logprob_lines))
     directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))

@@ -65,6 +65,17 @@ class Quota:
             return self._of[user] * len(self._of) >= self.used
         return self._bounds(user, 0)
 
+    def excess(self, user: str) -> int:
+        """How much the user must give back, roughly: never more than makes `is_over` false, but
+        for what others give back or take."""
+        excess = 0
+        if self.per_user is not None and user != self.free:
+            excess = self._of[user] - self.per_user
+        if self.limit is not None and self._of:
+            above = self._of[user] - self.used // len(self._of)
+            excess = max(excess, min(self.used - self.limit, above))
+        return max(excess, 0)
+
     def _bounds(self, user: str, count: int) -> bool:
         if self.per_user is None or user == self.free:
             return False

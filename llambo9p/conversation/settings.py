@@ -7,7 +7,6 @@ be written back.  Adding a setting is adding a line there and a field below.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 from ..engine.base import SamplingParams
 from ..engine.sampling import INTEGERS, NUMBERS
 from ..errors import InvalidArgument
-from ..fs.ctl import quote, whole_number
+from ..fs.ctl import quote
+from ..p9.words import number, shown, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,11 @@ def integer(name: str, low: int, high: int) -> Setting:
     """A whole number from `low` to `high`."""
 
     def read(words: Sequence[str]) -> int:
-        try:
-            value = int(words[0])
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise InvalidArgument(f"{name} must be a whole number {low}..{high}, not {words[0]}")
+        value = whole_number(words[0], low, high)
+        if value is None:
+            raise InvalidArgument(
+                f"{name} must be a whole number {low}..{high}, not {shown(words[0])}"
+            )
         return value
 
     return Setting(name, f"{low}..{high}", 1, 1, read, str)
@@ -62,12 +61,11 @@ def integer(name: str, low: int, high: int) -> Setting:
 
 def _number(name: str, low: float, high: float) -> Setting:
     def read(words: Sequence[str]) -> float:
-        try:
-            value = float(words[0])
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise InvalidArgument(f"{name} must be a number {low:g}..{high:g}, not {words[0]}")
+        value = number(words[0], low, high)
+        if value is None:
+            raise InvalidArgument(
+                f"{name} must be a number {low:g}..{high:g}, not {shown(words[0])}"
+            )
         return value
 
     return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:.15g}")
@@ -79,7 +77,7 @@ def word(name: str, *allowed: str) -> Setting:
 
     def read(words: Sequence[str]) -> str:
         if words[0] not in allowed:
-            raise InvalidArgument(f"{name} must be {usage}, not {quote(words[0])}")
+            raise InvalidArgument(f"{name} must be {usage}, not {quote(shown(words[0]))}")
         return words[0]
 
     return Setting(name, usage, 1, 1, read, str)
@@ -107,9 +105,9 @@ _TYPE = re.compile(r"[A-Za-z][\w-]{0,63}", re.ASCII)
 def _read_seed(words: Sequence[str]) -> int | None:
     if words[0] == "random":
         return None
-    if (value := whole_number(words[0])) is not None and value <= MAX_SEED:
+    if (value := whole_number(words[0], 0, MAX_SEED)) is not None:
         return value
-    raise InvalidArgument(f"seed must be random or 0..{MAX_SEED}, not {words[0]}")
+    raise InvalidArgument(f"seed must be random or 0..{MAX_SEED}, not {shown(words[0])}")
 
 
 def _show_seed(value: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The text forms of `history`, `tokens`, `logprobs` and `usage`, written and read back.
+"""The text forms of `tokens`, `logprobs` and `usage`, written and read back.
 
 A conversation writes them; an orchestrator reads what its workers wrote.
 """
@@ -6,41 +6,16 @@ A conversation writes them; an orchestrator reads what its workers wrote.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from ..engine.base import Alternative, Logprobs, Message, Token, Usage
+from ..engine.base import Alternative, Logprobs, Token, Usage
 from ..errors import Error, InvalidArgument
-from ..fs.ctl import whole_number
+from ..p9.words import number, shown, whole_number
 
-
-def show_history(messages: Iterable[Message]) -> str:
-    """JSON lines `{"role": ..., "content": ...}`."""
-    return "".join(
-        json.dumps({"role": message.role, "content": message.content}, ensure_ascii=False) + "\n"
-        for message in messages
-    )
-
-
-def parse_history(text: str) -> list[Message]:
-    """The messages of such lines.  Raises InvalidArgument naming the line."""
-    messages = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            role, content = record["role"], record["content"]
-            if role not in ("user", "assistant") or not isinstance(content, str):
-                raise ValueError
-            content.encode()  # "\\ud800" is JSON and no text
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InvalidArgument(
-                f'history line {number} is not {{"role": "user"|"assistant", "content": TEXT}}'
-            ) from None
-        messages.append(Message(role, content))
-    return messages
+_FIRST_WORDS = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)
 
 
 def show_tokens(tokens: Iterable[Token]) -> str:
@@ -51,14 +26,18 @@ def show_tokens(tokens: Iterable[Token]) -> str:
 def parse_tokens(text: str) -> tuple[int, ...]:
     """The ids of such lines; what stands after the first word of a line is ignored.  Raises
     InvalidArgument naming the line."""
-    ids = []
-    for number, line in enumerate(text.split("\n"), 1):
+    words = _FIRST_WORDS.findall(text)
+    digits = "".join(words)
+    if not words or (digits.isascii() and digits.isdigit() and max(map(len, words)) <= 18):
+        ids = tuple(map(int, words))
+        if not ids or max(ids) < 2**31:
+            return ids
+    for at, line in enumerate(text.split("\n"), 1):
         for word in line.split()[:1]:
             token = whole_number(word)
             if token is None or token >= 2**31:
-                raise InvalidArgument(f"tokens line {number} does not begin with a token's id")
-            ids.append(token)
-    return tuple(ids)
+                raise InvalidArgument(f"tokens line {at} does not begin with a token's id")
+    raise AssertionError("a line was wrong")
 
 
 def show_logprobs(tokens: Iterable[Token]) -> str:
@@ -107,17 +86,30 @@ def show_usage(usage: Usage) -> str:
 def parse_usage(text: str) -> Usage:
     """What `show_usage` wrote.  Raises Error for anything else."""
     said = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+
+    def count(name: str) -> int:
+        value = whole_number(said[name])
+        if value is None:
+            raise ValueError(f"{name} {said[name]}")
+        return value
+
+    def milliseconds(name: str) -> float:
+        value = number(said[name], 0, 1e15)
+        if value is None:
+            raise ValueError(f"{name} {said[name]}")
+        return value
+
     try:
         return Usage(
-            prompt_tokens=int(said["prompt_tokens"]),
-            cached_tokens=int(said["cached_tokens"]),
-            completion_tokens=int(said["completion_tokens"]),
-            given_tokens=int(said["given_tokens"]),
-            queue_ms=float(said["queue_ms"]),
-            ttft_ms=float(said["ttft_ms"]),
-            total_ms=float(said["total_ms"]),
-            interrupted_ms=float(said["interrupted_ms"]),
+            prompt_tokens=count("prompt_tokens"),
+            cached_tokens=count("cached_tokens"),
+            completion_tokens=count("completion_tokens"),
+            given_tokens=count("given_tokens"),
+            queue_ms=milliseconds("queue_ms"),
+            ttft_ms=milliseconds("ttft_ms"),
+            total_ms=milliseconds("total_ms"),
+            interrupted_ms=milliseconds("interrupted_ms"),
             finish_reason=said["finish_reason"],  # type: ignore[arg-type]
         )
     except (KeyError, ValueError) as e:
-        raise Error(f"the worker's usage file is not understood: {e}") from e
+        raise Error(f"the worker's usage file is not understood: {shown(str(e))}") from e

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidArgument, PermissionDenied
 from ..p9.node import Maybe
+from ..p9.words import shown
 from .file import OpenFile
 from .tree import OpenSnapshot, SyntheticFile, Tree
 from .user import User
@@ -63,6 +64,8 @@ def split_lines(text: str) -> Iterator[str]:
 
 def split_words(line: str) -> list[str]:
     """The words of a line.  Raises InvalidArgument for an open quote."""
+    if "'" not in line:
+        return line.split()
     words: list[str] = []
     word: list[str] | None = None
     quoted = False
@@ -90,7 +93,7 @@ def split_words(line: str) -> list[str]:
                 word = []
             word.append(ch)
     if quoted:
-        raise InvalidArgument(f"quote is not closed: {line.strip()}")
+        raise InvalidArgument(f"quote is not closed: {shown(line.strip())}")
     if word is not None:
         words.append("".join(word))
     return words
@@ -103,9 +106,8 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
-def whole_number(word: str) -> int | None:
-    """The number that a word of at most 18 decimal digits is."""
-    return int(word) if word.isascii() and word.isdigit() and len(word) <= 18 else None
+MOST_LINES = 1_000
+"""in one write: each takes time of everybody's event loop"""
 
 
 class Commands:
@@ -140,6 +142,10 @@ class Commands:
 
     def parse(self, text: str) -> list[Action]:
         """The actions of all lines.  Raises InvalidArgument for the first bad one."""
+        if text.count("\n") > MOST_LINES:
+            raise InvalidArgument(
+                f"more than {MOST_LINES} lines in one write: write them in several"
+            )
         actions = []
         for line in split_lines(text):
             words = split_words(line)
@@ -149,7 +155,7 @@ class Commands:
             command = self._by_name.get(verb)
             if command is None:
                 raise InvalidArgument(
-                    f"unknown verb {quote(verb)}; verbs are {' '.join(self._by_name)}"
+                    f"unknown verb {quote(shown(verb))}; verbs are {' '.join(self._by_name)}"
                 )
             if not command.n_min <= len(args) <= command.n_max:
                 raise InvalidArgument(f"usage: {command.name} {command.usage}".rstrip())

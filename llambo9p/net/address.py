@@ -9,6 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from ..errors import InvalidArgument
+from ..p9.words import shown, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,12 @@ def parse(text: str) -> Address:
         return Address("unix", path=rest[0])
     if net in ("tcp", "tls") and len(rest) == 2 and rest[0]:
         host, port = rest
-        if port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
-            return Address(net, host, int(port))
-        raise InvalidArgument(f"bad address {text!r}: port {port!r} is not a number 0..65535")
-    raise InvalidArgument(f"bad address {text!r}: use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH")
+        number = whole_number(port, 0, 65535)
+        if number is not None:
+            return Address(net, host, number)
+        raise InvalidArgument(
+            f"bad address {shown(text)!r}: port {shown(port)!r} is not a number 0..65535"
+        )
+    raise InvalidArgument(
+        f"bad address {shown(text)!r}: use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH"
+    )

@@ -28,6 +28,7 @@ from cryptography import x509
 
 from ..errors import AuthenticationFailed, InvalidArgument
 from ..fs.user import User, name_of, owner
+from ..p9.words import shown, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,18 @@ class Peer:
         if self.name is None:
             return self._security.owner
         if uname.isascii() and uname.isdigit():
-            uname = name_of(int(uname))
+            uid = whole_number(uname, 0, 2**32 - 1)
+            if uid is None:
+                raise AuthenticationFailed(
+                    f"{AuthenticationFailed.ename}: {shown(uname)} is no uid: they end at 2**32 - 1"
+                )
+            uname = name_of(uid)
         if uname in ("", self.name):
             return self._security.user(self.name)
         if not self._any:
             raise AuthenticationFailed(
-                f"{AuthenticationFailed.ename}: this is {self.name}, who cannot attach as {uname}"
+                f"{AuthenticationFailed.ename}: this is {self.name}, who cannot attach as "
+                f"{shown(uname)}"
             )
         return self._security.user(uname)
 

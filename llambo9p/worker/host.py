@@ -21,10 +21,11 @@ from ..conversation.worker_names import MAX_WORKERS, worker_name
 from ..engine.base import Engine, ModelInfo
 from ..errors import InvalidArgument, NotFound, Stale
 from ..fs import exposition
-from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins, whole_number
+from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
 from ..fs.user import User
+from ..p9.words import whole_number
 from .metrics import Metrics
 from .worker import Worker
 

@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from llambo9p.conversation import limits
-from llambo9p.conversation.conversation import MESSAGE_BYTES, Conversation
+from llambo9p.conversation.history import MESSAGE_BYTES
 from llambo9p.conversation.limits import Limits
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Busy, Error, NoSpace
@@ -125,14 +125,14 @@ async def test_messages_without_a_text_are_not_free():
 
 
 @story
-async def test_who_only_writes_holds_no_copy_of_the_history(monkeypatch: pytest.MonkeyPatch):
-    copies: list[Conversation] = []
-    monkeypatch.setattr(Conversation, "history_text", lambda self: copies.append(self) or "")
+async def test_who_only_writes_holds_no_history():
     async with conversing() as place:
         await place.files.write("history", turns("first"))
-        assert not copies
-        await place.files.read("history")
-        assert copies == [place.conversation]
+        kept = place.conversation.limits.kept.used
+        async with await place.files.open("history", c.OWRITE):
+            assert place.conversation.limits.kept.used == kept
+        async with await place.files.open("history"):
+            assert place.conversation.limits.kept.used == 2 * kept
 
 
 def test_one_user_cannot_take_all_of_the_buffer() -> None:

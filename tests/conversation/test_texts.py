@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.conversation import texts
+from llambo9p.conversation import history, texts
 from llambo9p.conversation.limits import Limits
 from llambo9p.engine.base import Message, Usage
 from llambo9p.engine.simulated import Gate
@@ -180,13 +180,13 @@ async def test_a_bad_line_of_history_is_refused_at_the_clunk_with_its_number(bad
 @given(st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]),
                           st.text(st.characters(exclude_categories=["Cs"])))))  # fmt: skip
 def test_every_history_reads_back(messages):
-    assert texts.parse_history(texts.show_history(messages)) == messages
+    assert history.parse(history.show(messages)) == messages
 
 
 @given(st.text())
 def test_any_text_is_a_history_or_is_refused(text):
     try:
-        texts.show_history(texts.parse_history(text)).encode()
+        history.show(history.parse(text)).encode()
     except InvalidArgument:
         pass
 

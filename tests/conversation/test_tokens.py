@@ -124,7 +124,7 @@ async def test_logprobs_are_kept_and_end_when_there_is_no_room_for_them():
         assert limits.kept.used > 1000
         await place.files.write("ctl", "logprobs 0")
         await place.files.ask("hello")
-        assert limits.kept.used == place.conversation._history_bytes + len("hello")
+        assert limits.kept.used == place.conversation.history_bytes + len("hello")
         await place.files.write("ctl", "reset")
         assert limits.kept.used == 0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import py9p
 import pytest
 
-from llambo9p.conversation.conversation import MESSAGE_BYTES
+from llambo9p.conversation.history import MESSAGE_BYTES
 from tests.clients.cluster import Namespace, listening
 
 CONFIG = """

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from py9p.constants import ORDWR
 
-from llambo9p.conversation import texts
+from llambo9p.conversation.history import show as show_history
 from llambo9p.engine.base import Message
 from llambo9p.net.backoff import Backoff
 
@@ -222,7 +222,7 @@ class Chat:
     def _put_history(self, clone: _Clone) -> None:
         clone.ctl.write(b"reset\n")
         if self.history:
-            lines = texts.show_history(self.history)
+            lines = show_history(self.history)
             clone.tree.write(f"{clone.directory}/history", lines.encode())
 
     def _read(self, clone: _Clone, prompt: str, answer: Answer) -> None:

@@ -12,7 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from llambo9p.conversation import settings, texts
+from llambo9p.conversation import settings
+from llambo9p.conversation.history import parse as parse_history
+from llambo9p.conversation.history import show as show_history
 from llambo9p.engine.base import Message
 from llambo9p.errors import InvalidArgument
 
@@ -210,14 +212,14 @@ def _save(session: Session, rest: str) -> None:
         with os.fdopen(fd, "wb") as f:
             f.truncate()
             os.fchmod(fd, 0o600)
-            f.write(texts.show_history(session.chat.history).encode())
+            f.write(show_history(session.chat.history).encode())
     session.screen.note(f"{_count(session.chat.history)} saved in {rest}")
 
 
 def _load(session: Session, rest: str) -> None:
     with _blaming(rest):
         with open(os.path.expanduser(rest), "rb") as f:
-            messages = texts.parse_history(f.read().decode())
+            messages = parse_history(f.read().decode())
     session.call(lambda: session.chat.set_history(messages))
     session.screen.note(f"{_count(messages)} loaded from {rest}; /history shows them")
 

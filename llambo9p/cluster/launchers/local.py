@@ -26,6 +26,7 @@ import yaml
 
 from ...errors import Error, InvalidArgument
 from ...net.address import Address, parse
+from ...p9.words import whole_number
 from ..config import Cluster
 from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config
 from .log import FileLog, end, start_error
@@ -177,7 +178,9 @@ async def _listening(process: Process, progress: Progress) -> Address | None:
     async for line in process.stdout:
         words = line.decode(errors="replace").split()
         if words[:1] == ["loading"]:
-            progress(int(words[1]))
+            percent = whole_number(words[-1], 0, 100)
+            if percent is not None:
+                progress(percent)
         elif words[:1] == ["listening"]:
             return parse(words[1])
     return None

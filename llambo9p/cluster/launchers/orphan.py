@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from typing import Self
 
-from ...fs.ctl import whole_number
+from ...p9.words import whole_number
 
 
 class Orphan:
