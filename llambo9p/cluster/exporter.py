@@ -1,9 +1,11 @@
 """Metrics over HTTP, for scrapers and probes: GET and HEAD of a few pages, and no more.
 
 prometheus_client's own server makes texts on threads of its own, while the loop changes what
-they are made of; this one answers on the loop.  It takes one request a connection, a few
-connections at once, and gives each some seconds, so that it costs little whoever connects.
-There is no authentication: it listens where the configuration says, by default on loopback.
+they are made of; this one answers on the loop.  It takes one request a connection and
+`_CONNECTIONS` at once, and gives each `_EXCHANGE_S` seconds, after which it is aborted whether or
+not the client reads.  A connection counts until its socket is closed, so that it costs little
+whoever connects.  There is no authentication: it listens where the configuration says, by default
+on loopback.
 """
 
 from __future__ import annotations
@@ -70,18 +72,25 @@ class Exporter:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if len(self._tasks) >= _CONNECTIONS:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
+        closed = asyncio.ensure_future(writer.wait_closed())
         try:
-            if len(self._tasks) <= _CONNECTIONS:
-                with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
-                    async with asyncio.timeout(_EXCHANGE_S):
-                        writer.write(await self._answer(reader))
-                        await writer.drain()
+            with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_EXCHANGE_S):
+                    writer.write(await self._answer(reader))
+                    writer.close()
+                    # until the client has read all of it
+                    await asyncio.shield(closed)
         except Exception:
             log.exception("a page could not be made")
         finally:
+            writer.transport.abort()
+            await asyncio.wait((closed,))
+            closed.cancelled() or closed.exception()
             self._tasks.discard(task)
-            writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import urllib.error
 import urllib.request
@@ -17,9 +18,9 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from llambo9p.cluster import exporter
-from llambo9p.cluster.exporter import Exporter
+from llambo9p.cluster.exporter import Exporter, Page
 from llambo9p.errors import Error
-from tests.files import story
+from tests.files import story, until
 
 from .harness import RunningCluster, cluster, simulated_host
 
@@ -164,4 +165,34 @@ async def test_ipv6_is_written_as_in_a_url() -> None:
         return
     with await asyncio.to_thread(urllib.request.urlopen, f"{url}/some/page") as reply:
         assert reply.read() == b"/some/page"
+    await made.close()
+
+
+@story
+async def test_clients_that_do_not_read_hold_no_more_than_a_few_sockets_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each asks for a page that no socket's buffer takes, and reads nothing."""
+    monkeypatch.setattr(exporter, "_EXCHANGE_S", 0.3)
+    made = Exporter(lambda path, accept: Page("text/plain", bytes(16 << 20)))
+    url = await made.listen("127.0.0.1", 0)
+    port = int(url.rpartition(":")[2])
+    before = len(os.listdir("/proc/self/fd"))
+    clients = []
+    for _ in range(300):
+        client = socket.create_connection(("127.0.0.1", port))
+        clients.append(client)
+        client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0)
+        ours = len(os.listdir("/proc/self/fd")) - before - len(clients)
+        # those that are one too many are closed in the turn after that in which they came
+        assert ours <= exporter._CONNECTIONS + 5
+    await until(lambda: len(os.listdir("/proc/self/fd")) - before == len(clients))
+    assert not made._tasks
+    for client in clients:
+        client.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert len(await reader.read()) > 16 << 20, "who reads gets all of it"
+    writer.close()
     await made.close()
