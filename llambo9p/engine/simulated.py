@@ -17,6 +17,7 @@ It must never sleep by itself, nor use a random number.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ EOG = 256
 ROLE_TOKENS = {"system": 257, "user": 258, "assistant": 259}
 """a message is its role's token, its bytes, and EOG"""
 N_VOCAB = 260
+KEPT_STEPS = 1_000
+"""that a runner remembers, for tests"""
 
 
 def echo(prompt: str) -> bytes:
@@ -126,8 +129,8 @@ class SimulatedRunner:
         self.n_seq = n_seq
         self.prefill_chunk = prefill_chunk
         self.cells: list[list[int]] = [[] for _ in range(n_seq)]
-        self.steps: list[Step] = []
-        """every step that was run, the failed ones too"""
+        self.steps: deque[Step] = deque(maxlen=KEPT_STEPS)
+        """the newest steps that were run, the failed ones too"""
         self.closed = False
         self.wake: Callable[[], None] = lambda: None
         self._answer = answer

@@ -142,7 +142,7 @@ async def test_shutdown_stops_all_that_was_asked_of_it_and_removes_it():
         await place.idle()
         workers = (await place.files.read("workers")).split()
         assert workers[0] == "worker-0001"
-        stopped = [s for s in place.runner.steps[10:] if len(s.token) > 1]
+        stopped = [s for s in list(place.runner.steps)[10:] if len(s.token) > 1]
         assert not stopped, "only the other worker's answer went on"
         await clone.clunk()
 
