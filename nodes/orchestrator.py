@@ -17,8 +17,9 @@ from llambo9p.cluster import environment, recovery, state_file
 from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.logs import OwnLog
 from llambo9p.cluster.namespace import Orchestrator
-from llambo9p.conversation.metrics import Held
+from llambo9p.conversation.metrics import Held, LongTurns
 from llambo9p.net.address import Address
+from llambo9p.net.guard import Guard
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
@@ -43,6 +44,9 @@ PROGRAM = "llambo-orchestrator"
               "of the configuration]")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP beyond loopback.")
 @click.option("--trace", is_flag=True, help="Print every 9P message to stderr.")
+@click.option("--log-file", type=click.Path(path_type=Path),
+              help="The file that stderr goes to, opened to append: it is kept to 1 MiB, and as "
+              "much of before in FILE.1.")  # fmt: skip
 @click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
 def main(
     listen: tuple[str, ...],
@@ -51,6 +55,7 @@ def main(
     engine: configuration.Engine | None,
     insecure: bool,
     trace: bool,
+    log_file: Path | None,
     exit_with_stdin: bool,
 ) -> None:
     """Mount hosts and serve the cluster's tree over 9P."""
@@ -62,7 +67,8 @@ def main(
         path = config_path or environment.config_path()
         config = configuration.load(path) if path else configuration.Cluster()
         config = config.overridden(environment.models(), environment.cluster_id())
-        logs.start(PROGRAM, config.monitoring.log_format, config.monitoring.log_level, log)
+        monitoring = config.monitoring
+        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level, log, file=log_file)
         if engine is not None:
             config = config.with_engine(engine)
         addresses = [
@@ -96,7 +102,9 @@ def main(
             security=process.security(config.security),
             trace=process.print_message if trace else None,
         )
+        guard = Guard()
         orchestrator.monitor.metrics.register(Held(server, limits))
+        orchestrator.monitor.metrics.register(LongTurns(guard))
         exporter = Exporter(orchestrator.monitor.page)
         monitoring = config.monitoring
         try:
@@ -110,7 +118,8 @@ def main(
             for address in addresses:
                 print(f"listening {address}", flush=True)
             os.chdir("/")  # or we and our hosts would keep a file system busy
-            await stop.wait()
+            with guard.guarding():
+                await stop.wait()
         finally:
             await exporter.close()
             await orchestrator.close()

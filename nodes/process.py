@@ -51,10 +51,19 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+
+        def tell_repeats() -> None:
+            logs.tell_repeats()
+            loop.call_later(logs.WINDOW_S, tell_repeats)
+
+        loop.call_later(logs.WINDOW_S, tell_repeats)
         await main(stop)
 
     try:
-        uvloop.run(with_signals())
+        try:
+            uvloop.run(with_signals())
+        finally:
+            logs.tell_repeats()
     except Error as e:
         for line in str(e).splitlines():
             print(f"{program}: {line}", file=sys.stderr)

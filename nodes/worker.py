@@ -20,7 +20,7 @@ import click
 
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster.launchers.base import PROGRAM
-from llambo9p.conversation.metrics import Held
+from llambo9p.conversation.metrics import Held, LongTurns
 from llambo9p.engine import gguf, memory, watchdog
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
@@ -29,6 +29,7 @@ from llambo9p.fs.file import File
 from llambo9p.fs.user import User
 from llambo9p.net import address as addresses
 from llambo9p.net.address import Address
+from llambo9p.net.guard import Guard
 from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
@@ -117,6 +118,9 @@ TELL = 0.1
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds without any client, after which it ends.  [default: none]",
 )
+@click.option("--log-file", type=click.Path(path_type=Path),
+              help="The file that stderr goes to, opened to append: it is kept to 1 MiB, and as "
+              "much of before in FILE.1.")  # fmt: skip
 @click.option("--exit-with-stdin", is_flag=True, help="Stop at end of file on stdin.")
 def main(
     listen: str,
@@ -138,6 +142,7 @@ def main(
     insecure: bool,
     trace: bool,
     orphan_timeout: float | None,
+    log_file: Path | None,
     exit_with_stdin: bool,
 ) -> None:
     """Serve COUNT workers of one model over 9P."""
@@ -145,7 +150,7 @@ def main(
     async def serve(stop: asyncio.Event) -> None:
         config = configuration.load(config_path) if config_path else configuration.Cluster()
         monitoring = config.monitoring
-        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level)
+        logs.start(PROGRAM, monitoring.log_format, monitoring.log_level, file=log_file)
         address = process.listen_address(listen, config.security, insecure)
         if register is None and announce is not None:
             raise InvalidArgument("--announce is for a host that is to --register")
@@ -167,6 +172,7 @@ def main(
         )
         host: Host | None = None
         ending: asyncio.Future[None] | None = None
+        guard: Guard | None = None
 
         def attach(user: User, aname: str) -> File:
             if host is None:
@@ -201,10 +207,13 @@ def main(
                 first_path=process.first_path(),
                 epoch=started,
             )
+            guard = Guard()
             host.metrics.register(Held(server, limits))
+            host.metrics.register(LongTurns(guard))
             host.grow(count, first)
             _tell(f"listening {address}")
             ending = asyncio.ensure_future(_end_when_lost(engine, host, server))
+            guard.start()
             if orphan_timeout is not None:
                 await _until(stop, _orphaned(server, orphan_timeout))
             elif orchestrator is not None:
@@ -222,6 +231,8 @@ def main(
             else:
                 await stop.wait()
         finally:
+            if guard is not None:
+                guard.stop()
             await server.close()
             await engine.stop()  # when the engine is lost meanwhile, `ending` ends the process
             if ending is not None:

@@ -115,7 +115,8 @@ compile() {
     say "building wheels (log: $wheels/compile.log)"
     # pip does not look at CMAKE_ARGS when it takes what it has built before
     (_pip "$venv/bin/python" "$wheels/compile.log" wheel -v --disable-pip-version-check \
-        --progress-bar off ${CMAKE_ARGS:+--no-cache-dir} -w "$wheels" "${source}[model]") || {
+        --progress-bar off ${CMAKE_ARGS:+--no-cache-dir} -c "$root/tools/constraints.txt" \
+        -w "$wheels" "${source}[model]") || {
         rm -rf -- "$source"
         exit 1
     }
@@ -222,9 +223,10 @@ start_host() {
     fi
     mapfile -t words <"$dir/options"
     date +%s%N >"$dir/epoch"
+    : >"$dir/log"
     setsid "$prefix/bin/llambo-worker" "${words[@]}" --config "$dir/host.yaml" \
-        --epoch "$(cat "$dir/epoch")" \
-        >"$dir/log" 2>&1 </dev/null &
+        --epoch "$(cat "$dir/epoch")" --log-file "$dir/log" \
+        >>"$dir/log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$dir/pid"
     while ! grep -q '^listening ' "$dir/log"; do

@@ -62,7 +62,7 @@ def start_in_background(
     log_path = Path(f"{state}.log")
     with open_log(log_path) as log:
         process = subprocess.Popen(
-            _command(listen, config, state, engine),
+            [*_command(listen, config, state, engine), "--log-file", str(log_path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -102,8 +102,9 @@ def _command(
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Empty and ours alone: the directory may be everybody's, so no link is followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    """Empty, ours alone, and to be appended to: the directory may be everybody's, so no link is
+    followed."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as e:
@@ -115,7 +116,7 @@ def open_log(path: Path) -> BinaryIO:
         raise _no_log(path, "it is not a file of yours")
     os.ftruncate(fd, 0)
     os.set_blocking(fd, True)
-    return os.fdopen(fd, "wb")
+    return os.fdopen(fd, "ab")
 
 
 def _no_log(path: Path, why: str | None) -> Failure:

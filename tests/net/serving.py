@@ -75,7 +75,7 @@ class Site:
 
     def __init__(self, limits: Limits | None = None) -> None:
         tree = Tree("me")
-        root = Directory(tree, "/")
+        root = self.root = Directory(tree, "/")
         root.add(TextFile(tree, "hello", lambda: "hello, world\n"))
         root.add(TextFile(tree, "large", lambda: LARGE.decode("latin-1")))
         self.out = root.add(StreamFile(tree, "out"))

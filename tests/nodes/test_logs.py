@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import sys
 import time
 import urllib.request
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llambo9p_nodes import logs
 from llambo9p_nodes.logs import JsonFormatter, TextFormatter
 
+from llambo9p.p9 import constants as c
+from llambo9p.p9 import messages as m
 from tests.tools.cluster import llamboctl
 
 CONFIG = """
@@ -28,13 +32,15 @@ cluster:
 class Cluster:
     """A real orchestrator, its log and a real host's."""
 
-    def __init__(self, directory: Path, monitoring: str) -> None:
+    def __init__(
+        self, directory: Path, monitoring: str, listen: str = "tcp!127.0.0.1!0"
+    ) -> None:
         self.directory = directory
         self.log = directory / "state.log"
         config = directory / "config.yaml"
         config.write_text(CONFIG % monitoring)
         self.env = {"LLAMBO_STATE": str(directory / "state"), "CLUSTER_CONFIG": str(config)}
-        self.run("init", "--listen", "tcp!127.0.0.1!0")
+        self.run("init", "--listen", listen)
 
     def logged(self, pattern: str, count: int) -> list[str]:
         """The lines with that in the logs of both, once there are as many."""
@@ -162,3 +168,112 @@ def test_metrics_are_exported_where_the_configuration_says(clusters: Any, tmp_pa
         1,
         f"llamboctl: cannot export metrics at 127.0.0.1:{port}: Address already in use\n",
     )
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_of_one_cause_a_few_lines_are_logged_and_the_others_are_counted() -> None:
+    kept, now = Kept(), [0.0]
+    logger = logging.Logger("test")
+    repeats = logs.Repeats([kept], lambda: now[0])
+    logger.addHandler(repeats)
+    for number in range(1_254):
+        logger.warning("closing connection %d: it is rude", number)
+    assert len(kept.lines) == logs.BURST
+    logger.warning("something else is told at once")
+    assert len(kept.lines) == logs.BURST + 1
+    now[0] += logs.WINDOW_S
+    repeats.tell()
+    assert kept.lines[-1] == (
+        "repeated 1,234 times, the last one was: closing connection 1253: it is rude"
+    )
+    before = len(kept.lines)
+    repeats.tell()
+    assert len(kept.lines) == before
+    for _ in range(100):  # the account of requests is kept whole
+        logger.info("request over", extra={"fields": {"request_id": "x"}})
+    assert len(kept.lines) == before + 100
+
+
+def test_a_burst_is_told_when_the_next_one_comes_if_nobody_asks() -> None:
+    kept, now = Kept(), [0.0]
+    logger = logging.Logger("test")
+    logger.addHandler(logs.Repeats([kept], lambda: now[0]))
+
+    def say() -> None:
+        logger.error("100%% sure: %s", "100%s")
+
+    for _ in range(logs.BURST + 3):
+        say()
+    now[0] += logs.WINDOW_S
+    say()
+    assert kept.lines[-2:] == [
+        "repeated 3 times, the last one was: 100% sure: 100%s", "100% sure: 100%s",
+    ]  # fmt: skip
+
+
+def test_what_clients_wrote_is_cut_and_cannot_look_like_a_line_of_the_log() -> None:
+    name = "x\nllambo-worker: 2023-11-14T22:13:20.123Z INFO: forged \x1b[2J" + "y" * 100_000
+    for formatter in (TextFormatter("p"), JsonFormatter("p")):
+        shown = formatter.format(record(f"closing {name}", user=name))
+        assert len(shown) < logs.MESSAGE_CHARS + 2 * logs.FIELD_CHARS + 500
+        assert "\x1b" not in shown
+        assert not any(line.startswith("llambo-worker") for line in shown.splitlines())
+    failed = record("bug")
+    try:
+        raise ValueError("z" * 1_000_000)
+    except ValueError:
+        failed.exc_info = sys.exc_info()
+    assert len(TextFormatter("p").format(failed)) < logs.TRACEBACK_CHARS + 500
+
+
+def test_the_file_of_a_log_is_kept_small_and_no_link_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("a") as stream:
+        logger = logging.Logger("test")
+        logger.addHandler(logs.StreamToFile(stream, path))
+        for number in range(300):
+            logger.warning("%d %s", number, "x" * 10_000)
+            assert path.stat().st_size <= logs.FILE_BYTES + 10_100
+        before = tmp_path / "log.1"
+        assert before.stat().st_size <= logs.FILE_BYTES and before.stat().st_mode & 0o777 == 0o600
+        both = (before.read_text() + path.read_text()).splitlines()
+        numbers = [int(line.split()[0]) for line in both[1:]]
+        assert numbers == list(range(numbers[0], 300)), "nothing is missing between the two"
+        precious = tmp_path / "precious"
+        precious.write_text("precious")
+        before.unlink()
+        before.symlink_to(precious)
+        for number in range(300):
+            logger.warning("%d %s", number, "x" * 10_000)
+        assert precious.read_text() == "precious"
+
+
+def test_a_flood_of_rude_clients_leaves_small_logs(tmp_path: Path) -> None:
+    """Each attaches under a name of 60,000 digits and then breaks the protocol."""
+    path = tmp_path / "socket"
+    cluster = Cluster(tmp_path, "", f"unix!{path}")
+    try:
+        hello = (
+            m.Tversion(c.NOTAG, 1 << 17, "9P2000").pack()
+            + m.Tattach(1, 0, c.NOFID, "9" * 60_000, "").pack()
+        )
+        for _ in range(300):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                sock.sendall(hello + b"\3\0\0\0rubbish")
+                while sock.recv(1 << 16):
+                    pass
+        cluster.run("status")
+        assert cluster.log.stat().st_size < 50_000
+        assert "Traceback" not in cluster.log.read_text()
+    finally:
+        cluster.run("shutdown")
+    assert re.search(r"repeated \d+ times, the last one was: closing", cluster.log.read_text())
