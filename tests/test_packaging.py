@@ -4,7 +4,9 @@ environment's path, as llama.cpp takes minutes to compile."""
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ["llamboctl", "limbot", "llambo-worker", "llambo-orchestrator"]
@@ -104,3 +108,59 @@ def test_the_configuration_that_comes_along_is_the_checkout_s(bin_path):
         "from llambo9p_tools.start import config_path; print(config_path(None).read_text(), end='')"
     )
     assert run(bin_path, "python", "-c", code) == (ROOT / "cluster-config.yaml").read_text()
+
+
+# -- what it depends on ---------------------------------------------------------------
+
+
+def requirements() -> list[Requirement]:
+    """Those of setup.cfg, of every extra."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line for text in texts for line in text.splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pinned() -> dict[str, str]:
+    """The versions that tools/setup.sh installs."""
+    lines = (ROOT / "tools" / "constraints.txt").read_text().splitlines()
+    pins = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def test_every_dependency_has_a_least_version_and_one_that_is_too_new() -> None:
+    for requirement in requirements():
+        operators = {spec.operator for spec in requirement.specifier}
+        assert operators == {">=", "<"}, requirement
+
+
+def test_every_dependency_but_those_of_benches_has_a_version_that_was_tested() -> None:
+    pins = pinned()
+    for requirement in requirements():
+        if requirement.name != "xllamacpp":
+            version = pins[canonicalize_name(requirement.name)]
+            assert version in requirement.specifier, requirement
+
+
+def test_what_is_imported_is_declared() -> None:
+    """But for what an extra brings, which is imported where it may be missing."""
+    declared = {canonicalize_name(requirement.name) for requirement in requirements()}
+    providers = importlib.metadata.packages_distributions()
+    ours = {"llambo9p", "llambo9p_nodes", "llambo9p_tools"}
+    for top in ("llambo9p", "nodes", "tools"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [node.module]
+                for name in {each.partition(".")[0] for each in names} - ours:
+                    if name not in sys.stdlib_module_names and name in providers:
+                        by = {canonicalize_name(each) for each in providers[name]}
+                        assert by & declared, f"{path}: {name}"
+
+
+def test_the_sandbox_of_chat_templates_is_declared() -> None:
+    assert "jinja2" in {canonicalize_name(requirement.name) for requirement in requirements()}

@@ -69,7 +69,8 @@ _ensure_machine() {
 
 # What an installation depends on; when it changes we install again.
 _fingerprint() {
-    cat "$root/setup.cfg" "$root/pyproject.toml" "$root/tools/llama_cpp.cmake" | cksum
+    cat "$root/setup.cfg" "$root/pyproject.toml" "$root/tools/constraints.txt" \
+        "$root/tools/llama_cpp.cmake" | cksum
 }
 
 # One line on what pip is doing, from its verbose output on standard input.  On a
@@ -139,7 +140,7 @@ _install() {
     fi
     say "installing into $venv (log: $log)"
     _pip "$venv/bin/python" "$log" install -v --disable-pip-version-check --progress-bar off \
-        -e "${root}[$extras]"
+        -c "$root/tools/constraints.txt" -e "${root}[$extras]"
 }
 
 # $venv with nothing in it but pip, if there is none.
