@@ -8,7 +8,6 @@ comes.  Nobody who emits waits for a reader: one that is too slow finds a line o
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import PermissionDenied
 from ..fs.file import OpenFile
+from ..fs.sleepers import Sleepers
 from ..fs.tree import SyntheticFile, Tree
 from ..fs.user import User
 from ..p9.node import Maybe
@@ -39,8 +39,8 @@ class Events:
         self._events: deque[_Event] = deque(maxlen=kept)
         self._next = 0
         """the number of the next event"""
-        self._emitted: asyncio.Future[None] | None = None
-        """what those who wait for the next event await"""
+        self._sleepers = Sleepers()
+        """who waits for the next event"""
 
     @property
     def first(self) -> int:
@@ -57,10 +57,7 @@ class Events:
         self._events.append((self._clock(), kind, attrs))
         self._next += 1
         self.told(kind)
-        if self._emitted is not None:
-            if not self._emitted.done():
-                self._emitted.set_result(None)
-            self._emitted = None
+        self._sleepers.wake()
 
     def since(self, number: int, count: int) -> tuple[bytes, int]:
         """The lines from that number on, as many as fit `count` bytes but at least one, and
@@ -83,9 +80,7 @@ class Events:
     async def wait(self, number: int) -> None:
         """Until there is an event of that number."""
         while number >= self._next:
-            if self._emitted is None:
-                self._emitted = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._emitted)
+            await self._sleepers.sleep()
 
 
 def _line(number: int, event: _Event) -> bytes:

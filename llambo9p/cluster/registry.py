@@ -20,7 +20,6 @@ Who registers gets the prompts of all users, so it is for administrators.  There
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ from ..conversation.worker_names import number_of
 from ..errors import Exists, InvalidArgument, NotFound, PermissionDenied
 from ..fs.ctl import decode, quote, split_words
 from ..fs.file import OpenFile
+from ..fs.sleepers import Sleepers
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
 from ..fs.user import User
 from ..net import address
@@ -74,7 +74,8 @@ class Registry:
         self._tree = tree
         self._members = members
         self._directories: list[tuple[User, Directory]] = []
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._sleepers = Sleepers()
+        """who waits for the next change"""
 
     def show_to(self, user: User, root: Directory) -> None:
         """Make the user's `registry/`."""
@@ -137,20 +138,12 @@ class Registry:
 
     def changed(self) -> None:
         self.changes += 1
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._sleepers.wake()
 
     async def wait(self, seen: int) -> int:
         """The number of changes, when there are more than `seen`."""
         while self.changes <= seen:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(future)
-            try:
-                await future
-            finally:
-                self._waiting.discard(future)
+            await self._sleepers.sleep()
         return self.changes
 
 

@@ -6,7 +6,8 @@ whatever comes first; after the end it returns b"" or raises the error.  Readers
 share nothing but the bytes: each gives its own offset, a late one gets the whole,
 and a writer never waits for any of them.
 
-Readers that wait are told inside `append`: whoever has several pieces at once joins them.
+Readers that wait are told inside `append`, the first `AT_ONCE` of them, and the others in later
+turns of the event loop: whoever has several pieces at once joins them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from typing import Any
 from ..p9.node import Maybe
 from .pending import Pending
 
+AT_ONCE = 200
+"""readers that are told in one turn of the event loop"""
+
 
 class Stream:
-    __slots__ = ("_data", "_error", "_waiters", "finished")
+    __slots__ = ("_data", "_error", "_telling", "_waiters", "finished")
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._waiters: dict[Pending[Any], int] = {}
         """and the offset at which each wants something, in the order in which they came"""
+        self._telling = False
+        """the readers that are not told yet are told soon"""
         self._error: Exception | None = None
         self.finished = False
 
@@ -84,10 +90,20 @@ class Stream:
         waiter.fail(asyncio.CancelledError())
 
     def _tell(self) -> None:
-        if not self._waiters:
-            return
-        size = len(self._data)
+        if self._waiters and not self._telling:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        self._telling = False
+        size, told = len(self._data), 0
         for waiter, offset in list(self._waiters.items()):
+            if offset >= size and not self.finished:
+                continue
+            if told == AT_ONCE:
+                self._telling = True
+                asyncio.get_running_loop().call_soon(self._tell_some)
+                return
             # one that is told may cancel another
-            if (offset < size or self.finished) and self._waiters.pop(waiter, None) is not None:
+            if self._waiters.pop(waiter, None) is not None:
+                told += 1
                 waiter.succeed(None)

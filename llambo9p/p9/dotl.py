@@ -123,7 +123,9 @@ def _readdir(conn: ServerConn, msg: d.Treaddir, fid: Fid) -> Message | None:
         return take(fid.entries)
 
     def commit(entries: Sequence[Dir]) -> Message:
-        return take(packed(entries, _entries))
+        listing = packed(entries, _entries)
+        conn.fids.load(fid, sum(map(len, listing)))
+        return take(listing)
 
     return conn.answer(msg, fid, fid.handle.readdir(), commit, busy=True)
 

@@ -20,6 +20,12 @@ _MORE_FIDS = 64
 """for which room is taken at once"""
 FID_BYTES = 1024
 """about what a fid takes: so many bytes that one holds while it is open count as one more"""
+REQUEST_BYTES = 2048
+"""that a request without a reply takes, and its task: 1.4 to 2.9 KB were measured"""
+FREE_REQUESTS = 16
+"""of each connection, which no room is taken for"""
+REQUESTS_AT_ONCE = 64
+"""for which room is taken at once"""
 
 
 class Fid:
@@ -29,7 +35,9 @@ class Fid:
         "busy",
         "cursor",
         "depth",
+        "ended",
         "entries",
+        "far",
         "fid",
         "handle",
         "mode",
@@ -61,6 +69,10 @@ class Fid:
         """of Treaddirs: the packed directory as it was at offset 0"""
         self.weight = 0
         """how many fids what it holds counts as"""
+        self.far = False
+        """it is open, and what is read from it comes from another server"""
+        self.ended = False
+        """the connection is lost or began anew"""
 
     def __repr__(self) -> str:
         state = "busy" if self.busy else "open" if self.handle else "walked"
@@ -114,18 +126,28 @@ class FidTable(dict[int, Fid]):
         return fid
 
     def load(self, fid: Fid, held: int) -> None:
-        """`fid` holds so many bytes, until `unload`.  Raises Busy."""
+        """`fid` holds so many bytes, and nothing else any more, until `unload`.  Raises Busy."""
+        self.unload(fid)
+        fid.weight = self.hold(held)
+
+    def unload(self, fid: Fid) -> None:
+        self.let_go(fid.weight)
+        fid.weight = 0
+
+    def hold(self, held: int) -> int:
+        """Something else of the connection holds so many bytes: its weight, until it is
+        `let_go`.  Raises Busy."""
         weight = held // FID_BYTES
         missing = len(self) + weight - self._room
         if missing > 0:
             self._take_room(missing)
         self._room -= weight
         self._weight += weight
-        fid.weight = weight
+        return weight
 
-    def unload(self, fid: Fid) -> None:
-        self._room += fid.weight
-        self._weight -= fid.weight
+    def let_go(self, weight: int) -> None:
+        self._room += weight
+        self._weight -= weight
 
     def _take_room(self, count: int) -> None:
         """For `count` fids at least."""
@@ -217,6 +239,7 @@ class Request:
         "promised",
         "tag",
         "undo",
+        "weight",
     )
 
     def __init__(self, msg: Message, fid: Fid | None) -> None:
@@ -242,6 +265,8 @@ class Request:
         self.over = False
         self.promised = 0
         """bytes that another server may send soon as its answer"""
+        self.weight = 0
+        """how many fids the data of its message count as, in the fid table"""
 
     def __repr__(self) -> str:
         return f"<Request {self.msg!r}{' flushed' * self.flushed}{' over' * self.over}>"

@@ -153,15 +153,14 @@ def _read(conn: ServerConn, msg: m.Tread, fid: Fid) -> m.Message | None:
         if conn.dialect.has_readdir:
             raise errors.IsDirectory
         return _read_dir(conn, msg, fid, handle, count)
-    far = conn.relays.leads(fid)
-    if far and not conn.relays.has_room:
+    if fid.far and not conn.relays.has_room:
         conn.relays.hold(msg, fid)
         return None
     result = handle.read(msg.offset, count)
     if isinstance(result, bytes):
         return m.Rread(msg.tag, result)
     request = conn.later(msg, fid, result, lambda data: m.Rread(msg.tag, data))
-    if far:
+    if fid.far:
         conn.relays.promise(request, count)
     return None
 
@@ -175,7 +174,9 @@ def _read_dir(
         return m.Rread(msg.tag, fid.cursor.take(count))
 
     def commit(entries: Sequence[Dir]) -> m.Message:
-        fid.cursor = DirCursor(packed(entries, conn.dialect.pack_dirs))
+        listing = packed(entries, conn.dialect.pack_dirs)
+        conn.fids.load(fid, sum(map(len, listing)))
+        fid.cursor = DirCursor(listing)
         return m.Rread(msg.tag, fid.cursor.take(count))
 
     return conn.answer(msg, fid, handle.readdir(), commit, busy=True)

@@ -70,6 +70,7 @@ class Relayed(Request):
 
     begun = cancellable = True
     abandon = None
+    weight = 0
 
     def __init__(
         self, conn: ServerConn, fid: Fid, tag: int, wire_tag: bytes, other: Other
@@ -80,7 +81,6 @@ class Relayed(Request):
         self.fid = fid
         self.over = self.flushed = False
         self.flushes = []
-        self.promised = 0
         self.there = 0
         """its tag on the other connection"""
         self._conn = conn
@@ -105,18 +105,17 @@ class Relayed(Request):
 class Relays:
     """The open fids of a connection whose files are on other servers."""
 
-    __slots__ = ("_conn", "_held", "_limit", "_most", "_probes", "_promised", "ways")
+    __slots__ = ("_conn", "_most", "_probes", "held", "promised", "ways")
 
     def __init__(self, conn: ServerConn) -> None:
         self._conn = conn
-        self._limit = conn.limits.requests
         self._most = conn.limits.unsent
         self.ways: dict[int, tuple[Fid, Other, bytes, int, int]] = {}
         """by fid: itself, the other connection, its fid there, and the most bytes of a read
         and of a write that both sides can take, -1 where it is not open for that"""
-        self._promised = 0
+        self.promised = 0
         """bytes that may come as replies of reads that do not block"""
-        self._held: deque[Request] = deque()
+        self.held: deque[Request] = deque()
         """reads that wait until less is promised, the oldest first"""
         self._probes = 0
         """that are under way"""
@@ -129,8 +128,8 @@ class Relays:
     def clear(self) -> None:
         """The fids are gone, and so are the requests."""
         self.ways.clear()
-        self._held.clear()
-        self._promised = 0
+        self.held.clear()
+        self.promised = 0
 
     def take(self, frame: bytes) -> bool:
         """Pass a Tread or Twrite on; whether it is one and that could be done."""
@@ -142,13 +141,13 @@ class Relays:
             return False
         fid, other, fid_there, read, write = found
         if kind == _TREAD:
-            if size != _SIZE or not 0 < count <= read or self._promised >= self._most:
+            if size != _SIZE or not 0 < count <= read or self.promised >= self._most:
                 return False
         elif kind != _TWRITE or size != _SIZE + count or count > write:
             return False
         conn = self._conn
         requests = conn.requests
-        if fid.busy is not None or tag in requests or len(requests) >= self._limit:
+        if fid.busy is not None or tag in requests or len(requests) >= conn.room_for:
             return False
         request = Relayed(conn, fid, tag, frame[5:7], other)
         there = other.relay(frame, fid_there, request)
@@ -159,44 +158,35 @@ class Relays:
         fid.pending += 1
         if kind == _TREAD:
             request.promised = count
-            self._promised += count
+            self.promised += count
+        else:
+            request.promised = 0
         return True
 
     # -- the bound of what is promised ------------------------------------------------
 
-    def leads(self, fid: Fid) -> bool:
-        """Whether what is read from `fid` comes from another server."""
-        return fid.fid in self.ways
-
     @property
     def has_room(self) -> bool:
         """Whether one more read may be sent on."""
-        return self._promised < self._most
+        return self.promised < self._most
 
     def promise(self, request: Request, count: int) -> None:
         """`request` is a read of `count` bytes, and was sent on."""
         request.promised = count
-        self._promised += count
-        if self._held and not self.has_room:
+        self.promised += count
+        if self.held and not self.has_room:
             self._probe()
 
     def hold(self, msg: m.Tread, fid: Fid) -> None:
         """There is no room for this read: it waits, and all that comes after it on `fid`."""
-        self._held.append(self._conn.hold(msg, fid))
+        self.held.append(self._conn.hold(msg, fid))
         self._probe()
 
-    def answered(self, request: Request) -> None:
-        """`request`, which had promised something, is over or blocks."""
-        self._promised -= request.promised
-        request.promised = 0
-        if self._held:
-            self._let_go()
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Let as many reads go on as there is room for."""
-        room = self._most - self._promised
-        while self._held and room > 0:
-            request = self._held.popleft()
+        room = self._most - self.promised
+        while self.held and room > 0:
+            request = self.held.popleft()
             if not request.over:
                 assert isinstance(request.msg, m.Tread)
                 room -= request.msg.count
@@ -221,5 +211,7 @@ class Relays:
         """Those of `sent` that have no reply yet block."""
         self._probes -= 1
         for request in sent:
-            if request.promised and not request.over:
-                self.answered(request)
+            if not request.over:
+                self.promised -= request.promised
+                request.promised = 0
+        self.let_go()

@@ -20,6 +20,8 @@ Rules kept here (manual section 5; numbers are 9p.md's list of bugs):
 - Replies that nobody takes stop the handling of further messages (30): see `stalled`.
 - `resume` stops at the time that the caller names, and goes on where it stopped.  Messages are
   handled in the order in which they came; those that waited for a busy fid come first.
+- What waits is paid for: requests without a reply, and the data of their messages, take room in the
+  fid table, which is the user's.
 - A connection that is lost or begins anew frees all its fids at once.  `resume` then ends their
   files one after the other, before it handles another message.
 - An exception that is not an `errors.Error` is a bug of ours: it is logged, and
@@ -41,7 +43,7 @@ from . import constants as c
 from . import dotl, on_fid
 from . import messages as m
 from .dialects import P9_2000, negotiated
-from .fid import FID_BYTES, Fid, FidTable, Request
+from .fid import FID_BYTES, FREE_REQUESTS, REQUEST_BYTES, REQUESTS_AT_ONCE, Fid, FidTable, Request
 from .framing import Framer, ProtocolError
 from .node import Handle, Maybe, Node
 from .relay import Relayed, Relays
@@ -95,6 +97,8 @@ class ServerConn:
         self.fids = FidTable(self.limits.fids)
         self.requests: dict[int, Request] = {}
         """by tag"""
+        self.room_for = min(FREE_REQUESTS, self.limits.requests)
+        """as many requests as there is room for; what the fid table gave for them, they keep"""
         self.refusal: errors.Error | None = None
         """why this connection is not served: the answer to every Tversion"""
         self._attach = attach
@@ -104,10 +108,9 @@ class ServerConn:
         self._frames: deque[bytes] = deque()
         self._broken: ProtocolError | None = None
         """what is wrong with the stream behind `_frames`"""
-        self._settled: deque[Fid] = deque()
-        """fids that are not busy any more, for which messages wait"""
-        self._ended: deque[Fid] = deque()
-        """fids that were freed all at once; their files are still to be ended"""
+        self._due: deque[Fid] = deque()
+        """fids that come before further frames: those that are not busy any more and for which
+        messages wait, and those that were freed all at once, whose files are to be ended"""
         self._out: list[bytes] = []
         self._unsent = 0
         self._started: list[Request] = []
@@ -137,7 +140,7 @@ class ServerConn:
     def stalled(self) -> bool:
         """There is more to handle.  Take the replies with `data_to_send`, and when they have
         left, `resume`; receive no more before."""
-        return bool(self._frames or self._settled or self._ended)
+        return bool(self._frames or self._due)
 
     def resume(self, until: float = math.inf) -> None:
         """Handle messages that were received, until the replies are `unsent` bytes or the clock
@@ -149,10 +152,10 @@ class ServerConn:
         Raises `ProtocolError` when everything was handled that came before something which
         cannot be understood: send what there is to send, close the connection, call `lost`.
         """
-        frames, settled, ended, relays = self._frames, self._settled, self._ended, self.relays
+        frames, due, relays, clock = self._frames, self._due, self.relays, self._clock
         most, trace = self.limits.unsent, self._trace
         while True:
-            if (settled or ended) and not self._catch_up(until):
+            if due and not self._catch_up(until):
                 return
             if not frames or self._unsent >= most:
                 break
@@ -169,37 +172,36 @@ class ServerConn:
                     self._send(self._rerror(msg.tag, refusal))
                 else:
                     self._handle(msg)
-            if frames and self._clock() >= until:
+            if frames and clock() >= until:
                 return
         if self._broken is not None and not frames:
             broken, self._broken = self._broken, None
             raise broken
 
     def _catch_up(self, until: float) -> bool:
-        """End files that are to be ended, and handle what waited for fids; whether nothing of
-        that is left."""
-        ended, settled = self._ended, self._settled
-        while ended:
-            fid = ended.popleft()
-            if fid.handle is not None:
-                fid.handle.drop()
-            if fid.node is not None:
-                fid.node.release()
-            if self._clock() >= until:
-                return not (ended or settled)
-        while settled:
-            fid = settled[0]
-            if not fid.waiting or fid.busy is not None:
-                settled.popleft()
+        """End the files, and handle the messages, of the fids that are due; whether none is left."""
+        due = self._due
+        while due:
+            fid = due[0]
+            if fid.ended:
+                due.popleft()
+                if fid.handle is not None:
+                    fid.handle.drop()
+                if fid.node is not None:
+                    fid.node.release()
+            elif not fid.waiting or fid.busy is not None:
+                due.popleft()
                 continue
-            if self._unsent >= self.limits.unsent:
+            elif self._unsent >= self.limits.unsent:
                 return False
-            request = fid.waiting.popleft()
-            request.over = True
-            del self.requests[request.tag]
-            self._handle(request.msg)
+            else:
+                request = fid.waiting.popleft()
+                request.over = True
+                del self.requests[request.tag]
+                self.fids.let_go(request.weight)
+                self._handle(request.msg)
             if self._clock() >= until:
-                return not settled
+                return not due
         return True
 
     def data_to_send(self) -> list[bytes]:
@@ -257,15 +259,20 @@ class ServerConn:
         requests, fids = list(self.requests.values()), list(self.fids.values())
         self.requests.clear()
         self.fids.clear()
+        self.room_for = min(FREE_REQUESTS, self.limits.requests)
         self.relays.clear()
-        self._settled.clear()
         for request in requests:
             request.over = True
             if request.abandon is not None and request.fid is not None:
                 request.fid.node = None
             if not request.flushed:
                 self._cancel(request)
-        self._ended.extend(fids)
+        for fid in fids:
+            fid.ended = True
+        # what was freed before is still to be ended
+        freed = [fid for fid in self._due if fid.ended]
+        self._due.clear()
+        self._due.extend((*freed, *fids))
 
     # -- requests -------------------------------------------------------------
 
@@ -276,7 +283,11 @@ class ServerConn:
             frame = reply.pack()
         except Exception as e:  # a file gave a number or a name that no field can hold
             frame = self._error(reply.tag, reply, e).pack()
-        self._put(reply.tag, frame)
+        if len(frame) > self.msize:
+            self._put(reply.tag, frame)
+        else:
+            self._out.append(frame)
+            self._unsent += len(frame)
 
     def _put(self, tag: int, frame: bytes) -> None:
         """Send the frame of a reply, or that it is too long."""
@@ -306,10 +317,23 @@ class ServerConn:
             return None
         if msg.tag in self.requests:
             return errors.InUse("duplicate tag")
-        if len(self.requests) >= self.limits.requests and not isinstance(
+        if len(self.requests) >= self.room_for and not isinstance(
             msg, (m.Tflush, m.Tclunk, m.Tremove)
         ):
-            return errors.Busy(f"more than {self.limits.requests} requests on one connection")
+            return self._make_room()
+        return None
+
+    def _make_room(self) -> errors.Error | None:
+        """For more requests; why there is none."""
+        limit = self.limits.requests
+        if self.room_for >= limit:
+            return errors.Busy(f"more than {limit} requests on one connection")
+        more = min(REQUESTS_AT_ONCE, limit - self.room_for)
+        try:
+            self.fids.hold(more * REQUEST_BYTES)
+        except errors.Busy as e:
+            return errors.Busy(f"{e}, with requests that wait for their replies")
+        self.room_for += more
         return None
 
     def _handle(self, msg: Any) -> None:
@@ -338,11 +362,18 @@ class ServerConn:
         return request
 
     def _wait(self, msg: m.Message, fid: Fid) -> None:
-        """`msg` is handled when `fid` is no longer busy."""
+        """`msg` is handled when `fid` is no longer busy.  Raises Busy, when there is no room for
+        its data."""
+        weight = self._weigh(msg)
         request = self._register(msg, fid)
+        request.weight = weight
         if fid.waiting is None:
             fid.waiting = deque()
         fid.waiting.append(request)
+
+    def _weigh(self, msg: m.Message) -> int:
+        """The weight of a message that is kept, until it is let go.  Raises Busy."""
+        return self.fids.hold(len(msg.data)) if isinstance(msg, m.Twrite) else 0
 
     def hold(self, msg: m.Message, fid: Fid) -> Request:
         """`msg` is handled again after a `release` of `fid`, which is busy until then."""
@@ -369,8 +400,15 @@ class ServerConn:
         cancellable: bool = True,
         busy: bool = False,
     ) -> Request:
-        """The reply to `msg` waits; with `busy`, so does everything else on `fid`."""
+        """The reply to `msg` waits; with `busy`, so does everything else on `fid`.  Raises Busy,
+        and what would be awaited is not, when there is no room for its data."""
+        try:
+            weight = self._weigh(msg)
+        except errors.Busy:
+            _discard(awaitable)
+            raise
         request = self._register(msg, fid)
+        request.weight = weight
         request.begun = True
         request.awaitable = awaitable
         request.commit = commit
@@ -402,7 +440,7 @@ class ServerConn:
         """`fid` is not busy any more: what waited for it is handled next, in order."""
         fid.busy = None
         if fid.waiting:
-            self._settled.append(fid)
+            self._due.append(fid)
 
     def _finish(self, request: Request, reply: m.Message | None) -> None:
         """Answer `request` (unless it was flushed and undone), then its Tflushes."""
@@ -425,7 +463,12 @@ class ServerConn:
             self._send(m.Rflush(flush.tag))
             request.flushes += flush.flushes  # it was flushed itself; this loop goes on
         if request.promised:
-            self.relays.answered(request)
+            relays = self.relays
+            relays.promised -= request.promised
+            if relays.held:
+                relays.let_go()
+        if request.weight:
+            self.fids.let_go(request.weight)
         fid = request.fid
         if fid is not None:
             if request.begun:
@@ -466,6 +509,7 @@ class ServerConn:
         way = getattr(handle, "way", None)
         if way is not None and not fid.node.qid.type & c.QTDIR:
             self.relays.add(fid, way)
+            fid.far = True
         return fid.node.qid, self.msize - c.IOHDRSZ
 
     def end_fid(self, fid: Fid) -> None:

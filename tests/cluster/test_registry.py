@@ -235,7 +235,7 @@ async def test_event_wakes_every_reader_at_each_change() -> None:
         waits = reading(events[0])
         waits.cancel()
         await turns_of_the_loop()
-        assert not running.orchestrator._registry._waiting
+        assert not running.orchestrator._registry._sleepers
 
 
 @story

@@ -138,7 +138,7 @@ async def test_a_read_that_is_held_can_be_flushed_and_its_fid_goes_on() -> None:
         ends = [out.clunk() for out in outs[1::2]]
         await asyncio.gather(*ends)
         assert not connection._conn.requests
-        assert connection._conn.relays._promised == 0
+        assert connection._conn.relays.promised == 0
         gate.open()
 
 
