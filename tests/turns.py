@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
@@ -33,8 +34,11 @@ class Turns:
 
 @contextlib.contextmanager
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
-    """Measures asyncio's own loop, which must be the one that runs."""
+    """Measures asyncio's own loop, which must be the one that runs.  The garbage collector is off
+    meanwhile: it looks at all that the test has made, in whatever turn that is."""
     turns = Turns()
+    gc.collect()
+    gc.disable()
     run_once = asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
     def measuring(loop: asyncio.BaseEventLoop) -> None:
@@ -45,7 +49,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
 
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.BaseEventLoop, "_run_once", measuring)
-        yield turns
+        try:
+            yield turns
+        finally:
+            gc.enable()
 
 
 class RawClient:

@@ -179,7 +179,7 @@ class ServerConn:
             raise broken
 
     def _catch_up(self, until: float) -> bool:
-        """End the files, and handle the messages, of the fids that are due; whether none is left."""
+        """End the files, and handle the messages, of the fids that are due; whether all is done."""
         due = self._due
         while due:
             fid = due[0]
