@@ -23,6 +23,7 @@ from typing import Any
 
 from ..p9.fid import Fid, Request
 from ..p9.messages import Message
+from ..p9.on_fid import read_at_once
 from ..p9.server import ServerConn
 from ..p9.words import shown
 from .server import Connection
@@ -35,6 +36,7 @@ _LOOK_S = 0.12
 """that a beat is late when the guard looks"""
 
 _HANDLE = ServerConn._handle.__code__
+_READ = read_at_once.__code__
 _OF_CONNECTION = {
     Connection.handle.__code__,
     Connection._pending_done.__code__,
@@ -123,6 +125,8 @@ def what(frame: FrameType | None) -> str:
             outer = name if frame.f_back is not None else outer
         if code is _HANDLE and message is None:
             message = _of_message(frame.f_locals)
+        elif code is _READ and message is None:
+            message = "Tread" + _of_fid(frame.f_locals.get("fid"))
         elif code in _OF_CONNECTION and connection is None:
             connection = _of_connection(frame.f_locals)
         frame = frame.f_back

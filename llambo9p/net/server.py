@@ -77,7 +77,8 @@ class Connection(asyncio.Protocol):
             self._attach,
             limits=server.limits.conn,
             trace=server.trace,
-            ready=self._ready,
+            ready=self._schedule_write,
+            more=self._go_on,
         )
         self.peer: Peer | None = None
         """None when the connection is refused"""
@@ -138,8 +139,6 @@ class Connection(asyncio.Protocol):
     def handle(self, until: float) -> bool:
         """Handle what was received, await what that starts, and write what it answers."""
         conn, transport = self._conn, self.transport
-        if transport.is_closing() and not self._gone:
-            return False
         try:
             conn.resume(until)
         except ProtocolError as e:
@@ -251,14 +250,18 @@ class Connection(asyncio.Protocol):
     def _after_completion(self) -> None:
         for started in self._conn.take_started():
             self._await(started)
-        self._ready()
+        self._schedule_write()
+        if self._conn.stalled:
+            self._go_on()
 
-    def _ready(self) -> None:
-        """There is something to write, or to go on with."""
+    def _schedule_write(self) -> None:
         if not self._write_scheduled:
             self._write_scheduled = True
             self._loop.call_soon(self._write_later)
-        if self._conn.stalled and not self._paused:
+
+    def _go_on(self) -> None:
+        """There are messages that can be handled, unless the client does not read."""
+        if not self._paused:
             self._turns.handle(self)
 
     def _write_later(self) -> None:

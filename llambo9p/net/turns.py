@@ -47,22 +47,20 @@ class Rotation(Generic[_M]):
     def __init__(self) -> None:
         self._lines: OrderedDict[str, deque[_M]] = OrderedDict()
         """of each user; the one whose turn it is comes first"""
-        self._waiting: set[_M] = set()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: set[_M] = set()
+        """all of them"""
 
     def add(self, member: _M) -> None:
         """It waits behind the others of its user; once, however often it is added."""
-        if member not in self._waiting:
-            self._waiting.add(member)
+        if member not in self.waiting:
+            self.waiting.add(member)
             self._lines.setdefault(member.whose, deque()).append(member)
 
     def next(self) -> _M:
         """The one whose turn it is, which does not wait any more.  There must be one."""
         whose, line = self._lines.popitem(last=False)
         member = line.popleft()
-        self._waiting.discard(member)
+        self.waiting.discard(member)
         if line:
             self._lines[whose] = line
         return member
@@ -98,7 +96,7 @@ class Turns:
                 self._rotation.add(connection)
         finally:
             self._used += self._clock() - begun
-            if self._used >= TURN_S or self._rotation:
+            if self._used >= TURN_S or self._rotation.waiting:
                 self._schedule()
             else:
                 self.closed = False
@@ -115,14 +113,14 @@ class Turns:
         begun = now = clock()
         end = begun + TURN_S
         try:
-            while rotation and now < end:
+            while rotation.waiting and now < end:
                 connection = rotation.next()
                 if connection.handle(min(now + SLICE_S, end)):
                     rotation.add(connection)
                 now = clock()
         finally:
             self._used = now - begun
-            if rotation:
+            if rotation.waiting:
                 self._schedule()
             else:
                 self.closed = self._used >= TURN_S

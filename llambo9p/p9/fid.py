@@ -41,6 +41,7 @@ class Fid:
         "fid",
         "handle",
         "mode",
+        "near",
         "node",
         "pending",
         "root",
@@ -71,6 +72,8 @@ class Fid:
         """how many fids what it holds counts as"""
         self.far = False
         """it is open, and what is read from it comes from another server"""
+        self.near = False
+        """it is a file of this server's, and open for reading"""
         self.ended = False
         """the connection is lost or began anew"""
 

@@ -143,8 +143,11 @@ class Relays:
         if kind == _TREAD:
             if size != _SIZE or not 0 < count <= read or self.promised >= self._most:
                 return False
+            promised = count
         elif kind != _TWRITE or size != _SIZE + count or count > write:
             return False
+        else:
+            promised = 0
         conn = self._conn
         requests = conn.requests
         if fid.busy is not None or tag in requests or len(requests) >= conn.room_for:
@@ -156,11 +159,8 @@ class Relays:
         request.there = there
         requests[tag] = request
         fid.pending += 1
-        if kind == _TREAD:
-            request.promised = count
-            self.promised += count
-        else:
-            request.promised = 0
+        request.promised = promised
+        self.promised += promised
         return True
 
     # -- the bound of what is promised ------------------------------------------------
@@ -191,7 +191,7 @@ class Relays:
                 assert isinstance(request.msg, m.Tread)
                 room -= request.msg.count
                 self._conn.release(request)
-        self._conn.ready()
+        self._conn.more()
 
     def _probe(self) -> None:
         """Find out which of the reads that were sent on block."""

@@ -73,14 +73,15 @@ class Limits:
     """bytes of replies not taken with `data_to_send`; beyond it messages wait"""
 
 
+_TREAD = m.Tread.number
 _ON_FID: dict[int, on_fid.Handler] = {**on_fid.ON_FID, **dotl.ON_FID}
 """by number: a message has the same one in every dialect that has it"""
 
 
 class ServerConn:
     """See the module.  `attach` gives the tree; `trace` sees every message; `ready` is
-    called when there is something in `data_to_send`, or something to `resume`, that no call of
-    the caller's brought; `clock` gives seconds."""
+    called when there is something in `data_to_send`, and `more` when there is something to
+    `resume`, that no call of the caller's brought; `clock` gives seconds."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class ServerConn:
         limits: Limits | None = None,
         trace: Callable[[str, m.Message], None] | None = None,
         ready: Callable[[], None] = lambda: None,
+        more: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
@@ -115,6 +117,7 @@ class ServerConn:
         self._unsent = 0
         self._started: list[Request] = []
         self.ready = ready
+        self.more = more
         self.relays = Relays(self)
         self.negotiated = False
 
@@ -160,7 +163,9 @@ class ServerConn:
             if not frames or self._unsent >= most:
                 break
             frame = frames.popleft()
-            if not (relays.ways and trace is None and relays.take(frame)):
+            if trace is None and relays.ways and relays.take(frame):
+                continue  # quick, and the limit on requests is one on them
+            if trace is not None or frame[4] != _TREAD or not on_fid.read_at_once(self, frame):
                 try:
                     msg = self.dialect.unpack(frame)
                 except BadMessage as e:
@@ -284,18 +289,22 @@ class ServerConn:
         except Exception as e:  # a file gave a number or a name that no field can hold
             frame = self._error(reply.tag, reply, e).pack()
         if len(frame) > self.msize:
-            self._put(reply.tag, frame)
-        else:
-            self._out.append(frame)
-            self._unsent += len(frame)
+            frame = self.too_long(reply.tag, frame)
+        self.put(frame)
 
-    def _put(self, tag: int, frame: bytes) -> None:
-        """Send the frame of a reply, or that it is too long."""
-        if len(frame) > self.msize:
-            why = f"a reply of {len(frame)} bytes does not fit msize {self.msize}"
-            frame = self._rerror(tag, errors.Error(why)).pack()
+    def put(self, frame: bytes) -> None:
+        """Send the frame of a reply, which is not too long."""
         self._out.append(frame)
         self._unsent += len(frame)
+
+    def too_long(self, tag: int, frame: bytes) -> bytes:
+        """What is sent instead."""
+        why = f"a reply of {len(frame)} bytes does not fit msize {self.msize}"
+        return self._rerror(tag, errors.Error(why)).pack()
+
+    def refuse(self, tag: int, what: object, error: Exception) -> None:
+        """Answer the message `what` with an error."""
+        self._send(self._error(tag, what, error))
 
     def _rerror(self, tag: int, error: errors.Error) -> m.Message:
         return self.dialect.error(tag, error, self.msize)
@@ -450,8 +459,23 @@ class ServerConn:
 
     def answer_relayed(self, request: Relayed, frame: bytes) -> None:
         """Answer `request` with a frame that another server sent, but for its tag."""
-        self._put(request.tag, b"".join((frame[:5], request.wire_tag, frame[7:])))
-        self._over(request)
+        if request.flushes or len(frame) > self.msize:
+            if len(frame) > self.msize:
+                frame = self.too_long(request.tag, frame)
+            self.put(b"".join((frame[:5], request.wire_tag, frame[7:])))
+            self._over(request)
+            return
+        self._out.append(b"".join((frame[:5], request.wire_tag, frame[7:])))
+        self._unsent += len(frame)
+        # as `_over` does, of which little is left here
+        request.over = True
+        del self.requests[request.tag]
+        request.fid.pending -= 1  # type: ignore[union-attr]
+        if request.promised:
+            relays = self.relays
+            relays.promised -= request.promised
+            if relays.held:
+                relays.let_go()
 
     def _over(self, request: Request) -> None:
         """`request` was answered: its tag is free, and its Tflushes are answered."""
@@ -507,9 +531,11 @@ class ServerConn:
         fid.handle = handle
         fid.mode = mode & 3
         way = getattr(handle, "way", None)
-        if way is not None and not fid.node.qid.type & c.QTDIR:
-            self.relays.add(fid, way)
-            fid.far = True
+        if not fid.node.qid.type & c.QTDIR:
+            if way is not None:
+                self.relays.add(fid, way)
+                fid.far = True
+            fid.near = way is None and fid.mode != c.OWRITE
         return fid.node.qid, self.msize - c.IOHDRSZ
 
     def end_fid(self, fid: Fid) -> None:

@@ -23,6 +23,7 @@ CONVERSATION = "llambo9p/conversation/conversation.py"
 TURN = "llambo9p/conversation/turn.py"
 CLONE = "llambo9p/conversation/clone.py"
 NET_SERVER = "llambo9p/net/server.py"
+TURNS = "llambo9p/net/turns.py"
 CLIENT = "llambo9p/net/client.py"
 REMOTE = "llambo9p/cluster/remote.py"
 DISPATCH = "llambo9p/cluster/dispatch.py"
@@ -112,15 +113,17 @@ MUTATIONS = [
     ),
     Mutation(
         9, "a read that waits holds back its connection", SERVER,
-        "frames, relays = self._frames, self._relays",
-        "frames, relays = self._frames if not self.requests else [], self._relays",
+        "frames, due, relays, clock = self._frames, self._due, self.relays, self._clock",
+        "frames, due, relays, clock = self._frames if not self.requests else deque(), self._due, "
+        "self.relays, self._clock",
         "tests/conversation/test_out.py::test_9_a_blocked_read_stalls_nobody",
     ),
     Mutation(
-        9, "a client that asks much is served to its end before the others", SERVER,
-        "while frames and self._unsent < self.limits.unsent:",
-        "while frames:",
-        "tests/net/test_server.py::test_9_a_client_that_asks_for_much_and_reads_it_fast_takes_turns",
+        9, "a user with many connections is served to the end before the others", TURNS,
+        "self._lines[whose] = line",
+        "self._lines = OrderedDict({whose: line, **self._lines})",
+        "tests/net/test_turns.py"
+        "::test_9_users_take_turns_and_a_user_s_connections_come_in_their_order",
     ),
     Mutation(
         10, "Tflush waits for the read that it flushes", SERVER,
@@ -384,8 +387,8 @@ MUTATIONS = [
     ),
     Mutation(
         30, "replies pile up for a client that does not take them", SERVER,
-        "while frames and self._unsent < self.limits.unsent:",
-        "while frames:",
+        "if not frames or self._unsent >= most:",
+        "if not frames:",
         "tests/p9/test_read.py::test_30_messages_wait_while_their_replies_are_not_taken",
     ),
     Mutation(
