@@ -224,6 +224,8 @@ start_host() {
     mapfile -t words <"$dir/options"
     date +%s%N >"$dir/epoch"
     : >"$dir/log"
+    # the file is the host's own log; the shell's end of it takes what Python itself says
+    # shellcheck disable=SC2094
     setsid "$prefix/bin/llambo-worker" "${words[@]}" --config "$dir/host.yaml" \
         --epoch "$(cat "$dir/epoch")" --log-file "$dir/log" \
         >>"$dir/log" 2>&1 </dev/null &

@@ -122,7 +122,7 @@ class Conversation:
             self.limits.buffer.take(turn.size, self.user)
             self._delayed.append(turn)
         else:
-            self._give_to_engine(turn, history=False)
+            self._give_query(turn)
         self._one_shots.add(turn)
         return turn
 
@@ -207,6 +207,9 @@ class Conversation:
             except Error as e:
                 self.running = None  # and the loop goes on to the next
                 turn.failed(e)
+
+    def _give_query(self, turn: Turn) -> None:
+        self._give_to_engine(turn, history=False)
 
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
         with self._held(turn, history):
@@ -418,7 +421,7 @@ class Conversation:
         for turn in delayed:
             self.limits.buffer.give_back(turn.size, self.user)
             try:
-                self._give_to_engine(turn, history=False)
+                self._give_query(turn)
             except Error as e:
                 turn.failed(e)
         self._start_next()

@@ -333,7 +333,7 @@ MUTATIONS = [
     ),
     Mutation(
         24, "cancel stops what came first", THREAD,
-        "self._mailbox.put(_Cancel(request))",
+        "self._mailbox.put(_Cancel(request) if since is None else _Withdraw(request, since))",
         "self._mailbox.put(_Cancel(next(iter(self._live))))",
         "tests/conversation/test_ctl.py::test_24_cancel_of_a_queued_request_leaves_the_running_one",
     ),
