@@ -20,7 +20,6 @@ from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.conversation.metrics import Held, LongTurns
 from llambo9p.net.address import Address
 from llambo9p.net.guard import Guard
-from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 
 from . import logs, process
@@ -84,22 +83,22 @@ def main(
         stop: asyncio.Event, config: configuration.Cluster, addresses: list[Address]
     ) -> None:
         before = recovery.load(config.state.path)
-        certificates = config.security.certificates
-        tls = client_tls(*certificates) if certificates else None
-        limits = process.conversation_limits(config.limits)
+        security = process.security(config.security)
+        limits = process.conversation_limits(config.limits, security.owner)
         orchestrator = Orchestrator(
             config,
             stop.set,
             limits,
-            tls,
+            process.trust(config.security),
             process.first_path(),
             insecure,
             log,
+            security.owner,
         )
         server = Server(
             orchestrator.attach,
             limits=process.server_limits(config.limits),
-            security=process.security(config.security),
+            security=security,
             trace=process.print_message if trace else None,
         )
         guard = Guard()

@@ -19,14 +19,14 @@ from typing import Any
 
 import uvloop
 
-from llambo9p.cluster import config
+from llambo9p.cluster import config, environment
 from llambo9p.conversation import limits
 from llambo9p.errors import AddressInUse, Error, InvalidArgument
-from llambo9p.fs.user import owner
+from llambo9p.fs.user import User
 from llambo9p.net import address as addresses
 from llambo9p.net import sockets
 from llambo9p.net.address import Address
-from llambo9p.net.security import Security, server_tls
+from llambo9p.net.security import Security, Trust, client_tls, server_tls
 from llambo9p.net.server import Limits, Server
 from llambo9p.p9 import server as p9
 from llambo9p.p9 import text
@@ -131,6 +131,13 @@ def security(section: config.Security) -> Security:
     return Security(admins=section.admins, speaks_for=section.speaks_for, tls=tls)
 
 
+def trust(section: config.Security) -> Trust:
+    """For connecting to other servers.  Raises InvalidArgument naming a file that cannot be
+    used."""
+    tls = client_tls(*section.certificates) if section.certificates else None
+    return Trust(tls, environment.served_by().union(section.served_by))
+
+
 def server_limits(section: config.Limits) -> Limits:
     """No more connections than this process can have open, so that one too many is told so
     and does not take the file that something else needs."""
@@ -150,14 +157,14 @@ def server_limits(section: config.Limits) -> Limits:
     )
 
 
-def conversation_limits(section: config.Limits) -> limits.Limits:
+def conversation_limits(section: config.Limits, owner: User) -> limits.Limits:
     return limits.Limits(
         prompt_bytes=section.prompt,
         history_bytes=section.history,
         buffer=limits.buffer(section.buffered, section.buffered_per_user),
         kept=limits.kept(section.kept, section.kept_per_user),
         clones=limits.clones(section.conversations),
-        requests=limits.requests(section.queue_per_user, free=owner().name),
+        requests=limits.requests(section.queue_per_user, free=owner.name),
     )
 
 

@@ -30,7 +30,6 @@ from llambo9p.fs.user import User
 from llambo9p.net import address as addresses
 from llambo9p.net.address import Address
 from llambo9p.net.guard import Guard
-from llambo9p.net.security import client_tls
 from llambo9p.net.server import Server
 from llambo9p.worker.host import Host
 from llambo9p.worker.registration import Registration
@@ -185,10 +184,11 @@ def main(
                 "fids": max(config.limits.fids, FIDS),
             }
         )
+        security = process.security(config.security)
         server = Server(
             attach,
             limits=process.server_limits(bounds),
-            security=process.security(config.security),
+            security=security,
             trace=process.print_message if trace else None,
         )
         address = await process.listen(server, address, port_range)
@@ -196,7 +196,7 @@ def main(
             await _until(stop, engine.start(_print_progress))
             if stop.is_set():
                 return
-            limits = process.conversation_limits(config.limits)
+            limits = process.conversation_limits(config.limits, security.owner)
             host = Host(
                 engine,
                 engine.info,
@@ -206,6 +206,7 @@ def main(
                 limits=limits,
                 first_path=process.first_path(),
                 epoch=started,
+                owner=security.owner,
             )
             guard = Guard()
             host.metrics.register(Held(server, limits))
@@ -224,9 +225,8 @@ def main(
                     "epoch": str(started),
                     "first": str(first),
                 }
-                certificates = config.security.certificates
-                tls = client_tls(*certificates) if certificates else None
-                registration = Registration(orchestrator, announced or address, attrs, tls)
+                trust = process.trust(config.security)
+                registration = Registration(orchestrator, announced or address, attrs, trust)
                 await _until(stop, registration.hold())
             else:
                 await stop.wait()

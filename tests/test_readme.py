@@ -142,7 +142,7 @@ class Shell:
         text = text.replace("/n/llambo", f"{self.directory}/n")
         text = text.replace("/tmp/llambo.checkpoint", f"{self.directory}/checkpoint")
         text = text.replace("/tmp/llambo-cluster.state", f"{self.directory}/state")
-        return text.replace("/tmp/llambo.socket", f"{self.directory}/socket")
+        return text.replace("/srv/llambo/socket", f"{self.directory}/socket")
 
     def session(self, commands: list[str]) -> list[str]:
         """What each of the commands of one shell says."""

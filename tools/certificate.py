@@ -1,4 +1,7 @@
-"""Our certificate, for clusters at `tls!` addresses.
+"""Which servers we trust, and our certificate, for clusters at `tls!` addresses.
+
+A unix socket must be served by the user of the tool, by root, or by a user of
+`$LLAMBO_SERVED_BY` (names separated by commas), to which `--served-by` adds.
 
 `$LLAMBO_CERT` names a PEM file with our key and certificate, `$LLAMBO_CA` one with the
 CA's certificate; by default `cert.pem` and `ca.pem` in ~/.config/llambo, and a CA beside
@@ -8,25 +11,25 @@ the certificate where only that is named.
 from __future__ import annotations
 
 import os
-import ssl
 from pathlib import Path
 
+from llambo9p.cluster import environment
 from llambo9p.errors import InvalidArgument
 from llambo9p.net.address import Address
-from llambo9p.net.security import client_tls
+from llambo9p.net.security import Trust, client_tls
 
 from .failure import Failure
 
 
-def tls_for(address: Address) -> ssl.SSLContext | None:
-    """What a connection to `address` needs; None where that is nothing.  Raises Failure."""
+def trust_for(address: Address) -> Trust:
+    """What a connection to `address` needs.  Raises Failure."""
     if address.net != "tls":
-        return None
+        return Trust(served_by=environment.served_by())
     named = os.environ.get("LLAMBO_CERT")
     cert = Path(named) if named else Path.home() / ".config/llambo/cert.pem"
     ca = Path(os.environ.get("LLAMBO_CA") or cert.with_name("ca.pem"))
     try:
-        return client_tls(cert, ca)
+        return Trust(client_tls(cert, ca))
     except InvalidArgument as e:
         raise Failure(
             f"{address} needs a certificate: {e}. Set $LLAMBO_CERT and $LLAMBO_CA to what "

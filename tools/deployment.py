@@ -28,6 +28,7 @@ from llambo9p.engine.machine import available_memory
 from llambo9p.errors import Error
 from llambo9p.fs.user import owner
 from llambo9p.net.address import Address, parse
+from llambo9p.net.security import certificate_name
 
 from .failure import Failure
 from .program import run
@@ -96,13 +97,24 @@ def files(given: str | None, ssh: str, directory: Path) -> None:
     (directory / "options").write_text("".join(f"{word}\n" for word in (*words, *where)))
     told = host_config(config)
     # as who we are known there: its owner may be another user
-    told["cluster"]["security"] = {"admins": [owner().name], "speaks_for": [owner().name]}
+    us = _name(config)
+    told["cluster"]["security"] = {"admins": [us], "speaks_for": [us]}
     certificate = _certificate(config, host)
     if certificate is not None and config.security.ca is not None:
         shutil.copyfile(certificate, directory / "server.pem")
         shutil.copyfile(config.security.ca, directory / "ca.pem")
         told["cluster"]["security"] |= {"cert": "server.pem", "ca": "ca.pem"}
     (directory / "host.yaml").write_text(yaml.safe_dump(told))
+
+
+def _name(config: Cluster) -> str:
+    """Of the orchestrator's owner, as other servers know him.  Raises Failure."""
+    if config.security.cert is None:
+        return owner().name
+    try:
+        return certificate_name(config.security.cert)
+    except Error as e:
+        raise Failure(str(e)) from None
 
 
 def _load(given: str | None) -> Cluster:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import click
+
+from llambo9p.cluster import environment
 
 from .explain import Explained
 from .remote import Remote
@@ -42,8 +45,39 @@ def _remember_address(ctx: click.Context, param: click.Parameter, value: str | N
         ctx.find_root().ensure_object(_Chosen).addr = value
 
 
+def _remember_server(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """In the environment, from where the programs that a command starts have it, too."""
+    if value:
+        ctx.find_root().with_resource(_added(environment.SERVED_BY, value))
+
+
+@contextlib.contextmanager
+def _added(name: str, word: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = f"{before},{word}" if before else word
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def addr_option(command: _Command) -> _Command:
-    """`--addr`, which goes before the command's name or after it."""
+    """`--addr` and `--served-by`, which go before the command's name or after it."""
+    served_by = click.option(
+        "--served-by",
+        metavar="USER",
+        expose_value=False,
+        callback=_remember_server,
+        help="Trust a unix socket that USER serves, too  [default: yours and root's, and those of "
+        "$LLAMBO_SERVED_BY]",
+    )
+    return served_by(_addr(command))
+
+
+def _addr(command: _Command) -> _Command:
     return click.option(
         "--addr",
         metavar="ADDR",

@@ -19,10 +19,12 @@ from py9p.client import Client, RemoteError
 from py9p.constants import IOHDRSZ, OREAD, QTDIR, VERSION9P
 from py9p.messages import Dir, NinePError, Rattach, Tattach
 
+from llambo9p.errors import PermissionDenied
 from llambo9p.net.address import Address
+from llambo9p.net.security import Trust
 from llambo9p.net.sockets import blocking, explain
 
-from .certificate import tls_for
+from .certificate import trust_for
 from .failure import Failure, NoCluster
 from .tree import OpenFile, Tree
 
@@ -43,9 +45,11 @@ class Remote(Tree):
         """`patience` is how many seconds any answer may take, by default as long as it
         takes once we are attached.  Raises Unreachable."""
         self.address = address
-        tls = tls_for(address)
+        trust = trust_for(address)
         try:
-            sock = _connect(address, tls, patience or _ANSWER_S)
+            sock = _connect(address, trust, patience or _ANSWER_S)
+        except PermissionDenied as e:
+            raise Failure(str(e)) from None
         except OSError as e:
             hint = ". Start one with `llamboctl init`" if not isinstance(e, ssl.SSLError) else ""
             raise Unreachable(f"no cluster answers at {address}: {explain(e)}{hint}") from None
@@ -187,12 +191,12 @@ class RemoteFile(OpenFile):
             self._remote._clunk(self._fid)
 
 
-def _connect(address: Address, tls: ssl.SSLContext | None, patience: float) -> socket.socket:
-    sock = blocking(address, patience)
-    if tls is None or address.net == "unix":
+def _connect(address: Address, trust: Trust, patience: float) -> socket.socket:
+    sock = blocking(address, trust, patience)
+    if trust.tls is None:
         return sock
     try:
-        return tls.wrap_socket(sock, server_hostname=address.host)
+        return trust.tls.wrap_socket(sock, server_hostname=address.host)
     except BaseException:
         sock.close()
         raise

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 
 from llambo9p.errors import Error, NotFound, WorkerLost, from_ename
 from llambo9p.net.address import Address
+from llambo9p.net.security import NOBODY_ELSE
 from llambo9p.net.sockets import blocking, explain
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
@@ -38,7 +39,7 @@ class Connection:
         self._iounits: dict[int, int] = {}
         """of the fids that are open"""
         try:
-            self._socket = blocking(address)
+            self._socket = blocking(address, NOBODY_ELSE)
         except (OSError, UnicodeError) as e:
             raise WorkerLost(f"{WorkerLost.ename}: {address}: {explain(e)}") from e
         try:

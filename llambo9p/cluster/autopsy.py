@@ -64,7 +64,7 @@ async def _is_there(host: Host) -> bool | None:
     """Whether that very process answers at its address; None when nobody knows."""
     client: Client | None = None
     try:
-        client = await Client.connect(host.address, c.VERSION_9P2000_U, host.tls)
+        client = await Client.connect(host.address, c.VERSION_9P2000_U, host.trust)
         await client.attach(host.uname, host.aname(""))
     except Stale:
         return False

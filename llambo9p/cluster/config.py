@@ -201,6 +201,8 @@ class Security(_Section):
     """who may, beside the owner, spawn, drain, shut down ..."""
     speaks_for: list[str] = []
     """who may attach as any user, beside the owner and uid 0: other orchestrators"""
+    served_by: list[str] = []
+    """who may serve unix sockets that we connect to, beside the owner and root"""
     loopback: bool = True
     """plain TCP on loopback, where every local user is the owner"""
 

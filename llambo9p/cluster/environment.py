@@ -5,6 +5,7 @@
   environment start: without it the working directory.
 - `$LLAMBO_MODELS`, directories separated by `:`, takes the place of `models.path`.
 - `$LLAMBO_CLUSTER_ID` takes the place of `network.cluster_id`.
+- `$LLAMBO_SERVED_BY`, users separated by commas, is added to `security.served_by`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from pathlib import Path
 
 CONFIG_NAME = "cluster-config.yaml"
+SERVED_BY = "LLAMBO_SERVED_BY"
 
 
 def root() -> Path:
@@ -34,3 +36,8 @@ def models() -> list[Path]:
 
 def cluster_id() -> str | None:
     return os.environ.get("LLAMBO_CLUSTER_ID") or None
+
+
+def served_by() -> frozenset[str]:
+    """Users whose servers on unix sockets are trusted."""
+    return frozenset(filter(None, os.environ.get(SERVED_BY, "").split(",")))

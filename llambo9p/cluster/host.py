@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from ..engine.base import Request
 from ..errors import Error, HostLost, InvalidArgument, TimedOut, WorkerLost
 from ..net.address import Address
 from ..net.client import Client
+from ..net.security import Trust
 from ..p9 import constants as c
 from ..p9 import messages as m
 from .balancer import UNKNOWN
@@ -121,7 +121,8 @@ class Host:
     root: int
     """the fid of its own root, attached on `control`"""
     uname: str
-    tls: ssl.SSLContext | None
+    """as whom the owner attaches there, "" for whom the connection shows us to be"""
+    trust: Trust
     pulse: Pulse
     user_lost: Callable[[Host, str], None]
     """is told when the connection of a user ends, and no other does"""
@@ -166,7 +167,7 @@ class Host:
         cls,
         address: Address,
         uname: str,
-        tls: ssl.SSLContext | None,
+        trust: Trust,
         pulse: Pulse,
         user_lost: Callable[[Host, str], None],
         version: str,
@@ -178,27 +179,27 @@ class Host:
         try:
             async with in_time(address):
                 for _ in range(2):
-                    opened.append(await Client.connect(address, version, tls))
+                    opened.append(await Client.connect(address, version, trust))
                 client, control = opened
                 root, _ = await control.attach(uname, _of_epoch("", epoch))
         except BaseException:
             for connection in opened:
                 connection.close()
             raise
-        return cls(address, client, control, root, uname, tls, pulse, user_lost, epoch=epoch)
+        return cls(address, client, control, root, uname, trust, pulse, user_lost, epoch=epoch)
 
     @classmethod
     def absent(
         cls,
         address: Address,
         uname: str,
-        tls: ssl.SSLContext | None,
+        trust: Trust,
         pulse: Pulse,
         user_lost: Callable[[Host, str], None],
     ) -> Host:
         """One that is lost and was never connected to."""
         nobody = Client.gone(address, "it is not mounted again yet")
-        host = cls(address, nobody, nobody, 0, uname, tls, pulse, user_lost)
+        host = cls(address, nobody, nobody, 0, uname, trust, pulse, user_lost)
         host.lost = host.closed = True
         return host
 
@@ -377,7 +378,7 @@ class Host:
 
     async def _connect_user(self, user: str) -> Client:
         async with in_time(self.address):
-            client = await Client.connect(self.address, self.client.dialect.version, self.tls)
+            client = await Client.connect(self.address, self.client.dialect.version, self.trust)
         if self.closed:
             client.close()
             raise WorkerLost(f"{WorkerLost.ename}: {self.address}")
@@ -414,10 +415,10 @@ class Look(NamedTuple):
     """of an orchestrator"""
 
 
-async def look(address: Address, uname: str, tls: ssl.SSLContext | None) -> Look:
+async def look(address: Address, uname: str, trust: Trust) -> Look:
     """Raises Error."""
     async with in_time(address):
-        client = await Client.connect(address, c.VERSION_9P2000, tls)
+        client = await Client.connect(address, c.VERSION_9P2000, trust)
         try:
             root, _ = await client.attach(uname)
             entries = await _entries(client, root)

@@ -22,7 +22,6 @@ import contextlib
 import functools
 import logging
 import secrets
-import ssl
 import time
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterable, Sequence
@@ -37,8 +36,10 @@ from ..errors import (
     WorkerLost,
 )
 from ..fs.tree import Directory, Tree
+from ..fs.user import owner
 from ..net import address as addresses
 from ..net.address import Address
+from ..net.security import NOBODY_ELSE, Trust
 from ..p9 import constants as c
 from . import names as naming
 from .balancer import Balancer
@@ -61,7 +62,7 @@ _A_MOMENT_S = 0.01
 
 
 class Members:
-    """See the module.  `tls` is for hosts at `tls!` addresses."""
+    """See the module.  Hosts are those that we `trust`."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Members:
         balancer: Balancer,
         rules: Rules,
         events: Events,
-        tls: ssl.SSLContext | None = None,
+        trust: Trust = NOBODY_ELSE,
     ) -> None:
         self.id = secrets.token_hex(8)
         """of this orchestrator, among those that mount each other"""
@@ -81,7 +82,7 @@ class Members:
         self.promises = naming.Promises()
         self._tree = tree
         self._views = Views(tree)
-        self._tls = tls
+        self._trust = trust
         self._balancer = balancer
         self._rules = rules
         self._events = events
@@ -253,7 +254,7 @@ class Members:
         if name is None:
             await self._mount_host(address)
             return
-        answers, ours, offer = await look(address, self._tree.owner, self._tls)
+        answers, ours, offer = await look(address, _own_uname(address), self._trust)
         if offer is not None:
             self._check_loop(address, offer)
         version = c.VERSION_9P2000_U if ours else c.VERSION_9P2000
@@ -315,7 +316,7 @@ class Members:
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
         host = await Host.connect(
-            address, self._tree.owner, self._tls, pulse, self._views.renew, version, epoch
+            address, _own_uname(address), self._trust, pulse, self._views.renew, version, epoch
         )
         host.heartbeat = time.time()
         self.hosts.append(host)
@@ -326,7 +327,7 @@ class Members:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree."""
         aname = host.aname(there) if there else ""
-        return Mount(self._tree, name, host.connection, self._tree.owner, aname, ours=ours)
+        return Mount(self._tree, name, host.connection, host.uname, aname, ours=ours)
 
     def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
         if not self.promises.allow(name, host.started_as):
@@ -407,7 +408,7 @@ class Members:
         if there_is or not names:
             return None
         pulse = Pulse(self._rules, asyncio.get_running_loop().time())
-        host = Host.absent(where, self._tree.owner, self._tls, pulse, self._views.renew)
+        host = Host.absent(where, _own_uname(where), self._trust, pulse, self._views.renew)
         host.types, host.model, host.epoch = frozenset(saved.types), saved.model, saved.epoch
         host.expected, host.process = saved.expected, process
         host.name = names.get("")
@@ -646,3 +647,10 @@ class Members:
         self._lose(host)
         if host.process is not None:
             await host.process.kill()
+
+
+def _own_uname(address: Address) -> str:
+    """As whom the owner attaches.  On unix sockets and under TLS it is as whom the connection
+    shows us, for the name may be another user's there.  On plain TCP no name means anything to
+    our own servers, but one may to others."""
+    return owner().name if address.net == "tcp" else ""

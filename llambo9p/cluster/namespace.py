@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS
-from ..errors import InvalidArgument, NotFound, NotSupported
+from ..errors import AuthenticationFailed, InvalidArgument, NotFound, NotSupported
+from ..fs import user as users
 from ..fs.ctl import Action, Command, Commands, for_admins
 from ..fs.tree import Directory, TextFile, Tree
-from ..fs.user import User, owner
+from ..fs.user import User
 from ..net import address
+from ..net.security import NOBODY_ELSE, Trust
 from ..p9.node import Maybe, Node, Walk
 from ..p9.words import whole_number
 from . import names, strategies, views
@@ -61,8 +62,9 @@ _AT_ONCE = 64
 class Orchestrator:
     """`attach` gives the tree to serve; `stop` is called by the verb `shutdown`.
 
-    `tls` is for mounting hosts at `tls!` addresses; `first_path` is the tree's; with
+    Hosts that are mounted are those that we `trust`; `first_path` is the tree's; with
     `insecure`, hosts elsewhere may listen on plain TCP.  `log` has what this process logs.
+    `owner` is the server's, by default by the name of this process's account.
     """
 
     def __init__(
@@ -70,15 +72,17 @@ class Orchestrator:
         config: Cluster,
         stop: Callable[[], None],
         limits: Limits | None = None,
-        tls: ssl.SSLContext | None = None,
+        trust: Trust = NOBODY_ELSE,
         first_path: int = 1,
         insecure: bool = False,
         log: OwnLog | None = None,
+        owner: User | None = None,
     ) -> None:
         self.config = config
+        self._owner = owner or users.owner()
         self._log = log or OwnLog()
         self._insecure = insecure
-        self._tree = Tree(first=first_path)
+        self._tree = Tree(self._owner.name, first_path)
         self._limits = limits or Limits()
         lb = config.load_balancer
         self._balancer = Balancer(lb.strategy, queue=config.limits.queue_per_host)
@@ -86,7 +90,7 @@ class Orchestrator:
         rules = Rules(
             lb.health_check_interval / 1000, lb.healthy_threshold, lb.unhealthy_threshold
         )
-        self._members = Members(self._tree, self._balancer, rules, self._events, tls)
+        self._members = Members(self._tree, self._balancer, rules, self._events, trust)
         tally = Tally(time.monotonic)
         requests = Requests(tally, self._events, time.monotonic)
         self._dispatch = ClusterEngine(
@@ -140,7 +144,7 @@ class Orchestrator:
         self._showing: dict[str, asyncio.Task[None]] = {}
         """by user: his tree does not show all workers yet"""
         self._conversations: list[Conversation] = []
-        self._root_of(owner())
+        self._root_of(self._owner)
         for at in config.network.discovery:
             self._members.discovery.expect(address.parse(at))
 
@@ -169,6 +173,10 @@ class Orchestrator:
         return _attached(mount.walk(()))
 
     def _root_of(self, user: User) -> Directory:
+        if user.owner != (user.name == self._owner.name):
+            raise AuthenticationFailed(
+                f"{AuthenticationFailed.ename}: {user.name} has the owner's name, and is another"
+            )
         root = self._roots.get(user.name)
         if root is None:
             root = self._roots[user.name] = self._make_root(user)

@@ -1,8 +1,10 @@
 """Who a client is, and what names and numbers mean on this machine.
 
 A `User` is only ever what was authenticated (see `net.security`); trees are given one
-when they are attached, and show it what is its own.  An administrator is the owner of
-the process, or somebody whom the configuration names.
+when they are attached, and show it what is its own.  The owner is whoever runs the
+process.  An administrator is the owner, or somebody whom the configuration names.  An
+administrator who is not the owner decides what the cluster does; he does not act with
+the owner's account: he names no path, and no unix socket, of the owner's machine.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from ..p9 import constants as c
 class User:
     name: str
     admin: bool = False
+    owner: bool = False
+    """he runs the process; two users of one name are never both served"""
 
     def check_admin(self, verb: str) -> None:
         """Raises PermissionDenied unless this is an administrator."""
@@ -27,6 +31,15 @@ class User:
             raise PermissionDenied(
                 f"{PermissionDenied.ename}: {verb} is for the owner and security.admins, "
                 f"not for {self.name}"
+            )
+
+    def check_owner(self, what: str, instead: str) -> None:
+        """Raises PermissionDenied unless this is the owner: `what` is refused, and what others
+        can do `instead`."""
+        if not self.owner:
+            raise PermissionDenied(
+                f"{PermissionDenied.ename}: {what} is for the owner of the process, not for "
+                f"{self.name}: {instead}"
             )
 
 
@@ -39,9 +52,9 @@ def name_of(uid: int) -> str:
         return str(uid)
 
 
-def owner() -> User:
-    """Whoever runs this process."""
-    return User(name_of(os.geteuid()), admin=True)
+def owner(name: str | None = None) -> User:
+    """Whoever runs this process, by the name of its account if no other `name` is given."""
+    return User(name or name_of(os.geteuid()), admin=True, owner=True)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -49,6 +62,6 @@ def numbers_of(user: str) -> tuple[int, int]:
     """The user's uid and gid here; NOBODY for one that this machine does not know."""
     try:
         entry = pwd.getpwnam(user)
-    except KeyError:
+    except (KeyError, ValueError):  # a name with a NUL is a ValueError
         return c.NOBODY, c.NOBODY
     return entry.pw_uid, entry.pw_gid

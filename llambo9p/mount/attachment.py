@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import Error, NotFound, Stale, WorkerLost
 from ..net.address import Address
 from ..net.client import Client, RemoteOpen, ignore
+from ..net.security import NOBODY_ELSE, Trust
 from ..p9 import constants as c
 from ..p9 import messages as m
 from ..p9.wire import Dir, Qid
@@ -57,14 +57,14 @@ class _Done(NamedTuple):
 
 
 class Attachment:
-    """The tree at `address` as `uname` sees it; `tls` is for `tls!` addresses."""
+    """The tree at `address` as `uname` sees it, on a server that we `trust`."""
 
     def __init__(
-        self, address: Address, uname: str, tls: ssl.SSLContext | None = None
+        self, address: Address, uname: str, trust: Trust = NOBODY_ELSE
     ) -> None:
         self.address = address
         self._uname = uname
-        self._tls = tls
+        self._trust = trust
         self._root: Root | None = None
         self._attempt: asyncio.Task[Root] | None = None
         self._failure: Error | None = None
@@ -87,7 +87,7 @@ class Attachment:
     async def _connect(self) -> Root:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                client = await Client.connect(self.address, c.VERSION_9P2000_U, self._tls)
+                client = await Client.connect(self.address, c.VERSION_9P2000_U, self._trust)
                 try:
                     fid, reply = await client.attach(self._uname)
                 except BaseException:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
@@ -36,6 +35,7 @@ from ..p9.relay import Relayed
 from ..p9.wire import Dir
 from . import sockets
 from .address import Address
+from .security import NOBODY_ELSE, Trust
 
 ASKED = 24_000
 """requests that may be outstanding"""
@@ -72,14 +72,15 @@ class Client(asyncio.Protocol):
         cls,
         address: Address,
         version: str = c.VERSION_9P2000,
-        tls: ssl.SSLContext | None = None,
+        trust: Trust = NOBODY_ELSE,
     ) -> Self:
         """Connect and negotiate `version`, 9P2000.u or plain: with .u errors keep their
-        errno.  `tls!` addresses need `tls`, see `security.client_tls`.
+        errno.
 
-        Raises `WorkerLost` naming the address, InvalidArgument without a certificate.
+        Raises `WorkerLost` naming the address, and what `sockets.connect` does of a server that
+        we do not `trust`.
         """
-        client = await sockets.connect(address, lambda: cls(address), tls)
+        client = await sockets.connect(address, lambda: cls(address), trust)
         try:
             reply = await client.call(
                 m.Tversion(c.NOTAG, client._conn.msize, version), m.Rversion

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from ..errors import AddressInUse, Error, InvalidArgument, WorkerLost
 from .address import Address
+from .security import Trust
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +28,21 @@ _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 async def connect(
-    address: Address, factory: Callable[[], _P], tls: ssl.SSLContext | None = None
+    address: Address, factory: Callable[[], _P], trust: Trust
 ) -> _P:
-    """The protocol, connected.  `tls!` addresses need `tls`, see `security.client_tls`.
+    """The protocol, connected to a server that we `trust`.
 
-    Raises `WorkerLost`, InvalidArgument without a certificate.
+    Raises `WorkerLost`, PermissionDenied for a unix socket of a stranger, InvalidArgument for a
+    `tls!` address without a certificate of ours.
     """
     loop = asyncio.get_running_loop()
-    if address.net != "tls":
-        tls = None
-    elif tls is None:
+    tls = trust.tls if address.net == "tls" else None
+    if address.net == "tls" and tls is None:
         raise InvalidArgument(f"{address} needs a certificate of ours")
     try:
         if address.net == "unix":
-            _, protocol = await loop.create_unix_connection(factory, address.path)
+            sock = _unix(address, trust, 0)  # a unix socket connects at once or not at all
+            _, protocol = await loop.create_unix_connection(factory, sock=sock)
         else:
             _, protocol = await loop.create_connection(
                 factory, address.host, address.port, ssl=tls
@@ -50,16 +52,21 @@ async def connect(
     return protocol
 
 
-def blocking(address: Address, timeout: float | None = None) -> socket.socket:
+def blocking(address: Address, trust: Trust, timeout: float | None = None) -> socket.socket:
     """A connected socket for who has no event loop, without TLS; `timeout` is in seconds, for
     this and all that is done with it.  Raises OSError and UnicodeError, which `explain` puts into
-    words."""
+    words, and PermissionDenied for a unix socket of a stranger."""
     if address.net != "unix":
         return socket.create_connection((address.host, address.port), timeout)
+    return _unix(address, trust, timeout)
+
+
+def _unix(address: Address, trust: Trust, timeout: float | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(timeout)
     try:
         sock.connect(address.path)
+        trust.check(address, sock)
     except BaseException:
         sock.close()
         raise

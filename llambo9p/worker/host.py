@@ -19,8 +19,9 @@ from prometheus_client import CollectorRegistry
 from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS, worker_name
 from ..engine.base import Engine, ModelInfo
-from ..errors import InvalidArgument, NotFound, Stale
+from ..errors import AuthenticationFailed, InvalidArgument, NotFound, Stale
 from ..fs import exposition
+from ..fs import user as users
 from ..fs.ctl import Action, Command, Commands, CtlFile, for_admins
 from ..fs.file import File
 from ..fs.tree import Directory, TextFile, Tree
@@ -32,7 +33,8 @@ from .worker import Worker
 
 class Host:
     """`shutdown` is called when somebody writes that verb; `first_path` is the tree's; `epoch`
-    tells this process from others that listened at its address."""
+    tells this process from others that listened at its address; `owner` is the server's, by
+    default by the name of this process's account."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Host:
         limits: Limits | None = None,
         first_path: int = 1,
         epoch: int = 0,
+        owner: User | None = None,
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self.epoch = epoch
@@ -57,7 +60,8 @@ class Host:
         self._limits = limits or Limits()
         self.metrics = CollectorRegistry()
         self.metrics.register(Metrics(lambda: engine.load, lambda: len(self.workers)))
-        self._tree = Tree(first=first_path)
+        self._owner = owner or users.owner()
+        self._tree = Tree(self._owner.name, first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
         """each user's tree, by name"""
 
@@ -78,6 +82,10 @@ class Host:
         return worker
 
     def _root_of(self, user: User) -> Directory:
+        if user.owner != (user.name == self._owner.name):
+            raise AuthenticationFailed(
+                f"{AuthenticationFailed.ename}: {user.name} has the owner's name, and is another"
+            )
         if user.name in self._roots:
             return self._roots[user.name][1]
         root = Directory(self._tree, "/")

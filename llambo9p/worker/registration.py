@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import ssl
 
 from ..errors import Error
 from ..fs.ctl import quote, split_words
 from ..net.address import Address
 from ..net.backoff import Backoff
 from ..net.client import Client
+from ..net.security import NOBODY_ELSE, Trust
 from ..p9 import constants as c
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class Registration:
         orchestrator: Address,
         own: Address,
         attrs: dict[str, str],
-        tls: ssl.SSLContext | None = None,
+        trust: Trust = NOBODY_ELSE,
     ) -> None:
         self._orchestrator = orchestrator
         self._own = own
         self._attrs = dict(attrs)
-        self._tls = tls
+        self._trust = trust
 
     async def hold(self) -> None:
         """Register, again whenever the lease is lost.  Raises Error when refused for good."""
@@ -62,7 +62,7 @@ class Registration:
     async def _hold_once(self, backoff: Backoff) -> None:
         """Returns when the lease is lost."""
         async with asyncio.timeout(ANSWER_S):
-            client = await Client.connect(self._orchestrator, c.VERSION_9P2000_U, self._tls)
+            client = await Client.connect(self._orchestrator, c.VERSION_9P2000_U, self._trust)
         try:
             async with asyncio.timeout(ANSWER_S):
                 root, _ = await client.attach("")

@@ -20,19 +20,27 @@ import uvloop
 from click.testing import CliRunner
 from llambo9p_tools.commands.cert import cert
 
-from llambo9p.errors import AuthenticationFailed, Busy, Error, InvalidArgument, WorkerLost
+from llambo9p.errors import (
+    AuthenticationFailed,
+    Busy,
+    Error,
+    InvalidArgument,
+    PermissionDenied,
+    WorkerLost,
+)
 from llambo9p.fs.tree import Directory, TextFile, Tree
 from llambo9p.fs.user import User, name_of, owner
 from llambo9p.net import security, sockets
 from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client
-from llambo9p.net.security import Peer, Security, client_tls, server_tls
+from llambo9p.net.security import Peer, Security, Trust, client_tls, server_tls
 from llambo9p.net.server import Limits, Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9 import server as p9
 from llambo9p.p9.dialects import Tattach_u
 from tests.files import story
+from tests.stranger import stranger
 
 from .serving import LOOPBACK, until
 
@@ -63,13 +71,18 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("ca")
     make(directory, "ca")
     make(directory, "server", "localhost", "127.0.0.1")
-    make(directory, "user", "alice")
-    make(directory, "user", "bob")
+    make(directory, "server", "127.0.0.1", "--name", "ops")
+    for name in ("alice", "bob", "ops", ME):
+        make(directory, "user", name)
     return directory
 
 
-def as_(ca: Path, name: str) -> ssl.SSLContext:
+def context_of(ca: Path, name: str) -> ssl.SSLContext:
     return client_tls(ca / f"{name}.pem", ca / "ca.pem")
+
+
+def as_(ca: Path, name: str) -> Trust:
+    return Trust(context_of(ca, name))
 
 
 def guarded(ca: Path, **options: list[str]) -> Security:
@@ -88,7 +101,7 @@ async def test_under_tls_the_certificate_says_who_it_is(ca: Path) -> None:
     address = await guest.server.listen(TLS)
     assert address.net == "tls"
     for name in ("alice", "bob"):
-        client = await Client.connect(address, tls=as_(ca, name))
+        client = await Client.connect(address, trust=as_(ca, name))
         await client.attach("")
         await client.attach(name)
         client.close()
@@ -100,7 +113,7 @@ async def test_under_tls_the_certificate_says_who_it_is(ca: Path) -> None:
 async def test_a_uname_that_differs_from_the_certificates_is_refused(ca: Path) -> None:
     guest = Guest(guarded(ca))
     address = await guest.server.listen(TLS)
-    client = await Client.connect(address, tls=as_(ca, "alice"))
+    client = await Client.connect(address, trust=as_(ca, "alice"))
     for uname in ("bob", ME, "root", "0", "ALICE"):
         with pytest.raises(AuthenticationFailed, match="this is alice, who cannot attach as"):
             await client.attach(uname)
@@ -115,7 +128,7 @@ async def test_who_speaks_for_others_may_attach_as_any_user(ca: Path) -> None:
     address = await guest.server.listen(TLS)
     # a server's certificate is its owner's, who speaks for all, too
     for who in ("bob", "server-localhost"):
-        client = await Client.connect(address, tls=as_(ca, who))
+        client = await Client.connect(address, trust=as_(ca, who))
         await client.attach("alice")
         client.close()
     assert guest.users == [User("alice"), User("alice")]
@@ -130,18 +143,18 @@ async def test_without_a_certificate_of_the_ca_nobody_gets_in(ca: Path, tmp_path
     make(tmp_path, "user", "alice")
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.load_verify_locations(ca / "ca.pem")
-    assert "does it accept our certificate?" in await _refused(address, stranger)
+    assert "does it accept our certificate?" in await _refused(address, Trust(stranger))
     stranger.load_cert_chain(tmp_path / "alice.pem")  # her own CA signed that
-    assert "does it accept our certificate?" in await _refused(address, stranger)
+    assert "does it accept our certificate?" in await _refused(address, Trust(stranger))
     with pytest.raises(WorkerLost, match="closed|lost"):
         await Client.connect(Address("tcp", address.host, address.port))
     assert guest.users == []
     await guest.server.close()
 
 
-async def _refused(address: Address, context: ssl.SSLContext) -> str:
+async def _refused(address: Address, trust: Trust) -> str:
     with pytest.raises(WorkerLost) as e:
-        await Client.connect(address, tls=context)
+        await Client.connect(address, trust=trust)
     return str(e.value)
 
 
@@ -215,6 +228,125 @@ def test_the_ca_signs_for_no_number_and_is_not_made_by_halves(tmp_path: Path) ->
     assert not (tmp_path / "ca.key").exists()
 
 
+# -- the owner --------------------------------------------------------------------
+
+
+def of_ops(ca: Path, **options: list[str]) -> Security:
+    """Of a server whose certificate names another than the account that runs it."""
+    return Security(tls=server_tls(ca / "server-127.0.0.1.pem", ca / "ca.pem"), **options)
+
+
+@story
+async def test_under_tls_the_owner_is_the_name_in_the_servers_certificate(ca: Path) -> None:
+    guest = Guest(of_ops(ca))
+    address = await guest.server.listen(TLS)
+    for who, unames in (("ops", ["", "ops", ME, "alice"]), (ME, ["", ME]), ("alice", [""])):
+        client = await Client.connect(address, trust=as_(ca, who))
+        for uname in unames:
+            await client.attach(uname)
+        client.close()
+    ops = User("ops", admin=True, owner=True)
+    assert guest.users == [ops, ops, User(ME), User("alice"), User(ME), User(ME), User("alice")]
+    client = await Client.connect(address, trust=as_(ca, ME))
+    for uname in ("ops", "alice", str(os.geteuid() + 1)):
+        with pytest.raises(AuthenticationFailed, match=f"this is {ME}, who cannot attach as"):
+            await client.attach(uname)
+    client.close()
+    await guest.server.close()
+
+
+@story
+async def test_a_uid_says_nothing_of_the_owner_under_tls(ca: Path) -> None:
+    guest = Guest(of_ops(ca, speaks_for=["bob"]))
+    address = await guest.server.listen(TLS)
+    client = await Client.connect(address, trust=as_(ca, "bob"))
+    await client.attach(str(os.geteuid()))
+    assert guest.users == [User(ME)]
+    client.close()
+    await guest.server.close()
+
+
+@story
+async def test_on_a_unix_socket_the_owner_is_the_uid_of_the_process(
+    ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops = User("ops", admin=True, owner=True)
+    guest = Guest(of_ops(ca))
+    address = await guest.server.listen(parse(f"unix!{tmp_path}/s"))
+    client = await Client.connect(address)
+    for uname in ("", "ops", str(os.geteuid()), ME):  # the last is a user of that certificate
+        await client.attach(uname)
+    assert guest.users == [ops, ops, ops, User(ME)]
+    client.close()
+    # the account that has the name in the certificate does not run the server
+    monkeypatch.setattr(security, "peer_uid", lambda sock: 65534)
+    monkeypatch.setattr(security, "name_of", lambda uid: "ops" if uid == 65534 else ME)
+    with pytest.raises(AuthenticationFailed, match="ops is the name in this server's certificate"):
+        await Client.connect(address, trust=Trust(served_by=frozenset({"ops"})))
+    await guest.server.close()
+
+
+def test_a_server_whose_certificate_names_nobody_does_not_start(tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/O=Nobody", "-days",
+         "9", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
+    with pytest.raises(InvalidArgument, match="both.pem: the certificate has no common name"):
+        server_tls(both, tmp_path / "cert")
+
+
+# -- who serves a unix socket -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uid", "served_by", "trusted"),
+    [
+        (os.geteuid(), [], True),
+        (0, [], True),
+        (65534, [], False),
+        (65534, ["mallory"], True),
+        (65534, ["alice", "carol"], False),
+    ],
+)
+@story
+async def test_a_unix_socket_is_believed_only_of_those_who_are_trusted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uid: int,
+    served_by: list[str],
+    trusted: bool,
+) -> None:
+    guest = Guest(Security())
+    address = await guest.server.listen(parse(f"unix!{tmp_path}/s"))
+    names = {65534: "mallory"}
+    monkeypatch.setattr(security, "name_of", lambda uid: names.get(uid, f"user{uid}"))
+    serving = security.peer_uid
+    monkeypatch.setattr(security, "peer_uid", lambda sock: uid)
+    trust = Trust(served_by=frozenset(served_by))
+    if trusted:
+        (await Client.connect(address, trust=trust)).close()
+        sockets.blocking(address, trust).close()
+    else:
+        why = r"is served by mallory \(uid 65534\).*--served-by, in \$LLAMBO_SERVED_BY or in sec"
+        with pytest.raises(PermissionDenied, match=why):
+            await Client.connect(address, trust=trust)
+        with pytest.raises(PermissionDenied, match=why):
+            sockets.blocking(address, trust)
+    monkeypatch.setattr(security, "peer_uid", serving)
+    await guest.server.close()
+
+
+@story
+async def test_a_strangers_unix_socket_hears_nothing_from_us() -> None:
+    with stranger() as (address, heard):
+        with pytest.raises(PermissionDenied, match=rf"is served by {name_of(65534)} \(uid 65534"):
+            await Client.connect(address)
+        assert heard() == b""
+
+
 # -- unix sockets -----------------------------------------------------------------
 
 
@@ -232,7 +364,7 @@ def test_who_is_known_by_uid_is_that_user_and_no_other() -> None:
 
 
 def test_a_number_is_the_user_with_that_uid() -> None:
-    assert peer("root", speaks_for_any=True).user("0") == User(name_of(0), name_of(0) == ME)
+    assert peer("root", speaks_for_any=True).user("0") == Security().user(name_of(0))
     assert peer("x", speaks_for_any=True).user("3999999999") == User("3999999999")
     for digits in ("4294967296", "9" * 40, "9" * 60_000):
         with pytest.raises(AuthenticationFailed, match="is no uid") as refusal:
@@ -251,7 +383,7 @@ async def test_the_owner_of_the_process_speaks_for_all_on_a_unix_socket(tmp_path
     await client.attach("alice")
     # what Linux sends for a user it has only the number of
     await client.call(Tattach_u(0, client.new_fid(), c.NOFID, "", "", os.geteuid()), m.Rattach)
-    assert guest.users == [User(ME, True), User("alice"), User(ME, True)]
+    assert guest.users == [owner(), User("alice"), owner()]
     client.close()
     await guest.server.close()
 
@@ -303,7 +435,7 @@ async def test_on_plain_tcp_everybody_is_the_owner(ca: Path) -> None:
     client = await Client.connect(address)
     for uname in ("", "nobody", "alice"):
         await client.attach(uname)
-    assert guest.users == [User(ME, True)] * 3
+    assert guest.users == [owner()] * 3
     client.close()
     await guest.server.close()
 
@@ -332,15 +464,15 @@ async def test_too_many_connections_are_refused_in_words_and_the_others_go_on() 
 async def test_one_user_cannot_take_all_connections(ca: Path) -> None:
     guest = Guest(guarded(ca), Limits(connections_per_user=2))
     address = await guest.server.listen(TLS)
-    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(2)]
+    hers = [await Client.connect(address, trust=as_(ca, "alice")) for _ in range(2)]
     with pytest.raises(Busy, match="more than 2 connections of alice"):
-        await Client.connect(address, tls=as_(ca, "alice"))
-    others = [await Client.connect(address, tls=as_(ca, who))
+        await Client.connect(address, trust=as_(ca, "alice"))
+    others = [await Client.connect(address, trust=as_(ca, who))
               for who in ("bob", "server-localhost", "server-localhost", "server-localhost")
               ]  # fmt: skip
     hers.pop().close()
     await until(lambda: len(guest.server.connections) == 5)
-    hers.append(await Client.connect(address, tls=as_(ca, "alice")))
+    hers.append(await Client.connect(address, trust=as_(ca, "alice")))
     for client in hers + others:
         client.close()
     await guest.server.close()
@@ -350,13 +482,13 @@ async def test_one_user_cannot_take_all_connections(ca: Path) -> None:
 async def test_one_user_cannot_take_all_fids(ca: Path) -> None:
     guest = Guest(guarded(ca), Limits(fids_per_user=128))
     address = await guest.server.listen(TLS)
-    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(3)]
+    hers = [await Client.connect(address, trust=as_(ca, "alice")) for _ in range(3)]
     for client in hers[:2]:
         for _ in range(64):
             await client.attach("")
     with pytest.raises(Busy, match="busy: more than 128 fids on all connections of alice"):
         await hers[2].attach("")
-    others = [await Client.connect(address, tls=as_(ca, "bob"))]
+    others = [await Client.connect(address, trust=as_(ca, "bob"))]
     await others[0].attach("")
     # what a connection had is given back at its end
     hers[0].close()
@@ -376,7 +508,7 @@ async def test_long_texts_that_are_open_count_as_fids_of_their_user(ca: Path) ->
     guest = Guest(guarded(ca), Limits(fids_per_user=256))
     guest.root.add(TextFile(guest.root.tree, "text", lambda: "x" * 100 * 1024))
     address = await guest.server.listen(TLS)
-    hers = [await Client.connect(address, tls=as_(ca, "alice")) for _ in range(2)]
+    hers = [await Client.connect(address, trust=as_(ca, "alice")) for _ in range(2)]
     roots = [(await client.attach(""))[0] for client in hers]
     for client, root in zip(hers, roots, strict=True):
         await client.open(root, "text", c.OREAD)
@@ -408,7 +540,7 @@ async def test_handshakes_that_never_end_keep_nobody_out(
     (listening,) = guest.server._servers
     assert isinstance(listening, sockets.TlsServer)
     assert len(listening.under_way) == 4
-    client = await Client.connect(address, tls=as_(ca, "alice"))
+    client = await Client.connect(address, trust=as_(ca, "alice"))
     await client.attach("")
     assert len(listening.under_way) == 3
     client.close()
@@ -429,7 +561,7 @@ def test_what_comes_with_the_end_of_a_handshake_is_not_lost(
         address = await guest.server.listen(TLS)
         reader, writer = await asyncio.open_connection(address.host, address.port)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = as_(ca, "alice").wrap_bio(incoming, outgoing, server_hostname=address.host)
+        client = context_of(ca, "alice").wrap_bio(incoming, outgoing, server_hostname=address.host)
         while True:
             try:
                 client.do_handshake()
@@ -493,7 +625,7 @@ async def test_a_name_with_several_addresses_is_listened_at_on_one_port(
     monkeypatch.undo()
     assert address.port
     client = await Client.connect(
-        Address("tls", "127.0.0.1", address.port), tls=as_(ca, "alice")
+        Address("tls", "127.0.0.1", address.port), trust=as_(ca, "alice")
     )
     client.close()
     (await asyncio.open_connection("127.0.0.2", address.port))[1].close()
@@ -521,13 +653,13 @@ async def test_refused_connections_that_say_nothing_take_nobodys_place(ca: Path)
     loop = asyncio.get_running_loop()
     silent = [
         await loop.create_connection(
-            asyncio.Protocol, address.host, address.port, ssl=as_(ca, "alice")
+            asyncio.Protocol, address.host, address.port, ssl=context_of(ca, "alice")
         )
         for _ in range(70)
     ]
     await until(lambda: len(guest.server.refused) == 64 == len(guest.server.connections) - 1)
     for who in ("bob", "server-localhost"):
-        client = await Client.connect(address, tls=as_(ca, who))
+        client = await Client.connect(address, trust=as_(ca, who))
         await client.attach("")
         client.close()
     for transport, _ in silent:
@@ -595,7 +727,8 @@ def test_py9p_comes_in_by_a_wrapped_socket(ca: Path) -> None:
 
         def visit() -> None:
             plain = socket.create_connection((address.host, address.port))
-            with py9p.Client(as_(ca, "bob").wrap_socket(plain, server_hostname="localhost")) as p:
+            tls = context_of(ca, "bob").wrap_socket(plain, server_hostname="localhost")
+            with py9p.Client(tls) as p:
                 p.negotiate()
                 p.attach(0, uname="bob")
 

@@ -222,7 +222,7 @@ def test_a_server_under_tls_and_a_client_without(tmp_path: Path) -> None:
     for words in (["ca"], ["server", "127.0.0.1"], ["user", "alice"]):
         made = CliRunner().invoke(cert, [*words, "--dir", str(tmp_path)])
         assert made.exit_code == 0, made.output
-    context = server_tls(tmp_path / "server-127.0.0.1.pem", tmp_path / "ca.pem")
+    context = server_tls(tmp_path / "server-127.0.0.1.pem", tmp_path / "ca.pem").context
     ours = {"LLAMBO_CERT": str(tmp_path / "alice.pem"), "LLAMBO_CA": str(tmp_path / "ca.pem")}
     with plain_server() as (server, address):
         with tracing(address.replace("tcp", "tls"), **ours) as traced:

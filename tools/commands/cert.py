@@ -79,7 +79,8 @@ def ca(directory: Path) -> None:
 @cert.command()
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
 @click.option("--name", default=owner().name, show_default=True,
-              help="The user that runs the server.")  # fmt: skip
+              help="The owner: whoever has a certificate of this name administers the "
+              "server.")  # fmt: skip
 @_dir_option
 @_days_option
 @beyond_files("makes certificates")

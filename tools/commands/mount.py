@@ -26,7 +26,7 @@ from llambo9p.mount.attachment import Attachment
 from llambo9p.mount.bridge import Bridge
 from llambo9p.net.address import Address
 
-from ..certificate import tls_for
+from ..certificate import trust_for
 from ..failure import Failure
 from ..options import addr_option, beyond_files, cluster
 from ..start import last_words, open_log
@@ -119,7 +119,7 @@ def _mount_in_foreground(directory: str, address: Address, allow_other: bool) ->
 async def _serve(directory: Path, address: Address, allow_other: bool) -> None:
     mounting.prepare(directory)
     # without a uname: as whom the connection shows us to be
-    attachment = Attachment(address, "", tls_for(address))
+    attachment = Attachment(address, "", trust_for(address))
     try:
         root = await attachment.root()
         stop = asyncio.Event()

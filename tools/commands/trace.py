@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import os
 import signal
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, cast
@@ -24,9 +23,10 @@ import click
 from llambo9p.errors import Error
 from llambo9p.net import sockets
 from llambo9p.net.address import Address
+from llambo9p.net.security import Trust
 from llambo9p.p9.trace import Tracer
 
-from ..certificate import tls_for
+from ..certificate import trust_for
 from ..failure import Failure
 from ..options import beyond_files
 from ..which_cluster import parse_address
@@ -61,7 +61,7 @@ def trace(
         raise Failure(f"{here}: clients of a relay come by tcp or unix")
     if output is not None:
         output.mkdir()
-    relay = Relay(target, tls_for(target), Transcripts(output), max_data)
+    relay = Relay(target, trust_for(target), Transcripts(output), max_data)
     try:
         asyncio.run(relay.run(here))
     except Error as e:
@@ -100,12 +100,12 @@ class Relay:
     def __init__(
         self,
         target: Address,
-        tls: ssl.SSLContext | None,
+        trust: Trust,
         transcripts: Transcripts,
         max_data: int | None,
     ) -> None:
         self.target = target
-        self.tls = tls
+        self.trust = trust
         self.max_data = max_data
         self.conversations: set[Conversation] = set()
         self._transcripts = transcripts
@@ -176,7 +176,7 @@ class Conversation:
 
     async def _connect(self) -> None:
         try:
-            await sockets.connect(self._relay.target, lambda: self.server, self._relay.tls)
+            await sockets.connect(self._relay.target, lambda: self.server, self._relay.trust)
         except Error as e:
             self.show([f"# {e}"])
             self.client.transport.abort()
