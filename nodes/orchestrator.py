@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
+from llambo9p.cluster import checkpoints, environment, state_file
 from llambo9p.cluster import config as configuration
-from llambo9p.cluster import environment, recovery, state_file
 from llambo9p.cluster.exporter import Exporter
 from llambo9p.cluster.logs import OwnLog
 from llambo9p.cluster.namespace import Orchestrator
@@ -82,7 +82,7 @@ def main(
     async def serve_cluster(
         stop: asyncio.Event, config: configuration.Cluster, addresses: list[Address]
     ) -> None:
-        before = recovery.load(config.state.path)
+        before = checkpoints.load(config.state.path)
         security = process.security(config.security)
         limits = process.conversation_limits(config.limits, security.owner)
         orchestrator = Orchestrator(

@@ -140,7 +140,6 @@ class Shell:
         for port, ours in self.ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
         text = text.replace("/n/llambo", f"{self.directory}/n")
-        text = text.replace("/tmp/llambo.checkpoint", f"{self.directory}/checkpoint")
         text = text.replace("/tmp/llambo-cluster.state", f"{self.directory}/state")
         return text.replace("/srv/llambo/socket", f"{self.directory}/socket")
 

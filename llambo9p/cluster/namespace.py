@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..conversation.clone import CloneFile
@@ -32,7 +33,7 @@ from ..p9.words import whole_number
 from . import names, strategies, views
 from .balancer import Balancer
 from .balancer_file import BalancerFile
-from .config import ENGINES, Cluster
+from .config import ENGINES, Cluster, is_path
 from .dispatch import ClusterEngine
 from .events import Events
 from .fleet import Fleet
@@ -48,7 +49,7 @@ from .models import Models, ModelsDirectory
 from .monitor import Monitor
 from .offer import Offer, together
 from .recovery import Recovery
-from .registry import Registry
+from .registry import UNIX_REFUSED, Registry
 from .requests import Requests, Watched
 from .scaling import Scaling
 
@@ -79,6 +80,7 @@ class Orchestrator:
         owner: User | None = None,
     ) -> None:
         self.config = config
+        self._stop = stop
         self._owner = owner or users.owner()
         self._log = log or OwnLog()
         self._insecure = insecure
@@ -123,22 +125,6 @@ class Orchestrator:
         self.recovery = Recovery(
             config.state.path, self._members, self._fleet, self._registry, self._events, self._use
         )
-        changing = [
-            Command("spawn", "--count N --type T --model M --engine E", 0, 8, self._spawn),
-            Command("scale", "N [TYPE]", 1, 2, self._scale),
-            Command("load", "NAME MODEL", 2, 2, self._load),
-            Command("mount", "ADDR [NAME]", 1, 2, self._mount),
-            Command("unmount", "NAME", 1, 1, self._unmount),
-            Command("strategy", "NAME", 1, 1, self._use_strategy),
-            self._for_each("drain", self._members.living, self._members.drain),
-            self._for_each("resume", self._members.living, self._members.resume),
-            self._for_each("kill", self._members.of_host, self._members.kill),
-        ]
-        self._commands = [
-            *map(self.recovery.saving, changing),
-            *self.recovery.commands,
-            Command("shutdown", "", 0, 0, lambda words: stop),
-        ]
         self._roots: dict[str, Directory] = {}
         """each user's tree"""
         self._showing: dict[str, asyncio.Task[None]] = {}
@@ -147,6 +133,28 @@ class Orchestrator:
         self._root_of(self._owner)
         for at in config.network.discovery:
             self._members.discovery.expect(address.parse(at))
+
+    def _commands(self, user: User) -> list[Command]:
+        """Administrators' verbs, as the user has them."""
+        changing = [
+            Command(
+                "spawn", "--count N --type T --model M --engine E", 0, 8, partial(self._spawn, user)
+            ),
+            Command("scale", "N [TYPE]", 1, 2, self._scale),
+            Command("load", "NAME MODEL", 2, 2, partial(self._load, user)),
+            Command("mount", "ADDR [NAME]", 1, 2, partial(self._mount, user)),
+            Command("unmount", "NAME", 1, 1, self._unmount),
+            Command("strategy", "NAME", 1, 1, self._use_strategy),
+            self._for_each("drain", self._members.living, self._members.drain),
+            self._for_each("resume", self._members.living, self._members.resume),
+            self._for_each("kill", self._members.of_host, self._members.kill),
+        ]
+        commands = [
+            *map(self.recovery.saving, changing),
+            *self.recovery.commands(user),
+            Command("shutdown", "", 0, 0, lambda words: self._stop),
+        ]
+        return [for_admins(user, command) for command in commands]
 
     def attach(self, user: User, aname: str) -> Maybe[Node]:
         """The root, or by aname the tree of one worker, as `user` sees it."""
@@ -201,7 +209,7 @@ class Orchestrator:
 
         commands = Commands(
             [
-                *(for_admins(user, command) for command in self._commands),
+                *self._commands(user),
                 *ctl_commands(conversation),
             ],
             noting,
@@ -244,7 +252,7 @@ class Orchestrator:
 
     # -- verbs ----------------------------------------------------------------------
 
-    def _spawn(self, words: Sequence[str]) -> Action:
+    def _spawn(self, user: User, words: Sequence[str]) -> Action:
         options = {
             "--count": "",
             "--type": next(iter(self.config.nodes)),
@@ -262,6 +270,8 @@ class Orchestrator:
         engine = options["--engine"]
         if engine not in ENGINES:
             raise InvalidArgument(f"spawn: no engine {engine!r}; engines are {' '.join(ENGINES)}")
+        if options["--model"]:
+            self._check_model(user, "spawn", options["--model"])
         model = options["--model"] or node.resources.model
         return lambda: self._fleet.spawn(options["--type"], count, model, engine)
 
@@ -273,10 +283,18 @@ class Orchestrator:
         self.config.node_type(type_name)
         return lambda: self._scaling.scale(type_name, count)
 
-    def _load(self, words: Sequence[str]) -> Action:
+    def _load(self, user: User, words: Sequence[str]) -> Action:
         name, model = words
+        self._check_model(user, "load", model)
         self._fleet.started(name)
         return lambda: self._fleet.load(name, model)
+
+    def _check_model(self, user: User, verb: str, model: str) -> None:
+        """A path lets a host, which is the owner's process, read any file as a model: only the
+        owner says one that the configuration does not.  Raises PermissionDenied."""
+        configured = {node.resources.model for node in self.config.nodes.values()}
+        if is_path(model) and model not in configured:
+            user.check_owner(f"{verb} with the path of a model", "use a name that is in models/")
 
     def _launcher(self, engine: str) -> Launcher:
         if engine == "ray":
@@ -290,8 +308,10 @@ class Orchestrator:
         assert engine == "local"
         return LocalLauncher(Path(f"{self.config.state.path}.hosts"), self.config)
 
-    def _mount(self, words: Sequence[str]) -> Action:
+    def _mount(self, user: User, words: Sequence[str]) -> Action:
         at = address.parse(words[0])
+        if at.net == "unix":
+            user.check_owner("mount of a unix socket", UNIX_REFUSED)
         name = words[1] if len(words) > 1 else None
         if name is not None:
             try:

@@ -10,6 +10,7 @@ names; those that were started by the one before and have ended are started agai
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections import Counter
@@ -20,10 +21,12 @@ from typing import Any
 from ..conversation import settings
 from ..conversation.conversation import Conversation
 from ..conversation.files import ctl_commands
-from ..errors import Error, InvalidArgument, NotFound
+from ..errors import Error
 from ..fs.ctl import Action, Command, Commands
+from ..fs.user import User
 from ..net.address import Address
-from . import state, state_file
+from . import checkpoints, state_file
+from .checkpoints import Checkpoints
 from .events import Events
 from .fleet import Fleet
 from .host import Host
@@ -52,6 +55,7 @@ class Recovery:
         use: Callable[[str], None],
     ) -> None:
         self._path = path
+        self._checkpoints = Checkpoints(path)
         self._members = members
         self._fleet = fleet
         self._registry = registry
@@ -137,7 +141,7 @@ class Recovery:
         self._address = str(where)
         if before is not None and (coming := self._restore(before)):
             await asyncio.wait(coming, timeout=BEGIN_S)
-        self._saver = Saver(self.describe, lambda state: _write(self._path, state))
+        self._saver = Saver(self.describe, lambda state: checkpoints.write(self._path, state))
         await self._saver.saved()
 
     async def close(self) -> None:
@@ -203,52 +207,30 @@ class Recovery:
 
         return command._replace(validate=validate)
 
-    @property
-    def commands(self) -> list[Command]:
+    def commands(self, user: User) -> list[Command]:
+        """`save` and `restore` as the user has them."""
         return [
-            Command("save", "[FILE]", 0, 1, self._save_verb),
-            self.saving(Command("restore", "[FILE]", 0, 1, self._restore_verb)),
+            Command("save", "[FILE]", 0, 1, functools.partial(self._save_verb, user)),
+            self.saving(
+                Command("restore", "[FILE]", 0, 1, functools.partial(self._restore_verb, user))
+            ),
         ]
 
-    def _save_verb(self, words: Sequence[str]) -> Action:
-        path = self._file(words)
+    def _save_verb(self, user: User, words: Sequence[str]) -> Action:
+        path = self._checkpoints.path(words, user, "save")
 
         async def save() -> None:
-            await asyncio.to_thread(_replace, path, self.describe())
+            await asyncio.to_thread(self._checkpoints.save, path, self.describe())
 
         return save
 
-    def _restore_verb(self, words: Sequence[str]) -> Action:
-        path = self._file(words)
+    def _restore_verb(self, user: User, words: Sequence[str]) -> Action:
+        path = self._checkpoints.path(words, user, "restore")
 
         async def restore() -> None:
-            before = await asyncio.to_thread(load, path)
-            if before is None:
-                raise NotFound(f"{NotFound.ename}: {path}")
+            before = await asyncio.to_thread(self._checkpoints.read, path)
             done = await asyncio.gather(*self._restore(before), return_exceptions=True)
             for error in filter(None, done):
                 raise error
 
         return restore
-
-    def _file(self, words: Sequence[str]) -> Path:
-        path = Path(words[0]) if words else self._path
-        if not path.is_absolute():
-            raise InvalidArgument(f"{path} is not an absolute path")
-        return path
-
-
-def load(path: Path) -> State | None:
-    """What was saved there, None if nothing was.  Raises Error."""
-    data = state_file.read(path)
-    return None if data is None else state.parse(data, str(path))
-
-
-def _write(path: Path, saved: State) -> None:
-    state_file.write(path, state.dump(saved))
-
-
-def _replace(path: Path, saved: State) -> None:
-    """As `_write`, where nothing is or what was saved before.  Raises Error."""
-    load(path)
-    _write(path, saved)

@@ -14,7 +14,8 @@ when it registers and lost when its lease ends.
 - `event`: a read waits until the registry is another than at the open, or at the read before,
   and gives the number of its changes.
 
-Who registers gets the prompts of all users, so it is for administrators.  There is no
+Who registers gets the prompts of all users, so it is for administrators; a unix socket only the
+owner registers.  There is no
 `persist`: what holds no lease is mounted, or is in the configuration's `discovery`.
 """
 
@@ -36,6 +37,8 @@ from ..p9.node import Maybe
 from ..p9.words import shown, whole_number
 from .members import Members
 
+UNIX_REFUSED = "administrators use tcp! and tls! addresses"
+"""a socket of this machine would take us for the owner, and might be another program's"""
 _ATTRIBUTES = 64
 """that a service may have"""
 _OURS = ("first",)
@@ -97,6 +100,8 @@ class Registry:
         """Mount the host and make its service.  A host of a later epoch takes the place of
         one whose lease has not ended yet.  Raises Error."""
         epoch, wish = _number(attrs, "epoch"), _number(attrs, "first")
+        if where.net == "unix":
+            user.check_owner("registering a unix socket", UNIX_REFUSED)
         before = self.services.get(where)
         if before is not None and epoch is None:
             raise Exists(f"{where} is registered already")

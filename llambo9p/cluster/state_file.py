@@ -1,4 +1,4 @@
-"""The state file on disk: whose it is, and that it is whole.
+"""The state file on disk, and copies of it: whose they are, and that they are whole.
 
 One orchestrator at a time has it, by a lock on the file beside it, `PATH.lock`, which the
 kernel ends with the process.  It is replaced as a whole, with mode 0600.  The directory may
@@ -79,6 +79,20 @@ def locked(path: Path) -> Iterator[None]:
         file.truncate()
         file.write(b"%d\n" % os.getpid())
         yield
+
+
+def make_private(directory: Path) -> None:
+    """A directory for what is ours alone.  Raises Error when there is something else."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(0o700)
+        status = directory.lstat()
+    except OSError as e:
+        raise Error(f"cannot make {directory}: {e.strerror}") from e
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise Error(f"{directory} is not a directory of ours")
+    if status.st_mode & 0o077:
+        raise Error(f"{directory} is open to others: its mode must be 0700")
 
 
 def _open(path: Path, flags: int) -> int:

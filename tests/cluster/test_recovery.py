@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llambo9p.cluster.recovery import load
+from llambo9p.cluster.checkpoints import load
 from llambo9p.cluster.state import State
 from llambo9p.errors import Error
 from llambo9p.fs.user import User
@@ -367,8 +367,8 @@ async def test_a_checkpoint_is_restored_after_an_orderly_end(cluster: Cluster) -
         (cluster.directory / "precious").write_text("precious")
         with pytest.raises(Error, match="precious is damaged, or not ours"):
             await files.write("ctl", f"save {cluster.directory}/precious")
-        with pytest.raises(Error, match="state.json is not an absolute path"):
-            await files.write("ctl", "save state.json")
+        with pytest.raises(Error, match="'./state.json' is not an absolute path"):
+            await files.write("ctl", "save ./state.json")
         await files.write("ctl", "restore")
         assert len(await first.nodes()) == 2, "all of it is there"
     assert (cluster.directory / "precious").read_text() == "precious"

@@ -14,6 +14,7 @@ from llambo9p.cluster.health import Health
 from llambo9p.cluster.members import Members
 from llambo9p.cluster.namespace import Orchestrator
 from llambo9p.errors import Error, PermissionDenied, Stale
+from llambo9p.fs.user import owner
 from llambo9p.net.address import parse
 from llambo9p.net.client import RemoteOpen
 from llambo9p.net.security import Security
@@ -307,11 +308,13 @@ async def test_only_administrators_register_and_everybody_looks(tmp_path: Path) 
         async with simulated_host(1, at=parse(f"unix!{tmp_path}/host")) as host:
             with pytest.raises(PermissionDenied, match="registry/new is for the owner and sec"):
                 await alice.open("registry/new", c.ORDWR)
-            held = await lease(bob, f"{host.address} epoch 1")
+            with pytest.raises(PermissionDenied, match="unix socket is for the owner of the proc"):
+                await lease(bob, f"{host.address} epoch 1")
+            held = await lease(me, f"{host.address} epoch 1")
             for files in (me, alice, bob):
                 assert str(host.address) in await files.read("registry/index")
             [entry] = [e for e in await alice.entries("registry") if "!" in e.name]
-            assert (entry.uid, entry.mode) == ("bob", 0o444)
+            assert (entry.uid, entry.mode) == (owner().name, 0o444)
             assert entry.name == f"unix!{tmp_path}/host".replace("/", "%2F")
             assert await alice.read(f"registry/{entry.name}") == await me.read("registry/index")
             with pytest.raises(PermissionDenied):

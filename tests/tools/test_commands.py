@@ -193,6 +193,16 @@ def test_a_checkpoint_is_saved_shown_and_restored(cluster: Cluster, tmp_path: Pa
     assert "is damaged" in error(cluster, f"checkpoint --show {relative}")
 
 
+def test_a_checkpoint_by_name_lies_beside_the_state_file(cluster: Cluster) -> None:
+    out(cluster, "checkpoint --save friday")
+    shown = json.loads(out(cluster, "checkpoint --show friday --json"))
+    assert shown["pid"] == cluster.pid() and shown["hosts"]
+    out(cluster, "checkpoint --restore friday")
+    for verb in ("save", "restore"):
+        assert "bad name '.x' of a checkpoint" in error(cluster, f"checkpoint --{verb} .x")
+    assert "checkpoint --save monday" in error(cluster, "checkpoint --show monday")
+
+
 class Node(TypedDict):
     id: str
     addr: str

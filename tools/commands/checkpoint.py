@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llambo9p.cluster import state, state_file
+from llambo9p.cluster import checkpoints, state, state_file
 from llambo9p.errors import Error
 from llambo9p.fs.ctl import quote
 
@@ -22,33 +22,41 @@ from ..which_cluster import state_path
 @click.option("--restore", "what", flag_value="restore",
               help="Bring back what FILE has and the cluster has not.")  # fmt: skip
 @click.option("--show", "what", flag_value="show", help="Show what FILE has.")
-@click.argument("file", metavar="[FILE]", required=False,
-                type=click.Path(path_type=Path))  # fmt: skip
+@click.argument("file", metavar="[FILE]", required=False)
 @json_option
 @addr_option
-def checkpoint(what: str | None, file: Path | None, as_json: bool) -> None:
+def checkpoint(what: str | None, file: str | None, as_json: bool) -> None:
     """Save what the cluster is, and restore it.
 
     That is its hosts and workers, the strategy, and the settings of users. FILE is on the
-    cluster's machine; without it, it is the state file that the cluster keeps by itself.
-    Nothing that runs is stopped by a restore.
+    cluster's machine: a name, for a file beside the cluster's state file (in
+    STATE.checkpoints/), or a path, which has a "/" and is for the cluster's owner only. Without
+    FILE it is the state file that the cluster keeps by itself. Nothing that runs is stopped by a
+    restore.
     """
     if what is None:
         raise click.UsageError("say which: --save, --restore or --show")
     if what == "show":
-        _show(file or state_path(), as_json)
+        _show(file, as_json)
         return
-    words = [what, *([quote(str(file.absolute()))] if file is not None else ())]
+    words = [what]
+    if file is not None:
+        words.append(quote(str(Path(file).absolute()) if "/" in file else file))
     with connect() as tree:
         tree.write("ctl", (" ".join(words) + "\n").encode())
 
 
 @beyond_files("reads a file that is not in the tree")
-def _show(path: Path, as_json: bool) -> None:
+def _show(file: str | None, as_json: bool) -> None:
+    path = state_path()
+    if file is not None:
+        path = Path(file) if "/" in file else checkpoints.directory(path) / file
     try:
         data = state_file.read(path)
         if data is None:
-            raise Failure(f"{path} does not exist: `llamboctl checkpoint --save {path}` makes it")
+            raise Failure(
+                f"{path} does not exist: `llamboctl checkpoint --save {file or path}` makes it"
+            )
         saved = state.parse(data, str(path))
     except Error as e:
         raise Failure(str(e)) from None

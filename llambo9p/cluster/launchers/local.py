@@ -16,7 +16,6 @@ import contextlib
 import os
 import secrets
 import signal
-import stat
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from ...errors import Error, InvalidArgument
 from ...net.address import Address, parse
 from ...p9.words import whole_number
 from ..config import Cluster
+from ..state_file import make_private
 from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config
 from .log import FileLog, end, start_error
 from .orphan import Orphan
@@ -137,7 +137,7 @@ class LocalLauncher(Launcher):
 
     def _prepare(self) -> Path:
         """Make the directory, and in it the configuration of hosts, which is given."""
-        _make_private(self._directory)
+        make_private(self._directory)
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look_at_logs())
         path = self._directory / "host.yaml"
@@ -204,17 +204,3 @@ def _signal(process: Process | Orphan, number: signal.Signals) -> None:
     elif process.returncode is None:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(process.pid, number)
-
-
-def _make_private(directory: Path) -> None:
-    """Raises Error when there is something that is not ours alone."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(0o700)
-        status = directory.lstat()
-    except OSError as e:
-        raise Error(f"cannot make {directory}: {e.strerror}") from e
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise Error(f"{directory} is not a directory of ours")
-    if status.st_mode & 0o077:
-        raise Error(f"{directory} is open to others: its mode must be 0700")
