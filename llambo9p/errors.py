@@ -198,13 +198,19 @@ _BY_ENAME: dict[str, type[Error]] = {
 }
 
 
+_LONGEST = 2_000
+"""characters of a peer's words that are kept"""
+
+
 def from_ename(ename: str, errno: int = 0) -> Error:
-    """The error that a peer's Rerror stands for; 9P2000.u adds the errno.
+    """The error that a peer's Rerror stands for; 9P2000.u adds the errno.  Its words go into logs
+    and files: they are cut, and what is not printable in them is shown as a space.
 
     A standard string, alone or with details after `: `, gives its own class, so that
     `except NotFound` works across a connection; any other is kept verbatim in a
     `RemoteError`.
     """
+    ename = "".join(ch if ch.isprintable() else " " for ch in ename[:_LONGEST])
     cls = _BY_ENAME.get(ename) or _BY_ENAME.get(ename.partition(": ")[0], RemoteError)
     error = cls(ename)
     if errno and cls is RemoteError:

@@ -166,7 +166,9 @@ class ClusterEngine:
             request,
             listener,
             since=now,
-            splice=Splice(request.answer, request.params.logprobs > 0),
+            splice=Splice(
+                request.answer, request.params.logprobs > 0, request.params.max_tokens
+            ),
             failures=Failures(self._max_retries),
             hope=now,
             placed=asyncio.Event(),

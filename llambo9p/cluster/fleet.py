@@ -320,7 +320,7 @@ class Fleet:
     async def _undo(self, host: Host, part: Part) -> None:
         """End the part's workers, those that are there."""
         with contextlib.suppress(Error):  # the host may be lost
-            for there in set(part.names) & set(await host.names()):
+            for there in set(part.names) & set(await host.lines_now()):
                 if there in host.workers:
                     await self._members.unmount(host.workers[there].name)
                 else:
@@ -572,7 +572,10 @@ async def _idle(host: Host, workers: Sequence[Worker]) -> None:
     orchestrator one that they answered."""
     while not host.lost:
         with contextlib.suppress(WorkerLost):
-            active = await host.active()
-            if not any(worker.asked or active.get(worker.there) for worker in workers):
+            now = await host.lines_now()
+            there = (now.get(worker.there) for worker in workers)
+            if not any(worker.asked for worker in workers) and not any(
+                line.active for line in there if line is not None
+            ):
                 return
         await asyncio.sleep(_LOOK_S)

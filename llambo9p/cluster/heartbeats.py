@@ -108,7 +108,7 @@ class Heartbeats:
             host.heartbeat = time.time()
             return
         known = host.lines, host.told
-        text = await host.read("workers")
+        text = await host.workers_text()
         host.heartbeat = time.time()
         if (host.lines, host.told) != known:
             return  # it may be from before what was mounted, or said to a worker, meanwhile
@@ -120,10 +120,9 @@ class Heartbeats:
         host.check_works(text)
         for there in gone & host.workers.keys():  # `shutdown` was written to its ctl
             self._ended(host.workers[there])
-        with host.understood("workers"):
-            for there in fresh.keys() & host.workers.keys():
-                host.workers[there].told(fresh[there])
-                self._changed(host.workers[there])
+        for there in fresh.keys() & host.workers.keys():
+            host.workers[there].told(fresh[there])
+            self._changed(host.workers[there])
         if fresh:
             active = sum(worker.active for worker in host.workers.values())
             self._balancer.heard(str(host.address), active)

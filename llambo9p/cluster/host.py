@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..conversation import said
+from ..conversation.said import WorkerLine
 from ..engine.base import Request
 from ..errors import Error, HostLost, InvalidArgument, TimedOut, WorkerLost
 from ..net.address import Address
@@ -93,15 +95,12 @@ class Worker:
             and not any(mount.attached for mount in self.mounts.values())
         )
 
-    def told(self, words: Sequence[str]) -> None:
-        """What its host said of it.  Raises ValueError for nonsense."""
-        state, *numbers = words
-        active, queued, requests, tokens, errors = map(int, numbers)
-        if "draining" in (state, self.state):  # a host that was started again knows of no drain
-            self.drained = state == "draining"
-        self.state = state
-        self.active, self.queued, self.requests = active, queued, requests
-        self.tokens, self.errors = tokens, errors
+    def told(self, line: WorkerLine) -> None:
+        """What its host said of it."""
+        if "draining" in (line.state, self.state):  # a host that was started again knows no drain
+            self.drained = line.state == "draining"
+        self.state, self.active, self.queued = line.state, line.active, line.queued
+        self.requests, self.tokens, self.errors = line.requests, line.tokens, line.errors
 
     def offered(self, offer: Offer) -> None:
         """What the nested orchestrator said that it is."""
@@ -260,19 +259,22 @@ class Host:
     async def learn(self) -> int:
         """Read what a host of ours says of itself; how many slots it has.  Raises Error, Stale
         when it has not the epoch that it says."""
-        lines = (line.partition(" ") for line in (await self.read("status")).splitlines())
-        status = {name: value for name, _, value in lines}
+        async with in_time(self.address):
+            status = said.attributes(await self.read("status", said.STATUS_BYTES))
         if "orchestrators" in status:
             raise not_a_host(self.address)
         with self.understood("status"):
-            context = int(status["context"]) if "context" in status else None
-            epoch = int(status["epoch"]) if "epoch" in status else None
-            slots = int(status.get("slots", 1))
+            context = said.whole(status["context"], said.TOKENS) if "context" in status else None
+            epoch = said.whole(status["epoch"], said.EPOCHS - 1) if "epoch" in status else None
+            slots = said.whole(status.get("slots", "1"), said.MANY)
+            node_type = said.node_type(status["type"]) if "type" in status else UNKNOWN
+            model = said.title(status.get("model", "-"))
         if epoch != self.epoch:
-            fid, _ = await self.control.attach(self.uname, _of_epoch("", epoch))
+            async with in_time(self.address):
+                fid, _ = await self.control.attach(self.uname, _of_epoch("", epoch))
             self.control.forget(fid)
-        self.types = frozenset({status.get("type", UNKNOWN)})
-        self.model, self.context, self.epoch = status.get("model", "-"), context, epoch
+        self.types = frozenset({node_type})
+        self.model, self.context, self.epoch = model, context, epoch
         return slots
 
     def says_lost(self, error: Error) -> bool:
@@ -285,19 +287,19 @@ class Host:
         """Raises Error naming the file when there is no sense in what it says."""
         try:
             yield
-        except (ValueError, IndexError) as e:
+        except ValueError as e:
             raise Error(f"{self.address}: its {file} file is not understood: {e}") from e
 
     def aname(self, there: str) -> str:
         """By which one worker of it is attached."""
         return _of_epoch(there, self.epoch)
 
-    async def read(self, path: str) -> str:
-        """A file of the host's own tree.  Raises Error."""
+    async def read(self, path: str, most: int) -> str:
+        """A file of the host's own tree, of at most so many bytes.  Raises Error."""
         async with await self.control.open(self.root, path, c.OREAD) as file:
-            data = await file.read_all()
+            data = await file.read_all(most)
         with self.understood(path):
-            return data.decode()
+            return said.text(data)
 
     async def write(self, path: str, text: str) -> None:
         """Write a file of the host's own tree.  Raises Error."""
@@ -310,19 +312,26 @@ class Host:
 
     async def offers(self) -> Offer:
         """The heartbeat of a nested orchestrator.  Raises Error."""
-        offer = Offer.parse(await self.read("status"))
+        offer = Offer.parse(await self.read("status", said.STATUS_BYTES))
         if offer is None:
             raise Error(f"{self.address} is no orchestrator any more")
         return offer
 
-    async def names(self) -> list[str]:
-        """The workers that it has, mounted or not, as it calls them."""
-        return self.names_in(await self.read("workers"))
+    async def workers_text(self) -> str:
+        """Its file `workers`.  Raises Error."""
+        return await self.read("workers", said.WORKERS_BYTES)
 
-    def names_in(self, text: str) -> list[str]:
-        """Those that `workers` tells of.  Raises Error."""
+    async def lines_now(self) -> dict[str, WorkerLine]:
+        """What it says at this moment of each worker that it has, mounted or not, as it calls
+        them.  Raises Error."""
+        async with in_time(self.address):
+            text = await self.workers_text()
+        return self.lines_in(text)
+
+    def lines_in(self, text: str) -> dict[str, WorkerLine]:
+        """Those of `workers`.  Raises Error."""
         with self.understood("workers"):
-            return [line.split()[0] for line in text.splitlines()]
+            return said.worker_lines(text.splitlines())
 
     def check_works(self, text: str) -> None:
         """Raises HostLost when the host says in `workers` that its engine does not work any
@@ -331,24 +340,20 @@ class Host:
             self.last_words = self.last_words or f"{HostLost.ename}: {self.address} says so"
             raise HostLost(self.last_words)
 
-    async def active(self) -> dict[str, int]:
-        """How many requests each of its workers has at this moment, as it calls them."""
-        text = await self.read("workers")
-        with self.understood("workers"):
-            return {words[0]: int(words[2]) for words in map(str.split, text.splitlines())}
-
-    def changes(self, text: str) -> tuple[dict[str, list[str]], set[str]]:
-        """What `workers` says that it did not say last time: the words about each worker
-        of which they changed, and those that are gone.  Raises Error.
+    def changes(self, text: str) -> tuple[dict[str, WorkerLine], set[str]]:
+        """What `workers` says that it did not say last time: of each worker of which the line
+        changed, and those that are gone.  Raises Error.
 
         Of a host that is idle nothing is parsed; lines that stay cost a set's membership.
         """
         lines = frozenset(text.splitlines())
         with self.understood("workers"):
-            fresh = {words[0]: words[1:] for words in map(str.split, lines - self.lines)}
-        gone = {line.split()[0] for line in self.lines - lines} - fresh.keys()
+            fresh = said.worker_lines(lines - self.lines)
+            before = {line.split()[0] for line in self.lines - lines}
+            for there in fresh.keys() & self.workers.keys() - before:  # its old line is there, too
+                raise ValueError(f"{there!r} is there twice")
         self.lines = lines
-        return fresh, gone
+        return fresh, before - fresh.keys()
 
     async def connection(self) -> Client:
         """The owner's, as `Mount` has it."""
@@ -426,7 +431,7 @@ async def look(address: Address, uname: str, trust: Trust) -> Look:
             if not (answers or is_host) or "status" not in entries:
                 return Look(answers, ours=False)
             async with await client.open(root, "status", c.OREAD) as file:
-                status = (await file.read_all()).decode(errors="replace")
+                status = (await file.read_all(said.STATUS_BYTES)).decode(errors="replace")
             offer = Offer.parse(status) if answers else None
             return Look(answers, offer is not None or (is_host and "\nepoch " in status), offer)
         finally:
@@ -435,7 +440,7 @@ async def look(address: Address, uname: str, trust: Trust) -> Look:
 
 async def _entries(client: Client, root: int) -> set[str]:
     async with await client.open(root, "", c.OREAD) as file:
-        return {entry.name for entry in client.dialect.unpack_dirs(await file.read_all())}
+        return {entry.name for entry in await file.read_dir()}
 
 
 def not_a_host(address: Address) -> Error:

@@ -173,14 +173,16 @@ class Members:
             known = self._known(address)
             if known is not None and known is not before:
                 self._lose(known)
-            text = await host.read("workers")
+            async with in_time(address):
+                text = await host.workers_text()
             host.check_works(text)
+            slots = await host.learn()
             if instead is None:
-                names = host.names_in(text)
+                names = host.lines_in(text)
                 there = [name for name in names if only is None or name in only]
-                await self.mount_workers(host, there, first, before)
+                await self.mount_workers(host, there, first, before, slots)
             else:
-                await self.mount_instead(host, instead)
+                await self.mount_instead(host, instead, slots)
             if known is not None:  # and not before: until now it is what would be saved
                 known.expected = False
             self._heartbeats.told(host, text)  # if it ends from here on, it is lost as others are
@@ -195,10 +197,13 @@ class Members:
         there: Sequence[str],
         first: int | None = None,
         before: Host | None = None,
+        slots: int | None = None,
     ) -> None:
         """Mount workers that a host has, all or none: under the names that they had here
-        before, if these are free, else as `names.assign` says."""
-        slots = await host.learn()
+        before, if these are free, else as `names.assign` says.  It is asked for its `slots` when
+        they are not known."""
+        if slots is None:
+            slots = await host.learn()
         is_free = functools.partial(self.is_free, host=host)
         new = [name for name in there if name not in host.workers]
         were_kept = before is not None and before.kept
@@ -215,10 +220,11 @@ class Members:
             raise
         await self._remove_replaced(replaced)
 
-    async def mount_instead(self, host: Host, worker: Worker) -> None:
+    async def mount_instead(self, host: Host, worker: Worker, slots: int | None = None) -> None:
         """Mount the worker of that name that `host` has, and no longer the one of ours, which
-        is to be ended by `end_replaced`."""
-        slots = await host.learn()
+        is to be ended by `end_replaced`.  For `slots` see `mount_workers`."""
+        if slots is None:
+            slots = await host.learn()
         self._check_free(host, worker.name, worker)
         self._mount_all(host, {worker.name: worker.name}, slots)
 
@@ -280,7 +286,7 @@ class Members:
         async with self._one_at(address):
             host = self._known(address)
             if host is not None and not host.lost:
-                names = [n for n in await host.names() if n not in host.workers]
+                names = [n for n in await host.lines_now() if n not in host.workers]
                 if not names:
                     raise Exists(f"all workers of {address} are mounted")
                 await self.mount_workers(host, names)

@@ -9,9 +9,10 @@ Pure: `together` sums up, `text` and `parse` are each other's inverse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ..conversation import said
 from ..errors import Error
 
 
@@ -60,22 +61,28 @@ class Offer:
     def parse(cls, status: str) -> Offer | None:
         """What is among the lines of a `status`; None if it is no orchestrator's.  Raises
         Error for nonsense."""
-        said = {name: value for name, _, value in (s.partition(" ") for s in status.splitlines())}
-        if "orchestrators" not in said:
+        attrs = said.attributes(status)
+        if "orchestrators" not in attrs:
             return None
         try:
             return cls(
-                ids=frozenset(said["orchestrators"].split()),
-                engines=int(said["engines"]),
-                slots=int(said["slots"]),
-                types=frozenset(said["types"].split()),
-                models=frozenset(said["models"].split()),
-                context=int(said["context"]) if "context" in said else None,
-                requests=int(said["requests"]),
-                waiting=int(said["waiting"]),
+                ids=_words(attrs["orchestrators"], said.identity),
+                engines=said.whole(attrs["engines"], said.MANY),
+                slots=said.whole(attrs["slots"], said.MANY),
+                types=_words(attrs["types"], said.node_type),
+                models=_words(attrs["models"], said.title),
+                context=said.whole(attrs["context"], said.TOKENS) if "context" in attrs else None,
+                requests=said.whole(attrs["requests"], said.MANY),
+                waiting=said.whole(attrs["waiting"], said.MANY),
             )
-        except (KeyError, ValueError) as e:
+        except KeyError as e:
+            raise Error(f"the orchestrator's status file has no line {e}") from e
+        except ValueError as e:
             raise Error(f"the orchestrator's status file is not understood: {e}") from e
+
+
+def _words(value: str, check: Callable[[str], str]) -> frozenset[str]:
+    return frozenset(map(check, said.each_of(value.split())))
 
 
 def together(own: str, below: Iterable[Offer], requests: int, waiting: int) -> Offer:

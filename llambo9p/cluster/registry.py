@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..conversation.worker_names import number_of
+from ..conversation import said
+from ..conversation.worker_names import MAX_WORKERS, number_of
 from ..errors import Exists, InvalidArgument, NotFound, PermissionDenied
 from ..fs.ctl import decode, quote, split_words
 from ..fs.file import OpenFile
@@ -34,7 +35,6 @@ from ..fs.user import User
 from ..net import address
 from ..net.address import Address
 from ..p9.node import Maybe
-from ..p9.words import shown, whole_number
 from .members import Members
 
 UNIX_REFUSED = "administrators use tcp! and tls! addresses"
@@ -99,7 +99,8 @@ class Registry:
     async def register(self, where: Address, attrs: dict[str, str], user: User) -> Service:
         """Mount the host and make its service.  A host of a later epoch takes the place of
         one whose lease has not ended yet.  Raises Error."""
-        epoch, wish = _number(attrs, "epoch"), _number(attrs, "first")
+        epoch = _number(attrs, "epoch", said.EPOCHS - 1)
+        wish = _number(attrs, "first", MAX_WORKERS)
         if where.net == "unix":
             user.check_owner("registering a unix socket", UNIX_REFUSED)
         before = self.services.get(where)
@@ -152,15 +153,15 @@ class Registry:
         return self.changes
 
 
-def _number(attrs: dict[str, str], name: str) -> int | None:
+def _number(attrs: dict[str, str], name: str, most: int) -> int | None:
     """The number that an attribute is, if it is there.  Raises InvalidArgument."""
     word = attrs.get(name)
-    if word is None:
-        return None
-    number = whole_number(word, 0, 2**63 - 1)
-    if number is None:
-        raise InvalidArgument(f"registry: {name} must be a whole number, not {shown(word)!r}")
-    return number
+    try:
+        return None if word is None else said.whole(word, most)
+    except ValueError:
+        raise InvalidArgument(
+            f"registry: {name} must be a whole number 0..{most}, not {(word or '')[:40]!r}"
+        ) from None
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

@@ -28,6 +28,10 @@ from ..p9.wire import Dir, Qid
 _T = TypeVar("_T")
 _REMOTE_BITS = 40
 """of a qid.path are the remote server's; those above number the mount"""
+_FIXED = 100_000
+"""files of one server whose qid.path has more bits: each is remembered"""
+_LISTING = 64 << 20
+"""bytes of a listing"""
 
 
 class QidMap:
@@ -49,6 +53,8 @@ class QidMap:
             if qid.path < 1 << _REMOTE_BITS:
                 path = self._prefix | qid.path
             else:
+                if len(self._fixed) >= _FIXED:
+                    raise Error(f"more than {_FIXED} of its files have a qid.path over 2**40")
                 path = self._fixed[qid.path] = self._tree.qid().path
         return Qid(qid.type, qid.vers, path)
 
@@ -190,6 +196,8 @@ class RemoteFile:
         newfid = client.new_fid()
 
         def walked(reply: m.Rwalk) -> Walk:
+            if len(reply.wqid) > len(names):
+                raise Error(f"{client.address} walked farther than it was asked to")
             qids = [self._mount.qids(qid) for qid in reply.wqid]
             if len(qids) < len(names):
                 return Walk(qids, None, NotFound())
@@ -202,7 +210,12 @@ class RemoteFile:
         walk: Pending[Walk] = Pending(reply.cancel)
 
         def ended(reply: m.Rwalk, error: BaseException | None) -> None:
-            found = walked(reply) if error is None else None
+            found = None
+            if error is None:
+                try:
+                    found = walked(reply)
+                except Error as e:
+                    error = e
             if found is None or found.file is None:
                 client.forget(newfid)  # whatever became of it, nobody got it
             if found is not None:
@@ -310,12 +323,19 @@ class RemoteFile:
         return self._mount.client.ask(m.Tread(0, self._fid, offset, count), m.Rread, _data)
 
     async def readdir(self, count: int) -> list[Dir]:
-        entries: list[Dir] = []
+        """All entries that have a name which a file can have, and whose names differ."""
+        entries: dict[str, Dir] = {}
         offset = 0
+        client = self._mount.client
         while data := await self.read(offset, count):
-            entries += self._mount.client.dialect.unpack_dirs(data)
+            try:
+                entries |= {entry.name: entry for entry in client.dialect.unpack_dirs(data)}
+            except ValueError as e:
+                raise Error(f"{client.address}: {e}") from None
             offset += len(data)
-        return [self._mount.local(entry) for entry in entries]
+            if offset > _LISTING:
+                raise Error(f"{client.address}: a listing is longer than {_LISTING} bytes")
+        return [self._mount.local(entry) for name, entry in entries.items() if _may_be(name)]
 
     def write(self, offset: int, data: bytes) -> Pending[int]:
         return self._mount.client.ask(m.Twrite(0, self._fid, offset, data), m.Rwrite, _count)
@@ -367,6 +387,11 @@ class OpenRemote(OpenFile):
 
     def drop(self) -> None:
         self._file.drop(self._writable)
+
+
+def _may_be(name: str) -> bool:
+    """Whether a file can have the name (intro(5))."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _data(reply: m.Rread) -> bytes:

@@ -10,14 +10,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..conversation import history, settings, texts
+from ..conversation import history, said, settings, texts
 from ..conversation.settings import Settings
 from ..engine.base import Message, Request, SamplingParams, State, Usage
 from ..engine.structured.constraint import Kind
 from ..errors import Error
 from ..net.client import RemoteOpen
 from ..p9 import constants as c
-from ..p9.words import shown, whole_number
+from ..p9.words import shown
 from .host import Worker
 from .remote import Mount
 
@@ -60,7 +60,11 @@ class RemoteConversation:
         ctl: RemoteOpen | None = None
         try:
             ctl = await mount.client.open(mount.fid, "clone", c.ORDWR)
-            return cls(worker, mount, ctl, (await ctl.read(0)).decode().strip())
+            try:
+                number = said.whole(said.text(await ctl.read(0)).strip())
+            except ValueError as e:
+                raise Error(f"{worker.name}'s clone file is not understood: {e}") from e
+            return cls(worker, mount, ctl, str(number))
         except BaseException:
             if ctl is not None:
                 ctl.forget()
@@ -104,22 +108,25 @@ class RemoteConversation:
 
     async def state(self) -> Told:
         """What `status` tells of the answer."""
-        lines = (await self._read("status")).splitlines()
-        said = dict(line.split(" ", 1) for line in lines if " " in line)
+        attrs = said.attributes(await self._read("status"))
         try:
-            state = State(said["state"])
-            position, progress = whole_number(said["position"]), whole_number(said["progress"])
+            return Told(
+                State(attrs["state"]),
+                said.whole(attrs["position"], said.MANY),
+                said.whole(attrs["progress"]),
+            )
         except (KeyError, ValueError) as e:
             raise Error(f"the worker's status file is not understood: {shown(str(e))}") from e
-        if position is None or progress is None:
-            raise Error("the worker's status file is not understood: no number as its position")
-        return Told(state, position, progress)
 
     async def _open(self, file: str) -> RemoteOpen:
         return await self.mount.client.open(self.mount.fid, f"{self.number}/{file}", c.OREAD)
 
     async def _read(self, file: str) -> str:
-        return (await self.mount.client.get(self.mount.fid, f"{self.number}/{file}")).decode()
+        data = await self.mount.client.get(self.mount.fid, f"{self.number}/{file}")
+        try:
+            return said.text(data)
+        except ValueError as e:
+            raise Error(f"the worker's {file} file is not understood: {e}") from e
 
     async def _put(self, file: str, data: bytes) -> None:
         """Write a file whole and submit it by Tclunk."""

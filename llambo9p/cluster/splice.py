@@ -10,6 +10,7 @@ Rules it keeps:
   the same and end at the same bytes, or it has another model.
 - A token is passed on with its logprobs, if there are to be any; one that was given has none.
 - Bytes are passed on as whole characters.
+- A worker that says more tokens or bytes than the answer can have fails: it might never end.
 """
 
 from __future__ import annotations
@@ -21,17 +22,26 @@ from ..conversation import texts
 from ..engine.base import Logprobs, Token
 from ..errors import Error
 
+_BYTES = 1 << 16
+_BYTES_PER_TOKEN = 1 << 10
+"""with `_BYTES` the most that an answer has: a token of a vocabulary has some hundreds at most"""
+_LINE = 1 << 18
+"""bytes of a line; a token's logprobs have some KB"""
+
 
 class Splice:
-    """`given` are the tokens that the request gives its answer to begin with."""
+    """`given` are the tokens that the request gives its answer to begin with; the answer has at
+    most `max_tokens`."""
 
-    def __init__(self, given: Sequence[int], logprobs: bool) -> None:
+    def __init__(self, given: Sequence[int], logprobs: bool, max_tokens: int) -> None:
         self.tokens: list[Token] = []
         """passed on, without logprobs"""
         self.text = bytearray()
         """likewise"""
         self._given = tuple(given)
         self._logprobs_wanted = logprobs
+        self._most_tokens = len(given) + max_tokens + 1
+        self._most_bytes = _BYTES + _BYTES_PER_TOKEN * self._most_tokens
         self.begin()
 
     @property
@@ -55,12 +65,15 @@ class Splice:
         self._logprob_lines = _Lines()
 
     def add_text(self, data: bytes) -> None:
+        """A piece of `out`.  Raises Error when there is more than the answer can have."""
         self._ahead += data
+        if len(self.text) + len(self._ahead) > self._most_bytes:
+            raise Error(f"the worker says more than {self._most_bytes} bytes")
 
     def add_tokens(self, data: bytes) -> None:
         """A piece of `tokens`.  Raises Error when it cannot be."""
         for line in self._token_lines.whole(data):
-            token = _token(line)
+            token = texts.parse_token(line)
             if self._to_repeat:
                 if token != self._to_repeat.popleft():
                     raise Error("the worker does not repeat the tokens that it was given")
@@ -68,11 +81,15 @@ class Splice:
             before = self._said[-1].end if self._said else len(self.text)
             if token.end < before:
                 raise Error(f"the worker's tokens go back from byte {before} to {token.end}")
+            if len(self.tokens) + len(self._said) >= self._most_tokens:
+                raise Error(f"the worker says more than the {self._most_tokens} tokens asked for")
             self._said.append(token)
 
     def add_logprobs(self, data: bytes) -> None:
         """A piece of `logprobs`.  Raises Error when it cannot be."""
         if self._logprobs is not None:
+            if len(self._logprobs) > self._most_tokens:
+                raise Error("the worker's logprobs are of more tokens than its answer has")
             self._logprobs += map(texts.parse_logprobs, self._logprob_lines.whole(data))
 
     def end_logprobs(self) -> None:
@@ -125,15 +142,9 @@ class _Lines:
 
     def whole(self, data: bytes) -> list[str]:
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LINE:
+            raise Error(f"the worker's tokens or logprobs have a line of more than {_LINE} bytes")
         return [line.decode(errors="replace") for line in lines]
-
-
-def _token(line: str) -> Token:
-    try:
-        token, end = map(int, line.split())
-    except ValueError:
-        raise Error(f"the worker's tokens file is not understood: {line[:40]!r}") from None
-    return Token(token, end)
 
 
 def _with_logprobs(token: Token, logprobs: Logprobs) -> Token:

@@ -64,9 +64,10 @@ class Views:
 
     def hide(self, worker: Worker) -> None:
         """And unmount it for everybody."""
-        for root, nodes in self._roots.values():
-            root.discard(worker.name)
-            nodes.discard(worker.name)
+        for user, (root, nodes) in self._roots.items():
+            if user in worker.mounts and root.find(worker.name) is worker.mounts[user]:
+                root.discard(worker.name)  # and nothing of that name that is not the worker
+                nodes.discard(worker.name)
         for mount in worker.mounts.values():
             mount.unmount()
 

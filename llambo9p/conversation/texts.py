@@ -9,11 +9,18 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast, get_args
 
-from ..engine.base import Alternative, Logprobs, Token, Usage
+from ..engine.base import Alternative, FinishReason, Logprobs, Token, Usage
+from ..engine.sampling import INTEGERS
 from ..errors import Error, InvalidArgument
-from ..p9.words import number, shown, whole_number
+from ..p9.words import shown, whole_number
+from . import said
+
+_TOKEN_LINE = 30
+"""characters of a line of `tokens`"""
+_LOG_1 = 1e-3
+"""the logarithm of 1, with what rounding may add"""
 
 _FIRST_WORDS = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)
 
@@ -65,13 +72,32 @@ def parse_logprobs(line: str) -> Logprobs:
     """What `show_logprobs` wrote of one token.  Raises Error for anything else."""
 
     def alternative(record: dict[str, Any]) -> Alternative:
-        return Alternative(int(record["id"]), bytes(record["bytes"]), float(record["logprob"]))
+        id, text, logprob = record["id"], record["bytes"], record["logprob"]
+        if not isinstance(text, list):  # bytes(10**12) would be so many zeros
+            raise ValueError("a token's bytes are no list")
+        if not isinstance(logprob, float | int) or not logprob <= _LOG_1:
+            raise ValueError("a token's logprob is no number up to 0")
+        return Alternative(said.whole(str(id), said.TOKENS - 1), bytes(text), float(logprob))
 
     try:
         record = json.loads(line)
-        return Logprobs(alternative(record), tuple(map(alternative, record["top_logprobs"])))
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise Error(f"the worker's logprobs file is not understood: {e}") from e
+        top = record["top_logprobs"]
+        if not isinstance(top, list) or len(top) > INTEGERS["logprobs"][1]:
+            raise ValueError("top_logprobs is no list, or too long")
+        return Logprobs(alternative(record), tuple(map(alternative, top)))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+        raise Error(f"the worker's logprobs file is not understood: {str(e)[:200]}") from e
+
+
+def parse_token(line: str) -> Token:
+    """What `show_tokens` wrote of one token.  Raises Error for anything else."""
+    # as `said.whole` twice, which took longer: this is done for each token of all answers
+    token, _, end = line.partition(" ")
+    if len(line) <= _TOKEN_LINE and line.isascii() and token.isdigit() and end.isdigit():
+        id = int(token)
+        if id < said.TOKENS:
+            return Token(id, int(end))
+    raise Error(f"the worker's tokens file is not understood: {line[:40]!r}")
 
 
 def show_usage(usage: Usage) -> str:
@@ -85,31 +111,30 @@ def show_usage(usage: Usage) -> str:
 
 def parse_usage(text: str) -> Usage:
     """What `show_usage` wrote.  Raises Error for anything else."""
-    said = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
-
-    def count(name: str) -> int:
-        value = whole_number(said[name])
-        if value is None:
-            raise ValueError(f"{name} {said[name]}")
-        return value
-
-    def milliseconds(name: str) -> float:
-        value = number(said[name], 0, 1e15)
-        if value is None:
-            raise ValueError(f"{name} {said[name]}")
-        return value
-
+    attrs = said.attributes(text)
     try:
-        return Usage(
-            prompt_tokens=count("prompt_tokens"),
-            cached_tokens=count("cached_tokens"),
-            completion_tokens=count("completion_tokens"),
-            given_tokens=count("given_tokens"),
-            queue_ms=milliseconds("queue_ms"),
-            ttft_ms=milliseconds("ttft_ms"),
-            total_ms=milliseconds("total_ms"),
-            interrupted_ms=milliseconds("interrupted_ms"),
-            finish_reason=said["finish_reason"],  # type: ignore[arg-type]
+        usage = Usage(
+            prompt_tokens=said.whole(attrs["prompt_tokens"], said.TOKENS),
+            cached_tokens=said.whole(attrs["cached_tokens"], said.TOKENS),
+            completion_tokens=said.whole(attrs["completion_tokens"], said.TOKENS),
+            given_tokens=said.whole(attrs["given_tokens"], said.TOKENS),
+            queue_ms=said.milliseconds(attrs["queue_ms"]),
+            ttft_ms=said.milliseconds(attrs["ttft_ms"]),
+            total_ms=said.milliseconds(attrs["total_ms"]),
+            interrupted_ms=said.milliseconds(attrs["interrupted_ms"]),
+            finish_reason=_finish_reason(attrs["finish_reason"]),
         )
+        if usage.cached_tokens > usage.prompt_tokens:
+            raise ValueError("more tokens were cached than the prompt has")
+        if usage.given_tokens > usage.completion_tokens:
+            raise ValueError("more tokens were given than the answer has")
     except (KeyError, ValueError) as e:
         raise Error(f"the worker's usage file is not understood: {shown(str(e))}") from e
+    return usage
+
+
+def _finish_reason(word: str) -> FinishReason:
+    for reason in get_args(FinishReason):
+        if word == reason:
+            return cast(FinishReason, reason)
+    raise ValueError(f"{word[:40]!r} is not a finish_reason")

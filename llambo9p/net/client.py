@@ -39,6 +39,8 @@ from .security import NOBODY_ELSE, Trust
 
 ASKED = 24_000
 """requests that may be outstanding"""
+MOST = 64 << 20
+"""bytes that are read of a file whose size nobody knows"""
 ENDING = 40_000
 """with those that end fids; the other tags are for a Tflush of each of the `ASKED`"""
 UNSENT = 16 << 20
@@ -385,11 +387,21 @@ class RemoteOpen:
             yield data
             offset += len(data)
 
-    async def read_all(self) -> bytes:
-        return b"".join([data async for data in self.chunks()])
+    async def read_all(self, most: int = MOST) -> bytes:
+        """The whole file.  Raises Error when it has more than so many bytes, as one may that has
+        no end."""
+        pieces: list[bytes] = []
+        size = 0
+        async for data in self.chunks():
+            size += len(data)
+            if size > most:
+                raise Error(f"{self._client.address}: a file of it is longer than {most} bytes")
+            pieces.append(data)
+        return b"".join(pieces)
 
     async def read_dir(self) -> list[Dir]:
-        """All entries of a directory.  Raises Error for a broken listing."""
+        """All entries of a directory.  Raises Error for a broken listing, and for one that does
+        not end."""
         try:
             return self._client.dialect.unpack_dirs(await self.read_all())
         except ValueError as e:

@@ -150,6 +150,8 @@ class ClientConn:
             if not isinstance(msg, (expected, m.Rerror)):
                 raise ProtocolError(f"{type(msg).__name__} where {expected.__name__} was expected")
             if isinstance(msg, m.Rversion):
+                if msg.msize < c.MIN_MSIZE:
+                    raise ProtocolError(f"msize {msg.msize} is less than {c.MIN_MSIZE}")
                 self.msize = self._framer.msize = min(self.msize, msg.msize)
                 self.dialect = DIALECTS.get(msg.version, self.dialect)
             whose = self._whose.pop(tag)

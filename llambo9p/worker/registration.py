@@ -12,6 +12,8 @@ import asyncio
 import errno
 import logging
 
+from ..conversation import said
+from ..conversation.worker_names import MAX_WORKERS
 from ..errors import Error
 from ..fs.ctl import quote, split_words
 from ..net.address import Address
@@ -26,6 +28,8 @@ FIRST_S = 0.1
 LONGEST_S = 5.0
 ANSWER_S = 30.0
 """for the orchestrator to mount all workers"""
+_LINE = 1 << 16
+"""bytes of our own line in the registry"""
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOENT, errno.ESTALE}
 """what trying again does not change"""
 
@@ -68,9 +72,7 @@ class Registration:
                 root, _ = await client.attach("")
                 lease = await client.open(root, "registry/new", c.ORDWR)
                 await lease.write(self._words().encode())
-                _, *words = split_words((await lease.read_all()).decode())
-            attrs = dict(zip(words[::2], words[1::2], strict=False))
-            self._attrs["first"] = attrs.get("first", self._attrs["first"])
+                self._attrs["first"] = _first(await lease.read_all(_LINE), self._attrs["first"])
             log.info("registered with %s, first %s", self._orchestrator, self._attrs["first"])
             backoff.reset()
             await client.lost
@@ -81,3 +83,13 @@ class Registration:
     def _words(self) -> str:
         words = [str(self._own), *(word for pair in self._attrs.items() for word in pair)]
         return " ".join(map(quote, words))
+
+
+def _first(line: bytes, before: str) -> str:
+    """The attribute `first` in our line, or what it was before.  Raises Error."""
+    try:
+        words = split_words(said.text(line))[1:]
+        attrs = dict(zip(words[::2], words[1::2], strict=False))
+        return str(said.whole(attrs.get("first", before), MAX_WORKERS))
+    except ValueError as e:
+        raise Error(f"the registry's line is not understood: {e}") from e

@@ -34,7 +34,7 @@ async def test_a_read_that_is_refused_at_once_ends_the_answer_and_not_the_connec
         out.iounit = 4
         nothing = await files.open("worker-0000/grammar")
         monkeypatch.setattr(RemoteOpen, "ask", ask_or_refuse)
-        following = Following(Splice((), False), lambda: None, out, nothing)
+        following = Following(Splice((), False, 1000), lambda: None, out, nothing)
         with pytest.raises(Busy, match="no tags"):
             await following.ended
         following.stop()

@@ -65,7 +65,7 @@ offers = st.builds(
     ids=words,
     engines=numbers,
     slots=numbers,
-    types=words,
+    types=st.frozensets(st.from_regex(r"[a-z][a-z0-9]{0,7}", fullmatch=True), max_size=4),
     models=words,
     context=st.none() | numbers,
     requests=numbers,

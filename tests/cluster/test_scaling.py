@@ -252,7 +252,7 @@ async def test_a_worker_comes_back_with_another_model() -> None:
         assert await files.ask("hello", "worker-0000") == "simulated: hello"
         assert workers(running) == ["worker-0000", "worker-0001"]
         (host,) = running.orchestrator._members.hosts
-        assert await host.names() == ["worker-0001", "worker-0000"]
+        assert list(await host.lines_now()) == ["worker-0001", "worker-0000"]
 
 
 @story

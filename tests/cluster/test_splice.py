@@ -74,7 +74,7 @@ def test_nothing_is_lost_and_nothing_twice_wherever_workers_are_lost(
 ) -> None:
     whole = Script.of(pieces)
     asked = data.draw(st.integers(0, len(whole.tokens)))
-    splice = Splice([token.id for token in whole.tokens[:asked]], logprobs)
+    splice = Splice([token.id for token in whole.tokens[:asked]], logprobs, 1000)
     reader = Reader()
     for lives in (*data.draw(st.lists(st.just(False), max_size=3)), True):
         given_tokens = splice.known
@@ -104,7 +104,7 @@ def test_nothing_is_lost_and_nothing_twice_wherever_workers_are_lost(
 
 
 def test_text_waits_for_its_tokens() -> None:
-    splice = Splice((), False)
+    splice = Splice((), False, 1000)
     splice.add_text(b"abcd")
     assert splice.take() == (b"", [])
     splice.add_tokens(b"7 2\n8")
@@ -118,7 +118,7 @@ def test_text_waits_for_its_tokens() -> None:
 
 
 def test_given_tokens_begin_the_next_answer_too_though_no_text_came() -> None:
-    splice = Splice((1, 2, 3), False)
+    splice = Splice((1, 2, 3), False, 1000)
     splice.add_tokens(b"1 1\n")
     splice.add_text(b"a")
     splice.take()
@@ -135,7 +135,7 @@ def test_given_tokens_begin_the_next_answer_too_though_no_text_came() -> None:
     ],
 )
 def test_a_worker_that_cannot_go_on_is_found_out(lines: bytes, said: str) -> None:
-    splice = Splice((), False)
+    splice = Splice((), False, 1000)
     splice.add_text(b"abcd")
     splice.add_tokens(b"7 2\n8 3\n")
     assert splice.take() == (b"abc", [Token(7, 2), Token(8, 3)])
@@ -145,7 +145,7 @@ def test_a_worker_that_cannot_go_on_is_found_out(lines: bytes, said: str) -> Non
 
 
 def test_an_answer_without_its_tokens_is_none() -> None:
-    splice = Splice((), False)
+    splice = Splice((), False, 1000)
     splice.add_tokens(b"7 2\n8 4\n")
     splice.add_text(b"ab")
     splice.take()
@@ -158,7 +158,7 @@ def test_an_answer_without_its_tokens_is_none() -> None:
 
 
 def test_half_characters_and_foreign_logprobs_are_refused() -> None:
-    splice = Splice((), True)
+    splice = Splice((), True, 1000)
     splice.add_text("€".encode())
     splice.add_tokens(b"7 2\n")
     splice.add_logprobs(Script([Token(8, 1)], b"").logprob_lines(0))
