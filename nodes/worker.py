@@ -207,6 +207,7 @@ def main(
                 first_path=process.first_path(),
                 epoch=started,
                 owner=security.owner,
+                knows_users=address.net != "tcp",
             )
             guard = Guard()
             host.metrics.register(Held(server, limits))

@@ -3,6 +3,8 @@ a conversation from `clone`, its settings, the prompt, and what its files tell o
 
 from __future__ import annotations
 
+import secrets
+
 from llambo9p.api.connection import Connection
 from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.conversation import settings, texts
@@ -10,6 +12,9 @@ from llambo9p.conversation.history import show as show_history
 from llambo9p.engine.base import Message, Request, Token, mean_logprob
 from llambo9p.errors import InvalidArgument
 from llambo9p.p9 import constants as c
+
+_LABEL = secrets.token_hex(16)
+"""other processes may ask the same node over plain TCP, where it knows no users"""
 
 
 def ask(connection: Connection, directory: str, request: InferenceRequest) -> InferenceResponse:
@@ -22,6 +27,7 @@ def ask(connection: Connection, directory: str, request: InferenceRequest) -> In
         params=asked.params,
         mode="complete" if isinstance(asked.prompt, str) else "chat",
         overflow=asked.overflow,
+        cache_label=_LABEL,
     )
     connection.write_to(clone, settings.show(said))
     files = {

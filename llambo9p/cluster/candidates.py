@@ -336,9 +336,9 @@ class Needs:
     def prefixes(self) -> list[int]:
         """A hash for each whole chunk of `CHUNK` characters that the prompt begins with, at
         most 16, the shortest prefix first.  Each hash is of all that comes before the chunk,
-        too, and of the user: KV caches are not shared between users."""
+        too, and of the request's scope: KV caches are not shared between scopes."""
         text = self._beginning(_MAX_CHUNKS * CHUNK)
-        so_far = hash(self.request.user)
+        so_far = hash(self.request.scope)
         hashes = []
         for start in range(0, len(text) - CHUNK + 1, CHUNK):
             so_far = hash((so_far, text[start : start + CHUNK]))

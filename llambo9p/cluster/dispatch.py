@@ -47,6 +47,7 @@ from .failures import Failures, is_hosts
 from .following import Following
 from .health import Health
 from .host import Worker
+from .labels import Labels
 from .members import Members
 from .quarantine import Quarantine
 from .remote_conversation import RemoteConversation, Told
@@ -130,6 +131,7 @@ class ClusterEngine:
         want: Callable[[str], bool],
     ) -> None:
         self._want = want
+        self._labels = Labels()
         self._members = members
         self._balancer = balancer
         self._requests = requests
@@ -421,7 +423,9 @@ class ClusterEngine:
         try:
             async with self._in_time(worker):
                 if remote is None:
-                    remote = await RemoteConversation.make(worker, request.user)
+                    remote = await RemoteConversation.make(
+                        worker, request.user, self._labels
+                    )
                     if request.conversation is not None:
                         self._remotes[request.conversation] = remote
                 turns = worker.host.turns

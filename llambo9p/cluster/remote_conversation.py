@@ -19,6 +19,7 @@ from ..net.client import RemoteOpen
 from ..p9 import constants as c
 from ..p9.words import shown
 from .host import Worker
+from .labels import Labels
 from .remote import Mount
 
 _PIECE_BYTES = 1 << 17
@@ -44,14 +45,16 @@ class RemoteConversation:
     """as the conversation's user sees the worker"""
     ctl: RemoteOpen
     number: str
+    labels: Labels
     said: tuple[Message, ...] = ()
     """system prompt and history as the worker has them"""
     constraint: tuple[Kind, str] | None = None
     """the grammar, schema or regular expression that the worker has"""
 
     @classmethod
-    async def make(cls, worker: Worker, user: str) -> RemoteConversation:
-        """A new one of the user's; of the owner's on a host that does not know users."""
+    async def make(cls, worker: Worker, user: str, labels: Labels) -> RemoteConversation:
+        """A new one of the user's; of the owner's on a host that does not know users, where
+        `labels` keep the users' cells apart."""
         mount = worker.mounts.get(user, worker.mount)
         if mount.refusal is not None:
             mount = worker.mount
@@ -64,7 +67,7 @@ class RemoteConversation:
                 number = said.whole(said.text(await ctl.read(0)).strip())
             except ValueError as e:
                 raise Error(f"{worker.name}'s clone file is not understood: {e}") from e
-            return cls(worker, mount, ctl, str(number))
+            return cls(worker, mount, ctl, str(number), labels)
         except BaseException:
             if ctl is not None:
                 ctl.forget()
@@ -77,7 +80,7 @@ class RemoteConversation:
 
     async def ask(self, request: Request, answer: tuple[int, ...]) -> None:
         """Let the worker answer, beginning with the tokens `answer`."""
-        await self.ctl.write(_ctl_text(request).encode())
+        await self.ctl.write(_ctl_text(request, self._label(request)).encode())
         await self._constrain(request.params)
         if answer:
             await self._put("tokens", "".join(f"{token}\n" for token in answer).encode())
@@ -88,6 +91,13 @@ class RemoteConversation:
             await self._bring_up_to(tuple(before))
             prompt = _kept(last.content)
         await self._put("prompt", prompt)
+
+    def _label(self, request: Request) -> str:
+        """By which the host keeps the user's cells from others', if it knows no users, or those
+        that this user keeps apart."""
+        if request.label or self.worker.host.address.net == "tcp":
+            return self.labels.of(request.user, request.label or "")
+        return ""
 
     async def open_answer(self, logprobs: bool) -> list[RemoteOpen]:
         """`out`, `tokens`, and `logprobs` if wanted, open for reading."""
@@ -183,7 +193,7 @@ def _forget(opening: asyncio.Task[RemoteOpen]) -> None:
         opening.result().forget()
 
 
-def _ctl_text(request: Request) -> str:
+def _ctl_text(request: Request, label: str) -> str:
     """The request's settings as `ctl` takes them."""
     return settings.show(
         Settings(
@@ -193,6 +203,7 @@ def _ctl_text(request: Request) -> str:
             priority=request.priority,
             type=request.node_type,
             request_id=request.id,
+            cache_label=label,
         )
     )
 

@@ -43,9 +43,11 @@ class Conversation:
         limits: Limits | None = None,
         admit: Callable[[], None] = lambda: None,
         user: str = "",
+        shares: bool = True,
     ) -> None:
         """`admit` raises why no new prompt is taken now; those that wait are not asked.
-        `user` is whose conversation it is."""
+        `user` is whose conversation it is; its requests that have no label `share` cells of the
+        KV cache with the user's others, or with none."""
         self.settings = settings or Settings()
         self.limits = limits or Limits()
         self.system = ""
@@ -77,6 +79,7 @@ class Conversation:
         self.closed = False
         self._engine = engine
         self._admit = admit
+        self._shares = shares
         self.user = user
         self.history_bytes = 0
         """of `history`, as the quota of what is kept has them"""
@@ -221,6 +224,7 @@ class Conversation:
                 priority=self.settings.priority,
                 node_type=self.settings.type,
                 user=self.user,
+                label=self.settings.cache_label or ("" if self._shares else None),
                 answer=turn.given,
                 id=self._request_id(),
             )

@@ -32,6 +32,8 @@ class Settings:
     """the node type of the workers that may answer; empty: any"""
     request_id: str = ""
     """under which logs tell of its requests; empty: each gets one of its own"""
+    cache_label: str = ""
+    """its requests share cells of the KV cache only with those of the same user and label"""
 
 
 class Setting(NamedTuple):
@@ -143,6 +145,19 @@ def _read_request_id(words: Sequence[str]) -> str:
     )
 
 
+_LABEL = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
+
+
+def _read_label(words: Sequence[str]) -> str:
+    label = words[0] if words else ""
+    if not label or _LABEL.fullmatch(label):
+        return label
+    raise InvalidArgument(
+        "cache_label must be at most 64 letters, digits and any of ._:/@=+-, or nothing, "
+        f"not {quote(label[:80])}"
+    )
+
+
 SETTINGS = (
     word("mode", "chat", "complete"),
     integer("max_tokens", *INTEGERS["max_tokens"]),
@@ -162,6 +177,7 @@ SETTINGS = (
     integer("priority", -10, 0),
     Setting("type", "[NAME]", 0, 1, _read_type, str),
     Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),
+    Setting("cache_label", "[LABEL]", 0, 1, _read_label, str),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}

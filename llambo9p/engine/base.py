@@ -126,6 +126,9 @@ class Request:
     (never the system prompt, never the last user turn); error: it fails"""
     user: str = ""
     """whose it is: no user finds in the KV cache what another has asked"""
+    label: str | None = ""
+    """a user's requests with different labels do not find each other's cells in the KV cache
+    either; None: nothing is shared with any other request.  It is no identity"""
     priority: int = 0
     """0, or below it for one that others may go before: see `fair`"""
     node_type: str = ""
@@ -140,6 +143,14 @@ class Request:
     embed: bool = False
     """the answer is no continuation of the prompt, a text, but its embedding: numbers, as
     text, in one line"""
+
+    @property
+    def scope(self) -> Hashable:
+        """Requests of equal scope share cells of the KV cache.  One that shares with none has a
+        new scope each time, or its conversation's."""
+        if self.label is not None:
+            return self.user, self.label
+        return object() if self.conversation is None else (self.conversation,)
 
 
 class Generated:

@@ -10,12 +10,12 @@ Rules it keeps:
 - A conversation finds its own sequence again, if no other request is on it.
 - Otherwise the lowest sequence kept for nobody, otherwise the least recently used, whose
   cells are saved while `ram` bytes have room; the least recently used of those make it.
-- The longest prefix that any sequence of the same user holds, busy, idle or saved, is
+- The longest prefix that any sequence of the same scope holds, busy, idle or saved, is
   copied when that saves at least `MIN_SHARE` tokens.  Measured with SmolLM2-135M on 2 cores:
   saving takes 1 to 20 and restoring 1 to 2 microseconds a token, and so does a copy, which
   is both; prefilling 2 to 5 milliseconds.
-- What one user asked is of no use to another, who could guess it word by word from the
-  time that it saves.
+- What was asked in one scope (`Request.scope`: a user, and the label of his requests) is of no use
+  in another, whose user could guess it word by word from the time that it saves.
 - Busy sequences have the seq_ids 0 to n-1: llama.cpp's separate streams batch only
   consecutive ascending ones, each gap costs one pass over the weights a step.  So
   `compact` moves them; a move is one copy and pays after one step, measured.  What is kept in
@@ -42,19 +42,19 @@ MIN_SHARE = 16
 class SavedSequence:
     """Cells in host memory, of a conversation that lost its sequence."""
 
-    __slots__ = ("cells", "owner", "tokens", "user")
+    __slots__ = ("cells", "owner", "scope", "tokens")
 
-    def __init__(self, tokens: list[int], owner: Hashable, user: str) -> None:
+    def __init__(self, tokens: list[int], owner: Hashable, scope: Hashable) -> None:
         self.tokens = tokens
         self.owner = owner
-        self.user = user
+        self.scope = scope
         self.cells = SavedCells()
 
 
 class CachedSequence:
     """One KV sequence.  `seq_id` changes when `compact` moves its cells."""
 
-    __slots__ = ("ahead", "busy", "owner", "plan", "seq_id", "since", "tokens", "used", "user")
+    __slots__ = ("ahead", "busy", "owner", "plan", "scope", "seq_id", "since", "tokens", "used")
 
     def __init__(self, seq_id: int) -> None:
         self.seq_id = seq_id
@@ -64,8 +64,8 @@ class CachedSequence:
         """what it will hold when its prompt is prefilled; what it holds, when not busy"""
         self.owner: Hashable = None
         """the conversation it is kept for"""
-        self.user = ""
-        """who asked what it holds"""
+        self.scope: Hashable = None
+        """of the request that asked what it holds"""
         self.busy = False
         self.since = 0
         """when it was given out, and"""
@@ -109,12 +109,14 @@ class Cache:
         self._saved: dict[Hashable, SavedSequence] = {}
         """by conversation, the least recently used first"""
         self.saved_bytes = 0
-        self._trees: dict[str, RadixTree[Holder]] = {}
-        """by user: all that have or will have tokens"""
+        self._trees: dict[Hashable, RadixTree[Holder]] = {}
+        """by scope: all that have or will have tokens"""
         self._clock = 0
 
-    def acquire(self, conversation: Hashable, user: str = "") -> tuple[CachedSequence, list[Op]]:
-        """A sequence for a request of the user's `conversation`, now busy.
+    def acquire(
+        self, conversation: Hashable, scope: Hashable = ""
+    ) -> tuple[CachedSequence, list[Op]]:
+        """A sequence for a request of the `conversation`, which has that scope; now busy.
 
         Call `seed` before its first rows.  There must be one that is not busy.
         """
@@ -125,9 +127,9 @@ class Cache:
             ops = self._evict(chosen)
         if conversation is not None:
             self._disown(conversation)
-        if chosen.user != user:
+        if chosen.scope != scope:
             self._clear(chosen)
-            chosen.user = user
+            chosen.scope = scope
         chosen.owner = conversation
         chosen.busy = True
         chosen.since = self._tick()
@@ -144,7 +146,7 @@ class Cache:
         usable = prompt[:-1]
         kept = common_prefix(sequence.tokens, usable)
         ops: list[Op] = []
-        shared, source = self._longest_held(sequence.user, usable)
+        shared, source = self._longest_held(sequence.scope, usable)
         if source is not None and shared >= kept + MIN_SHARE:
             ops.append(self._bring(source, sequence))
             kept = shared
@@ -209,7 +211,7 @@ class Cache:
         self._drop(owner)
         while self.saved_bytes + size > self._ram:
             self._drop(next(iter(self._saved)))
-        saved = SavedSequence(sequence.tokens, owner, sequence.user)
+        saved = SavedSequence(sequence.tokens, owner, sequence.scope)
         self._saved[owner] = saved
         self.saved_bytes += size
         self._list(saved, saved.tokens)
@@ -230,10 +232,12 @@ class Cache:
 
     # Who holds what.
 
-    def _longest_held(self, user: str, tokens: Sequence[int]) -> tuple[int, Holder | None]:
+    def _longest_held(
+        self, scope: Hashable, tokens: Sequence[int]
+    ) -> tuple[int, Holder | None]:
         """How much of `tokens` is held somewhere, and where."""
         longest, at = 0, None
-        for length, holder in self._sharers(user, tokens):
+        for length, holder in self._sharers(scope, tokens):
             if length <= longest:
                 break
             if isinstance(holder, SavedSequence) and holder.cells.failed:
@@ -247,7 +251,7 @@ class Cache:
         self, sequence: CachedSequence, tokens: Sequence[int], kept: int
     ) -> Ahead | None:
         """Who, given out before, will soon hold the most of `tokens`."""
-        for length, other in self._sharers(sequence.user, tokens):
+        for length, other in self._sharers(sequence.scope, tokens):
             if length < kept + MIN_SHARE:
                 break
             if isinstance(other, CachedSequence) and other.since < sequence.since:
@@ -256,9 +260,11 @@ class Cache:
                     return ahead
         return None
 
-    def _sharers(self, user: str, tokens: Sequence[int]) -> Iterator[tuple[int, Holder]]:
+    def _sharers(
+        self, scope: Hashable, tokens: Sequence[int]
+    ) -> Iterator[tuple[int, Holder]]:
         """(length, who has or will have so much of `tokens`), the longest first."""
-        tree = self._trees.get(user)
+        tree = self._trees.get(scope)
         if tree is not None:
             for length, holders in tree.match(tokens):
                 for holder in holders:
@@ -276,15 +282,15 @@ class Cache:
 
     def _list(self, holder: Holder, tokens: Sequence[int]) -> None:
         if tokens:
-            self._trees.setdefault(holder.user, RadixTree()).insert(tokens, holder)
+            self._trees.setdefault(holder.scope, RadixTree()).insert(tokens, holder)
 
     def _unlist(self, holder: Holder) -> None:
         tokens = holder.plan if isinstance(holder, CachedSequence) else holder.tokens
         if tokens:
-            tree = self._trees[holder.user]
+            tree = self._trees[holder.scope]
             tree.remove(tokens, holder)
             if not tree:
-                del self._trees[holder.user]
+                del self._trees[holder.scope]
 
 
 def _exchange(moved: CachedSequence, free: CachedSequence) -> list[Op]:

@@ -111,6 +111,8 @@ class Slot:
         """and what there was of the answer when the slot was given or got back"""
         self.sampler = sampler
         self.sequence = sequence
+        self.scope = sequence.scope
+        """of the request: who shares cells with it, also when it goes on after an interruption"""
         self.answer = Answer(queued.request.params.stop)
         self.end = 0
         """bytes of the answer that are final"""
@@ -381,7 +383,7 @@ class Scheduler:
         """Go on where the request was interrupted."""
         slot.waits_no_longer(now)
         slot.started = now
-        slot.sequence, ops = self._cache.acquire(slot.owner, slot.request.user)
+        slot.sequence, ops = self._cache.acquire(slot.owner, slot.scope)
         self._ops += ops
         self._active.append(slot)
         self._seed(slot)
@@ -396,7 +398,7 @@ class Scheduler:
             self._queue.remove(request, now)
             self._events.append(Failed(request, error))
             return
-        sequence, ops = self._cache.acquire(request.conversation, request.user)
+        sequence, ops = self._cache.acquire(request.conversation, request.scope)
         self._ops += ops
         slot = Slot(queued, prompt, sampler, sequence, now)
         self._active.append(slot)

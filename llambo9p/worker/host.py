@@ -34,7 +34,8 @@ from .worker import Worker
 class Host:
     """`shutdown` is called when somebody writes that verb; `first_path` is the tree's; `epoch`
     tells this process from others that listened at its address; `owner` is the server's, by
-    default by the name of this process's account."""
+    default by the name of this process's account.  On plain TCP a host does not know its users:
+    what several have asked there comes as the owner's."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Host:
         first_path: int = 1,
         epoch: int = 0,
         owner: User | None = None,
+        knows_users: bool = True,
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self.epoch = epoch
@@ -60,6 +62,7 @@ class Host:
         self._limits = limits or Limits()
         self.metrics = CollectorRegistry()
         self.metrics.register(Metrics(lambda: engine.load, lambda: len(self.workers)))
+        self._knows_users = knows_users
         self._owner = owner or users.owner()
         self._tree = Tree(self._owner.name, first_path)
         self._roots: dict[str, tuple[User, Directory]] = {}
@@ -113,7 +116,13 @@ class Host:
         for number in numbers:
             name = worker_name(number)
             worker = Worker(
-                name, self._type, self._engine, self._info_text, self._remove, self._limits
+                name,
+                self._type,
+                self._engine,
+                self._info_text,
+                self._remove,
+                self._limits,
+                self._knows_users,
             )
             self.workers[name] = worker
             for user, root in self._roots.values():

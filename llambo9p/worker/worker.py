@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """`remove` takes it off its host; `info` makes further lines of its `status`."""
+    """`remove` takes it off its host; `info` makes further lines of its `status`.  Where the
+    host does not know its users, requests without a label share nothing in the KV cache."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Worker:
         info: Callable[[], str],
         remove: Callable[[Worker], None],
         limits: Limits | None = None,
+        knows_users: bool = True,
     ) -> None:
         self.name = name
         self.node_type = node_type
@@ -56,6 +58,7 @@ class Worker:
         self._info = info
         self._remove = remove
         self._limits = limits or Limits()
+        self._knows_users = knows_users
         self._requests: set[Request] = set()
         """given to the engine and not over"""
 
@@ -68,7 +71,11 @@ class Worker:
     def _fill(self, directory: Directory, user: User) -> None:
         def converse() -> Conversation:
             return Conversation(
-                self, limits=self._limits, admit=self._admit, user=user.name
+                self,
+                limits=self._limits,
+                admit=self._admit,
+                user=user.name,
+                shares=self._knows_users,
             )
 
         conversation = self.conversations[user.name] = converse()

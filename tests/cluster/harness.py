@@ -67,6 +67,7 @@ async def simulated_host(
         shutdown=lambda: None,
         limits=limits,
         epoch=epoch,
+        knows_users=at.net != "tcp",
     )
     host.grow(count, first)
     server = Server(host.attach)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,120 @@ async def test_nobody_finds_in_the_cache_what_another_has_asked(tmp_path: Path, 
         assert await cached(place.bob, long) == 0
         assert await cached(place.me, long) == 0
         assert await cached(place.alice, long) > 16
+
+
+@pytest.mark.parametrize("own", ["", "mine", "theirs"], ids=["plain", "labelled", "guessed"])
+@story
+async def test_nobody_finds_in_the_cache_of_a_host_on_plain_tcp_what_another_has_asked(
+    tmp_path: Path, own: str
+) -> None:
+    """Such a host takes all for the owner.  A guesser may set any label of his own, too."""
+    secret = "the price is 1,234,567 and nobody must know it, whoever asks for it, nobody at all"
+
+    def common(a: str, b: str) -> int:
+        """Tokens that two prompts of the scripted model begin with alike: one for the role."""
+        return len(os.path.commonprefix([a, b])) + 1 if b else 0
+
+    async def cached(files: Files, prompt: str) -> int:
+        await files.write("ctl", "reset")
+        await files.ask(prompt)
+        return int((await files.attrs("usage"))["cached_tokens"])
+
+    async with shared(tmp_path, ANYWHERE, count=2) as place:
+        for files in (place.alice, place.bob, place.me):
+            await files.write("ctl", f"cache_label {own}")
+        assert await cached(place.alice, secret) == 0
+        assert await cached(place.alice, secret) > 16, "what she asked herself"
+        for guesser in (place.bob, place.me):
+            asked: list[str] = []
+            for guess in (secret[:40], secret, f"{secret} and more"):
+                asked.append(guess)
+                own_best = max(common(guess, before) for before in ["", *asked[:-1]])
+                assert await cached(guesser, guess) <= own_best, guess
+        label = {line for line in (await place.bob.read("ctl")).splitlines() if "label" in line}
+        assert label == {f"cache_label {own}".strip()}
+
+
+@story
+async def test_the_labels_of_two_orchestrators_never_meet(tmp_path: Path) -> None:
+    """Both serve an alice; to the host all are the owner."""
+    async with simulated_host(1, at=ANYWHERE) as host, contextlib.AsyncExitStack() as stack:
+        counts = []
+        for number in range(2):
+            orchestrator = Orchestrator(Cluster(), lambda: None)
+            server = Server(orchestrator.attach)
+            stack.push_async_callback(server.close)
+            stack.push_async_callback(orchestrator.close)
+            at = await server.listen(parse(f"unix!{tmp_path}/{number}"))
+            me = await stack.enter_async_context(files_of(at))
+            alice = await stack.enter_async_context(files_of(at, uname="alice"))
+            await me.write("ctl", f"mount {host.address}")
+            for _ in range(2):
+                await alice.write("ctl", "reset")
+                await alice.ask("a secret of some forty characters, or more than that")
+                counts.append(int((await alice.attrs("usage"))["cached_tokens"]))
+        assert counts[0] == counts[2] == 0 and counts[1] > 16 and counts[3] > 16
+
+
+@story
+async def test_labels_go_down_through_a_nested_orchestrator_on_plain_tcp(tmp_path: Path) -> None:
+    """Whose users are one there."""
+    secret = "a secret of some forty characters, or more than that"
+    async with simulated_host(1, at=ANYWHERE) as host, contextlib.AsyncExitStack() as stack:
+        region = Orchestrator(Cluster(), lambda: None)
+        regions = Server(region.attach)
+        stack.push_async_callback(regions.close)
+        stack.push_async_callback(region.close)
+        at = await regions.listen(ANYWHERE)
+        owner_of_region = await stack.enter_async_context(files_of(at))
+        await owner_of_region.write("ctl", f"mount {host.address}")
+        above = Orchestrator(Cluster(), lambda: None)
+        server = Server(above.attach)
+        stack.push_async_callback(server.close)
+        stack.push_async_callback(above.close)
+        top = await server.listen(parse(f"unix!{tmp_path}/top"))
+        me = await stack.enter_async_context(files_of(top))
+        await me.write("ctl", f"mount {at} region")
+        found = {}
+        for name in ("alice", "bob"):
+            files = await stack.enter_async_context(files_of(top, uname=name))
+            for again in (False, True):
+                await files.write("ctl", "reset")
+                assert await files.ask(secret) == f"simulated: {secret}"
+                found[name, again] = int((await files.attrs("usage"))["cached_tokens"])
+        assert found["alice", False] == found["bob", False] == 0
+        assert found["alice", True] > 16 and found["bob", True] > 16
+
+
+@story
+async def test_a_host_on_plain_tcp_shares_nothing_without_a_label() -> None:
+    prompt = "a long question which begins like another one: which is it?"
+
+    async def cached(files: Files, label: str, clone: bool) -> int:
+        async with await files.open("worker-0000/clone", c.ORDWR) as ctl:
+            where = f"worker-0000/{(await ctl.read(0)).decode().strip()}"
+            if label:
+                await ctl.write(f"cache_label {label}".encode())
+            if clone:
+                await files.ask(prompt, where)
+            else:
+                data = await files.open(f"{where}/data", c.ORDWR)
+                await data.write(prompt.encode())
+                await data.read_all()
+                await data.clunk()
+            return int((await files.attrs(f"{where}/usage"))["cached_tokens"]) if clone else 0
+
+    async with simulated_host(1, at=ANYWHERE) as host, files_of(host.address) as files:
+        for label in ("", "a", "", "b", ""):
+            await cached(files, label, False)
+            counts = [await cached(files, label, True) for _ in range(2)]
+            assert [count > 16 for count in counts] == [bool(label)] * 2, label
+        # what a conversation asked itself it finds again
+        async with await files.open("worker-0000/clone", c.ORDWR) as ctl:
+            where = f"worker-0000/{(await ctl.read(0)).decode().strip()}"
+            for _ in range(2):
+                await files.ask(prompt, where)
+            assert int((await files.attrs(f"{where}/usage"))["cached_tokens"]) > 16
 
 
 @story

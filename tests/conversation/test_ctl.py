@@ -34,6 +34,7 @@ overflow error
 priority -3
 type medium
 request_id trace/7:a
+cache_label team-1
 """
 
 
@@ -76,6 +77,8 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("priority 1", "priority must be a whole number -10..0, not 1"),
         ("type 'a b'", "type must be a node type's name, not 'a b'"),
         ("type a b", "usage: type [NAME]"),
+        ("cache_label 'a b'", "cache_label must be at most 64 letters, digits and any of ._:/@=+-, "
+         "or nothing, not 'a b'"),
         ("request_id 'a b'", "request_id must be random or at most 64 letters, digits and any of "
          "._:/@=+-, not 'a b'"),
         ("overflow 'a b'", "overflow must be trim|error, not 'a b'"),
@@ -85,7 +88,7 @@ async def test_every_setting_reads_back_and_can_be_written_back_whole():
         ("reset now", "usage: reset"),
         ("shout", "unknown verb shout; verbs are mode max_tokens temperature top_p top_k min_p "
          "repeat_penalty seed stop logprobs whitespace_flexible coerce_one_of lenient overflow "
-         "priority type request_id reset cancel"),
+         "priority type request_id cache_label reset cancel"),
         (b"seed \xff", "not UTF-8: byte 0xff at 34"),
     ],
 )  # fmt: skip

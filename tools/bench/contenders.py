@@ -302,7 +302,8 @@ class FilesClient:
         if self._client is None:
             self._client = await Client.connect(self._at)
         max_tokens = question.max_tokens or question.n_tokens
-        settings = f"mode complete\ntemperature 0\nmax_tokens {max_tokens}"
+        # on plain TCP requests without a label share no prefix
+        settings = f"mode complete\ntemperature 0\nmax_tokens {max_tokens}\ncache_label bench"
         return await self._converse(self._client, number, settings, question, came)
 
     async def _converse(
