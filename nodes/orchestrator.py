@@ -7,6 +7,7 @@ the state file.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from pathlib import Path
 
@@ -104,8 +105,11 @@ def main(
         guard = Guard()
         orchestrator.monitor.metrics.register(Held(server, limits))
         orchestrator.monitor.metrics.register(LongTurns(guard))
-        exporter = Exporter(orchestrator.monitor.page)
         monitoring = config.monitoring
+        figures = monitoring.export_figures
+        if figures is None:
+            figures = any(address.net == "tcp" for address in addresses)
+        exporter = Exporter(functools.partial(orchestrator.monitor.page, figures))
         try:
             if monitoring.export_port is not None:
                 url = await exporter.listen(monitoring.export_host, monitoring.export_port)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llambo9p.conversation.said import HIDDEN
 from llambo9p.errors import InvalidArgument
 from llambo9p.fs.ctl import split_words
 
@@ -35,6 +36,8 @@ class Worker:
     type: str
     addr: str
     model: str
+    figures: bool = True
+    """whether we are told its state and what is counted; they are "-" and 0 otherwise"""
 
     @property
     def does(self) -> str:
@@ -56,6 +59,9 @@ def parse(text: str) -> list[Worker]:
 def _worker(line: str) -> Worker:
     # no other words than the last three have quotes
     *words, rest = line.split(" ", 13)
+    figures = " ".join(words[1:7]) != HIDDEN
+    if not figures:
+        words[2:7] = ["0"] * 5
     name, state, load, queued, requests, tokens, errors, health, circuit, *others = words
     capacity, host, epoch, heartbeat = others
     type_name, addr, model = split_words(rest) if "'" in rest else rest.split(" ")
@@ -76,4 +82,5 @@ def _worker(line: str) -> Worker:
         type=type_name,
         addr=addr,
         model=model,
+        figures=figures,
     )

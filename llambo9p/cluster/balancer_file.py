@@ -1,7 +1,8 @@
 """`balancer` in the orchestrator's root: reading shows what is done, writing changes how.
 
-Whoever reads it sees `attr value` lines whose number does not grow with the cluster's size:
-totals, a line a node type, and the busiest hosts and workers.  Only administrators write.
+An administrator who reads it sees `attr value` lines whose number does not grow with the cluster's
+size: totals, a line a node type, and the busiest hosts and workers.  Other users see no line that
+changes with what is asked.  Only administrators write.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class BalancerFile(SyntheticFile):
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
             raise PermissionDenied
-        return OpenBalancer(text(self._balancer).encode(), self._write)
+        shown = text(self._balancer, self._user.sees_figures)
+        return OpenBalancer(shown.encode(), self._write)
 
     def _write(self, data: bytes) -> None:
         self._user.check_admin(self.name)
@@ -58,7 +60,7 @@ class OpenBalancer(OpenSnapshot):
         return len(data)
 
 
-def text(balancer: Balancer) -> str:
+def text(balancer: Balancer, figures: bool = True) -> str:
     """What is read: lines of a name and its value, or of a name, whose it is, and pairs."""
     hosts = list(balancer.hosts)
     lines = [
@@ -67,6 +69,13 @@ def text(balancer: Balancer) -> str:
         f"workers {len(balancer.workers)}",
         f"eligible {len(balancer)}",
         f"hosts {len(hosts)}",
+        *(_figures(balancer, hosts) if figures else ()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(balancer: Balancer, hosts: list[HostLoad]) -> list[str]:
+    return [
         f"requests {sum(host.requests for host in hosts)}",
         f"strangers {sum(host.strangers for host in hosts)}",
         f"pending_prefill {sum(host.prefill for host in hosts):.0f}",
@@ -78,7 +87,6 @@ def text(balancer: Balancer) -> str:
         *map(_host, heapq.nlargest(SHOWN, hosts, key=_activity)),
         *map(_worker, heapq.nlargest(SHOWN, balancer.workers.values(), key=_dispatched)),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _types(balancer: Balancer) -> Iterator[str]:

@@ -186,6 +186,9 @@ class Monitoring(_Section):
     export_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     """for metrics over HTTP, 0 for a free one; default: none"""
     export_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    export_figures: bool | None = None
+    """whether HTTP, which asks nobody who he is, tells of all users' requests and tokens;
+    default: if the orchestrator listens on plain TCP, where everybody is the owner"""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

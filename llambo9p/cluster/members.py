@@ -36,7 +36,7 @@ from ..errors import (
     WorkerLost,
 )
 from ..fs.tree import Directory, Tree
-from ..fs.user import owner
+from ..fs.user import User, owner
 from ..net import address as addresses
 from ..net.address import Address
 from ..net.security import NOBODY_ELSE, Trust
@@ -95,7 +95,7 @@ class Members:
     # -- what users see -----------------------------------------------------------
 
     def show_to(
-        self, user: str, root: Directory, nodes: Directory
+        self, user: User, root: Directory, nodes: Directory
     ) -> Coroutine[None, None, None] | None:
         """Put what is mounted, now and later, into the `root` of one more user, and a
         file for each worker into its `nodes`.  The owner comes first.  What is mounted is there

@@ -211,6 +211,20 @@ class Tally:
             yield family
 
 
+_PUBLIC = ("llambo_nodes", "llambo_hosts", "llambo_slots", "llambo_active_nodes")
+"""what does not change with what is asked"""
+
+
+class PublicMetrics(Collector):
+    """Of the `whole`, what everybody may see."""
+
+    def __init__(self, whole: Metrics) -> None:
+        self._whole = whole
+
+    def collect(self) -> Iterator[Metric]:
+        return (family for family in self._whole.collect() if family.name in _PUBLIC)
+
+
 class Metrics(Collector):
     """What there is to tell; `now` is asked when somebody reads."""
 
@@ -268,9 +282,9 @@ class Metrics(Collector):
         ):  # fmt: skip
             yield GaugeMetricFamily(name, text, value)
 
-    def legacy(self) -> str:
-        """The seed's six, in Prometheus's format.  Latency and throughput are of the last
-        minute's answers."""
+    def legacy(self, figures: bool) -> str:
+        """The seed's six, in Prometheus's format, or without `figures` the one of them that does
+        not tell of requests.  Latency and throughput are of the last minute's answers."""
         now = self._now()
         latency, throughput = self._tally.recent()
         failed = self._tally.requests["failed"] + self._tally.requests["rejected"]
@@ -290,4 +304,5 @@ class Metrics(Collector):
                 ("llambo_failed_requests", "counter",
                  "Of those, failed or refused.", failed),
             )
+            if figures or name in _PUBLIC
         )  # fmt: skip

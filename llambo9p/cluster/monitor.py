@@ -1,7 +1,8 @@
 """What operators look at: `health`, `metrics` in three forms, `events` and `config`.
 
 It joins the cluster's tables with `metrics`, `requests` and `events`, and shows them as files
-of a root and as pages of the exporter.  It owns no numbers.
+of a root and as pages of the exporter: all figures to administrators, to others those that do
+not change with what is asked.  It owns no numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .config import Cluster, dump
 from .events import Events, EventsFile
 from .exporter import Page
 from .members import Members
-from .metrics import STATES, Metrics, Now, Tally
+from .metrics import STATES, Metrics, Now, PublicMetrics, Tally
 
 
 class Monitor:
@@ -47,6 +48,8 @@ class Monitor:
         self.metrics = CollectorRegistry()
         self.metrics.register(self._own)
         ProcessCollector(registry=self.metrics)
+        self._public = CollectorRegistry()
+        self._public.register(PublicMetrics(self._own))
 
     def now(self) -> Now:
         workers = [w for w in self._members.workers.values() if w.answers]
@@ -91,23 +94,29 @@ class Monitor:
 
     def add_files(self, tree: Tree, root: Directory, user: User) -> None:
         """Put them into one user's root."""
+        figures = user.sees_figures
+        metrics = self._metrics(figures)
         for name, text in (
             ("health", self.health),
-            ("metrics", lambda: exposition.prometheus(self.metrics)),
-            ("metrics.legacy", self._own.legacy),
-            ("metrics.json", lambda: exposition.as_json(self.metrics)),
+            ("metrics", lambda: exposition.prometheus(metrics)),
+            ("metrics.legacy", lambda: self._own.legacy(figures)),
+            ("metrics.json", lambda: exposition.as_json(metrics)),
         ):
             root.add(TextFile(tree, name, text))
         root.add(EventsFile(tree, user, self._events))
         root.add(_ConfigFile(tree, user, self.config))
 
-    def page(self, path: str, accept: str) -> Page | None:
-        """What the exporter serves at `path`; `accept` is the client's header."""
+    def _metrics(self, figures: bool) -> CollectorRegistry:
+        return self.metrics if figures else self._public
+
+    def page(self, figures: bool, path: str, accept: str) -> Page | None:
+        """What the exporter serves at `path`, to whoever reaches it; `accept` is the client's
+        header."""
         if path == "/metrics":
             encode, content_type = choose_encoder(accept)
-            return Page(content_type, encode(self.metrics))
+            return Page(content_type, encode(self._metrics(figures)))
         if path == "/metrics.json":
-            return Page("application/json", exposition.as_json(self.metrics).encode())
+            return Page("application/json", exposition.as_json(self._metrics(figures)).encode())
         if path == "/health":
             status = 200 if self._can_answer else 503
             return Page("text/plain; charset=utf-8", self.health().encode(), status)

@@ -214,7 +214,9 @@ class Orchestrator:
             ],
             noting,
         )
-        add_conversation_files(root, conversation, commands, self.status_text)
+        add_conversation_files(
+            root, conversation, commands, lambda: self.status_text(user.sees_figures)
+        )
         root.add(CloneFile(root, converse))
 
         def converse_with_many() -> FusionConversation:
@@ -224,13 +226,17 @@ class Orchestrator:
         root.add(fusion_directory(root.tree, converse_with_many, self._conversations.append))
         nodes = root.add(Directory(self._tree, "nodes"))
         workers = self._members.workers
-        root.add(TextFile(self._tree, "workers", lambda: views.lines(workers.values())))
+        root.add(
+            TextFile(
+                self._tree, "workers", lambda: views.lines(workers.values(), user.sees_figures)
+            )
+        )
         root.add(ModelsDirectory(self._tree, root, self._models))
         root.add(BalancerFile(self._tree, user, self._balancer, self._use))
         self.monitor.add_files(self._tree, root, user)
         root.add(LogsDirectory(self._tree, user, self._logs))
         self._registry.show_to(user, root)
-        rest = self._members.show_to(user.name, root, nodes)
+        rest = self._members.show_to(user, root, nodes)
         if rest is not None:
             showing = self._showing[user.name] = asyncio.get_running_loop().create_task(rest)
             showing.add_done_callback(lambda _: self._showing.pop(user.name, None))
@@ -361,8 +367,9 @@ class Orchestrator:
 
     # -- texts ----------------------------------------------------------------------
 
-    def status_text(self) -> str:
-        """`attr value` lines of the cluster, after those of the root's conversation."""
+    def status_text(self, figures: bool) -> str:
+        """`attr value` lines of the cluster, after those of the root's conversation; with
+        `figures` those that tell of all users' requests."""
         workers = self._members.workers.values()
         counts = self._members.counts
         lines = [
@@ -371,11 +378,15 @@ class Orchestrator:
             *(f"{health.value} {counts[health]}" for health in Health),
             f"hosts {len(self._members.hosts)}",
             f"strategy {self._balancer.strategy}",
-            f"active {sum(w.active for w in workers)}",
-            f"events {self._events.count}",
+            *self._figures(figures),
             *(f"loading {name} {percent}" for name, percent in self._fleet.loading.items()),
         ]
-        return "\n".join(lines) + "\n" + self.recovery.text + self._offer.text
+        trouble = self.recovery.text if figures else ""
+        return "\n".join(lines) + "\n" + trouble + self._offer.text(figures)
+
+    def _figures(self, shown: bool) -> list[str]:
+        active = sum(worker.active for worker in self._members.workers.values())
+        return [f"active {active}", f"events {self._events.count}"] if shown else []
 
     @property
     def _offer(self) -> Offer:

@@ -42,9 +42,9 @@ class Offer:
         mean nothing to another model."""
         return "+".join(sorted(self.models)) or "-"
 
-    @property
-    def text(self) -> str:
-        """`attr value` lines."""
+    def text(self, figures: bool) -> str:
+        """`attr value` lines; without `figures` nothing of requests, as if there were none."""
+        requests = f"requests {self.requests}\nwaiting {self.waiting}\n" if figures else ""
         context = "" if self.context is None else f"context {self.context}\n"
         return (
             f"orchestrators {' '.join(sorted(self.ids))}\n"
@@ -53,8 +53,7 @@ class Offer:
             f"types {' '.join(sorted(self.types))}\n"
             f"models {' '.join(sorted(self.models))}\n"
             f"{context}"
-            f"requests {self.requests}\n"
-            f"waiting {self.waiting}\n"
+            f"{requests}"
         )
 
     @classmethod
@@ -72,8 +71,8 @@ class Offer:
                 types=_words(attrs["types"], said.node_type),
                 models=_words(attrs["models"], said.title),
                 context=said.whole(attrs["context"], said.TOKENS) if "context" in attrs else None,
-                requests=said.whole(attrs["requests"], said.MANY),
-                waiting=said.whole(attrs["waiting"], said.MANY),
+                requests=said.whole(attrs.get("requests", "0"), said.MANY),
+                waiting=said.whole(attrs.get("waiting", "0"), said.MANY),
             )
         except KeyError as e:
             raise Error(f"the orchestrator's status file has no line {e}") from e

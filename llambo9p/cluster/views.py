@@ -10,9 +10,11 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
 
+from ..conversation import said
 from ..errors import PermissionDenied
 from ..fs.ctl import quote
 from ..fs.tree import Directory, TextFile, Tree
+from ..fs.user import User
 from .host import Host, Worker
 from .remote import Mount
 
@@ -27,16 +29,20 @@ class Views:
         self._tree = tree
         self._roots: dict[str, tuple[Directory, Directory]] = {}
         """root and `nodes` of each user"""
+        self._figures: set[str] = set()
+        """users who see figures"""
 
     def add(
-        self, user: str, root: Directory, nodes: Directory, workers: Iterable[Worker]
+        self, user: User, root: Directory, nodes: Directory, workers: Iterable[Worker]
     ) -> Coroutine[None, None, None] | None:
         """One more user, who sees all `workers`.  Where they are many, he does when the result has
         been awaited."""
-        self._roots[user] = root, nodes
+        self._roots[user.name] = root, nodes
+        if user.sees_figures:
+            self._figures.add(user.name)
         waiting = deque(workers)
-        self._show_some(waiting, user)
-        return self._show_rest(waiting, user) if waiting else None
+        self._show_some(waiting, user.name)
+        return self._show_rest(waiting, user.name) if waiting else None
 
     async def _show_rest(self, waiting: deque[Worker], user: str) -> None:
         while waiting:
@@ -82,7 +88,8 @@ class Views:
 
     def _show(self, worker: Worker, user: str) -> None:
         _, nodes = self._roots[user]
-        nodes.add(TextFile(self._tree, worker.name, lambda: text(worker)))
+        figures = user in self._figures
+        nodes.add(TextFile(self._tree, worker.name, lambda: text(worker, figures)))
         self._show_mount(worker, user)
 
     def _show_mount(self, worker: Worker, user: str) -> None:
@@ -111,8 +118,12 @@ class Views:
         root.add(mount)
 
 
-def text(worker: Worker) -> str:
-    """`attr value` lines."""
+_FIGURES = ("state", "load", "queued", "requests", "tokens", "errors")
+"""attributes that tell what a worker does for all users"""
+
+
+def text(worker: Worker, figures: bool) -> str:
+    """`attr value` lines, with or without those of `_FIGURES`."""
     host = worker.host
     attrs = {
         "id": worker.name,
@@ -132,18 +143,20 @@ def text(worker: Worker) -> str:
         "circuit": worker.circuit.value,
         "host": host.started_as or "-",
     }
-    return "".join(f"{name} {value}\n" for name, value in attrs.items())
+    shown = (item for item in attrs.items() if figures or item[0] not in _FIGURES)
+    return "".join(f"{name} {value}\n" for name, value in shown)
 
 
-def lines(workers: Iterable[Worker]) -> str:
+def lines(workers: Iterable[Worker], figures: bool) -> str:
     """One line a worker, which begins like that of a host's `workers`: name state load queued
-    requests tokens errors health circuit capacity host epoch heartbeat type addr model."""
+    requests tokens errors health circuit capacity host epoch heartbeat type addr model.  Without
+    `figures` the words from `state` to `errors` are `-`."""
     now = asyncio.get_running_loop().time()
     hosts: dict[Host, str] = {}
-    return "".join([_line(worker, hosts, now) for worker in workers])
+    return "".join([_line(worker, hosts, now, figures) for worker in workers])
 
 
-def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
+def _line(worker: Worker, hosts: dict[Host, str], now: float, figures: bool) -> str:
     """`hosts` has the last words of the lines of each host's workers, which are the same."""
     host = worker.host
     last = hosts.get(host)
@@ -152,9 +165,14 @@ def _line(worker: Worker, hosts: dict[Host, str], now: float) -> str:
             f"{host.started_as or '-'} {host.epoch or 0} {host.heartbeat:.3f} {quote(host.type)} "
             f"{quote(str(host.address))} {quote(host.model)}\n"
         )
+    does = said.HIDDEN
+    if figures:
+        does = (
+            f"{_state(worker)} {worker.active} {worker.queued} {worker.requests} {worker.tokens} "
+            f"{worker.errors}"
+        )
     return (
-        f"{worker.name} {_state(worker)} {worker.active} {worker.queued} {worker.requests} "
-        f"{worker.tokens} {worker.errors} {worker.health.value} "
+        f"{worker.name} {does} {worker.health.value} "
         f"{worker.breaker.circuit(now).value} {worker.capacity} {last}"
     )
 

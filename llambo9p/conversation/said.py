@@ -27,6 +27,10 @@ STATUS_BYTES = 1 << 20
 WORKERS_BYTES = 4 << 20
 """the most that a file `workers` may have: 10,000 lines"""
 
+HIDDEN = "- - - - - -"
+"""in a line of `workers` in place of a worker's state and figures, for a reader who may not see
+them: then nothing is known of what others ask there"""
+
 _SHOWN = 40
 """characters of a bad value that an error shows"""
 _DIGITS = 19
@@ -122,6 +126,8 @@ def _worker_line(words: list[str]) -> WorkerLine:
     """More words may follow: a later version may say more."""
     if len(words) < 7:
         raise ValueError(f"{' '.join(words)[:_SHOWN]!r} is not a line about a worker")
+    if words[1:7] == HIDDEN.split(" "):
+        return WorkerLine(State.IDLE.value, 0, 0, 0, 0, 0)
     _, state, active, queued, *counted = words[:7]
     if state not in _STATES:
         raise ValueError(f"{state[:_SHOWN]!r} is not a state: {' '.join(sorted(_STATES))}")

@@ -25,6 +25,13 @@ class User:
     owner: bool = False
     """he runs the process; two users of one name are never both served"""
 
+    @property
+    def sees_figures(self) -> bool:
+        """Whether this user is told how many requests and tokens others have, and when.  To
+        everybody else they are not shown at all: of a figure that is only rounded, whoever can
+        add to it finds the exact value, by counting what he adds until it changes."""
+        return self.admin
+
     def check_admin(self, verb: str) -> None:
         """Raises PermissionDenied unless this is an administrator."""
         if not self.admin:

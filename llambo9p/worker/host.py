@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
+from ..conversation import said
 from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS, worker_name
 from ..engine.base import Engine, ModelInfo
@@ -99,9 +100,11 @@ class Host:
             ]
         )
         root.add(CtlFile(self._tree, "ctl", lambda: "", commands))
-        root.add(TextFile(self._tree, "status", self.status_text))
-        root.add(TextFile(self._tree, "workers", self.workers_text))
-        root.add(TextFile(self._tree, "metrics", lambda: exposition.prometheus(self.metrics)))
+        figures = user.sees_figures
+        metrics = self.metrics if figures else CollectorRegistry()
+        root.add(TextFile(self._tree, "status", lambda: self.status_text(figures)))
+        root.add(TextFile(self._tree, "workers", lambda: self.workers_text(figures)))
+        root.add(TextFile(self._tree, "metrics", lambda: exposition.prometheus(metrics)))
         for worker in self.workers.values():
             root.add(worker.directory(self._tree, user))
         self._roots[user.name] = user, root
@@ -169,15 +172,20 @@ class Host:
     def _info_text(self) -> str:
         return f"type {self._type}\nmodel {self._model.name}\ncontext {self._context_size}\n"
 
-    def status_text(self) -> str:
-        """`attr value` lines about the host and its engine."""
+    def status_text(self, figures: bool) -> str:
+        """`attr value` lines about the host, and with `figures` about what its engine does."""
         load = self._engine.load
-        return (
+        about = (
             f"{self._info_text()}"
             f"description {self._model.description}\n"
             f"epoch {self.epoch}\n"
             f"workers {len(self.workers)}\n"
             f"slots {load.slots}\n"
+        )
+        if not figures:
+            return about
+        return (
+            f"{about}"
             f"active {load.active}\n"
             f"queued {load.queued}\n"
             f"pending_prefill {load.pending_prefill}\n"
@@ -188,8 +196,11 @@ class Host:
             f"generated_tokens {load.generated_tokens}\n"
         )
 
-    def workers_text(self) -> str:
-        """One line a worker: name state active queued requests tokens errors."""
+    def workers_text(self, figures: bool) -> str:
+        """One line a worker: name state active queued requests tokens errors, or without
+        `figures` `-` for all but the name."""
+        if not figures:
+            return "".join(f"{name} {said.HIDDEN}\n" for name in self.workers)
         return "".join(
             f"{w.name} {w.state} {w.active} {w.queued} {w.requests} {w.tokens} {w.errors}\n"
             for w in self.workers.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ from .harness import RunningCluster, cluster, simulated_host
 @contextlib.asynccontextmanager
 async def exporting(running: RunningCluster) -> AsyncIterator[int]:
     """The port."""
-    made = Exporter(running.orchestrator.monitor.page)
+    made = Exporter(functools.partial(running.orchestrator.monitor.page, True))
     try:
         url = await made.listen("127.0.0.1", 0)
         yield int(url.removeprefix("http://127.0.0.1:"))

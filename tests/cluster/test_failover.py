@@ -399,7 +399,7 @@ async def test_requests_wait_for_a_worker_that_comes_back() -> None:
         files = running.files
         await files.write("ctl", f"mount {first.address}")
         first.kill()
-        await until(lambda: "lost 1\n" in running.orchestrator.status_text())
+        await until(lambda: "lost 1\n" in running.orchestrator.status_text(True))
         await files.write("prompt", "go")
         await until(lambda: running.orchestrator._dispatch.load.queued)
         async with simulated_host(1, answer=answer) as again:

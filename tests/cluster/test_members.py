@@ -12,6 +12,7 @@ import pytest
 from llambo9p.cluster.config import Cluster
 from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.host import Host as Mounted
+from llambo9p.cluster.labels import Labels
 from llambo9p.cluster.members import Members
 from llambo9p.cluster.remote_conversation import RemoteConversation
 from llambo9p.cluster.state import SavedHost
@@ -327,7 +328,7 @@ async def test_who_was_sent_to_a_worker_that_is_unmounted_at_that_moment_gets_no
         await files.write("ctl", "unmount worker-0000")
         await files.read("worker-0001/status")  # its fid may have the number of the other's
         with pytest.raises(WorkerLost, match="worker-0000 was unmounted"):
-            await RemoteConversation.make(worker, owner())
+            await RemoteConversation.make(worker, owner().name, Labels())
         assert await files.ask("hello", "worker-0001") == "simulated: hello"
 
 
@@ -484,7 +485,7 @@ class Hanging(TextFile):
     def __init__(self, host: Host) -> None:
         root = host.attach(owner(), "")
         assert isinstance(root, Directory)
-        super().__init__(root.tree, "workers", host.workers_text)
+        super().__init__(root.tree, "workers", lambda: host.workers_text(True))
         root.discard("workers")
         root.add(self)
         self.answers = asyncio.Event()

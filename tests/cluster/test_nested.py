@@ -50,7 +50,7 @@ async def until_node(running: RunningCluster, name: str, **wanted: str) -> None:
     members = running.orchestrator._members
 
     def attrs() -> set[tuple[str, ...]]:
-        lines = views.text(members.workers[name]).splitlines()
+        lines = views.text(members.workers[name], figures=True).splitlines()
         return {tuple(line.split(" ", 1)) for line in lines}
 
     await until(lambda: wanted.items() <= attrs())
@@ -75,7 +75,7 @@ offers = st.builds(
 
 @given(offers)
 def test_an_offer_is_read_as_it_was_written(offer: Offer) -> None:
-    assert Offer.parse("state idle\nerror no orchestrators 7\n" + offer.text) == offer
+    assert Offer.parse("state idle\nerror no orchestrators 7\n" + offer.text(True)) == offer
 
 
 @given(st.lists(offers, max_size=5))
@@ -90,7 +90,7 @@ def test_an_offer_is_the_sum_of_what_is_below(below: list[Offer]) -> None:
 def test_a_status_that_is_no_orchestrators_or_makes_no_sense() -> None:
     assert Offer.parse("state idle\nslots 4\n") is None
     with pytest.raises(Error, match="status file is not understood"):
-        Offer.parse(Offer().text.replace("slots 0", "slots many"))
+        Offer.parse(Offer().text(True).replace("slots 0", "slots many"))
 
 
 def test_several_models_are_a_name_that_no_worker_has() -> None:
@@ -299,7 +299,7 @@ async def test_an_orchestrator_that_would_mount_itself_is_refused() -> None:
         await a.files.write("ctl", f"mount {b.address} b")
         await b.files.write("ctl", f"mount {third.address} c")
         third_id = third.orchestrator._members.id
-        await until(lambda: third_id in a.orchestrator.status_text())
+        await until(lambda: third_id in a.orchestrator.status_text(True))
         for at, name in ((a, "a"), (b, "b")):
             with pytest.raises(Error, match="a loop"):
                 await third.files.write("ctl", f"mount {at.address} {name}")

@@ -193,7 +193,7 @@ def test_draining_worker_gets_no_new_requests() -> None:
             files = running.files
             await files.write("ctl", f"mount {host.address}")
             await files.write("worker-0000/ctl", "drain")
-            await until(lambda: "draining 1\n" in running.orchestrator.status_text())
+            await until(lambda: "draining 1\n" in running.orchestrator.status_text(True))
             for _ in range(4):
                 async with await files.open("data", c.ORDWR) as data:
                     await data.write(b"?")

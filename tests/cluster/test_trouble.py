@@ -155,7 +155,7 @@ async def test_who_comes_takes_no_place_of_one_that_is_waited_for() -> None:
         files = running.files
         await files.write("ctl", f"mount {dies.address}")
         dies.kill()
-        await until(lambda: "lost 2\n" in running.orchestrator.status_text())
+        await until(lambda: "lost 2\n" in running.orchestrator.status_text(True))
         await files.write("ctl", f"mount {comes.address}")
         states = [(await files.attrs(f"nodes/worker-000{i}"))["state"] for i in (0, 1, 2)]
         assert states == ["lost", "lost", "idle"]
@@ -229,7 +229,7 @@ async def test_a_host_that_talks_nonsense_is_lost() -> None:
     async with cluster(OFTEN) as running:
         await running.files.write("ctl", f"mount {address}")
         said[0] = "worker-0000 is fine\n"
-        await until(lambda: "lost 1\n" in running.orchestrator.status_text())
+        await until(lambda: "lost 1\n" in running.orchestrator.status_text(True))
     await server.close()
 
 
@@ -320,9 +320,9 @@ def test_a_host_that_is_busy_for_seconds_is_not_lost(monkeypatch: pytest.MonkeyP
     async def main(loop: LaterLoop) -> None:
         workers_text = Host.workers_text
 
-        def late(host: Host) -> str:
+        def late(host: Host, figures: bool) -> str:
             loop.ahead += seconds
-            return workers_text(host)
+            return workers_text(host, figures)
 
         async with cluster(OFTEN) as running:
             monkeypatch.setattr(Host, "workers_text", late)

@@ -130,7 +130,7 @@ def test_an_offer_is_understood_or_refused(attrs: dict[str, str]) -> None:
     if offer is not None:
         for number in (offer.engines, offer.slots, offer.requests, offer.waiting):
             assert 0 <= number <= said.MANY
-        assert Offer.parse(offer.text) == offer
+        assert Offer.parse(offer.text(True)) == offer
 
 
 @given(st.dictionaries(st.sampled_from(texts.show_usage(Usage()).split()[::2]), WORDS))

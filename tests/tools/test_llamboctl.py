@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from llambo9p_tools.commands import nodes
+from llambo9p_tools.workers import parse
 
-from .cluster import COMMAND, ScriptedCluster, Terminal, environment, llamboctl
+from llambo9p.conversation.said import HIDDEN
+
+from .cluster import COMMAND, LINE, ScriptedCluster, Terminal, environment, llamboctl
 
 
 @pytest.fixture
@@ -268,3 +272,16 @@ class TestStateFile:
         state.write_bytes(text.encode("latin-1"))
         code, said = self.status(state)
         assert code == 1 and said == f"llamboctl: the state file {state} is damaged: remove it\n"
+
+
+def test_figures_that_a_user_is_not_told_are_left_out() -> None:
+    line = LINE.replace(" idle 0 0 0 0 0 ", f" {HIDDEN} ")
+    [worker] = parse(line)
+    assert not worker.figures and (worker.health, worker.capacity) == ("healthy", 4)
+    assert (worker.load, worker.tokens, worker.does) == (0, 0, "-")
+    [told] = parse(LINE)
+    assert told.figures and told.does == "idle"
+    shown, hidden = nodes._cells(told), nodes._cells(worker)
+    assert [cell for cell, other in zip(hidden, shown, strict=True) if cell != other] == ["-"] * 6
+    assert not {"state", "tokens", "figures"} & nodes._as_dict(worker).keys()
+    assert {"state", "tokens"} <= nodes._as_dict(told).keys()

@@ -25,6 +25,9 @@ _NUMBERS = (
     "load", "queued", "capacity", "requests", "tokens", "errors", "heartbeat", "epoch"
 )  # fmt: skip
 
+_FIGURES = ("state", "load", "queued", "requests", "tokens", "errors")
+"""that only administrators are told"""
+
 _names = click.argument(
     "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.workers
 )
@@ -85,6 +88,8 @@ def _typed(node: dict[str, str]) -> dict[str, Any]:
 def _as_dict(worker: Worker) -> dict[str, Any]:
     """By the names that `nodes/` has."""
     said = dataclasses.asdict(worker)
+    if not said.pop("figures"):
+        said = {name: value for name, value in said.items() if name not in _FIGURES}
     return {"id": said.pop("name"), **said}
 
 
@@ -93,4 +98,4 @@ def _cells(worker: Worker) -> list[str]:
     said = _as_dict(worker)
     said["model"] = worker.model.rpartition("/")[2] or worker.model
     said["heartbeat"] = f"{max(time.time() - worker.heartbeat, 0):.1f}s"
-    return [str(said[name]) for name in _COLUMNS]
+    return [str(said.get(name, "-")) for name in _COLUMNS]

@@ -118,7 +118,10 @@ def _status(session: Session, rest: str) -> None:
         "cluster": health.get("orchestrator", "unknown"),
         "workers": ", ".join(states) or "none; start some with `llamboctl spawn --count 4`",
         "models": status.get("models", "").replace(" ", ", "),
-        "requests": f"{status.get('requests', '0')}, {status.get('waiting', '0')} waiting",
+        # to administrators only
+        "requests": f"{status['requests']}, {status.get('waiting', '0')} waiting"
+        if "requests" in status
+        else "",
         "strategy": status.get("strategy", ""),
         "turns": str(turns),
         "answered by": f"{node_type} workers" if node_type else "any worker",
