@@ -31,6 +31,7 @@ COMMANDS = [
     ["dish", "-c", "ls"],
     ["mount", "DIR", "--foreground"],
     ["mount", "DIR"],
+    ["mount", "DIR", "--kernel"],
     ["checkpoint", "--save", "x"],
     ["shutdown"],
 ]

@@ -29,6 +29,7 @@ from llambo9p.net.address import Address
 from ..certificate import trust_for
 from ..failure import Failure
 from ..options import addr_option, beyond_files, cluster
+from ..remote import Remote
 from ..start import last_words, open_log
 from ..which_cluster import state_path
 
@@ -70,8 +71,11 @@ def unmount(directory: str) -> None:
 
 
 def _mount_in_kernel(directory: str, address: Address) -> None:
-    """By the kernel's own 9P client.  Raises Failure."""
+    """By the kernel's own 9P client, which does not ask who serves a unix socket: we do, before.
+    Raises Failure."""
     where = mounting.mount_point(directory)
+    if address.net == "unix":
+        Remote(address).close()
     with _failing():
         mounting.prepare(where)
         mounting.mount_v9fs(where, address, getpass.getuser())
