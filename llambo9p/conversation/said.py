@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..engine.base import State
+from ..p9.words import whole_number
 from .worker_names import MAX_WORKERS, number_of, worker_name
 
 MANY = 10**6
@@ -33,7 +34,6 @@ them: then nothing is known of what others ask there"""
 
 _SHOWN = 40
 """characters of a bad value that an error shows"""
-_DIGITS = 19
 _TIME = re.compile(r"\d{1,15}(\.\d{1,9})?", re.ASCII)
 _TYPE = re.compile(r"[A-Za-z][\w-]{0,63}", re.ASCII)
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -49,9 +49,10 @@ def text(data: bytes) -> str:
 
 def whole(word: str, most: int = COUNTED) -> int:
     """A whole number from 0 to `most`."""
-    if len(word) <= _DIGITS and word.isascii() and word.isdigit() and (n := int(word)) <= most:
-        return n
-    raise ValueError(f"{word[:_SHOWN]!r} is not a whole number 0..{most}")
+    number = whole_number(word, high=most)
+    if number is None:
+        raise ValueError(f"{word[:_SHOWN]!r} is not a whole number 0..{most}")
+    return number
 
 
 def milliseconds(word: str) -> float:

@@ -25,6 +25,8 @@ from .harness import RunningCluster, cluster
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Answered = tuple[str, str, dict[str, str]]
+HeldTo = tuple[str, str] | None
+"""`grammar`, `schema` or `regex`, and its text"""
 MAX_TOKENS = 60
 PROMPTS = [
     f"{what}, one after the other: 1. {first}, 2."
@@ -112,10 +114,14 @@ class Asker:
         self.number = number
 
     @classmethod
-    async def make(cls, files: Files, sampling: str) -> Asker:
+    async def make(cls, files: Files, sampling: str, held_to: HeldTo) -> Asker:
         clone = await files.open("clone", c.ORDWR)
         await clone.write(f"mode complete\nmax_tokens {MAX_TOKENS}\n{sampling}".encode())
-        return cls(files, clone, (await clone.read(0)).decode().strip())
+        made = cls(files, clone, (await clone.read(0)).decode().strip())
+        if held_to is not None:
+            kind, text = held_to
+            await files.write(f"{made.number}/{kind}", text)
+        return made
 
     async def ask(self, prompt: str) -> Answered:
         """The text, the lines of `tokens`, and `usage`."""
@@ -126,9 +132,9 @@ class Asker:
 
 
 async def ask_all(
-    files: Files, sampling: str, count: int
+    files: Files, sampling: str, held_to: HeldTo, count: int
 ) -> tuple[list[Asker], Awaitable[list[Answered]]]:
-    askers = [await Asker.make(files, sampling) for _ in range(count)]
+    askers = [await Asker.make(files, sampling, held_to) for _ in range(count)]
     asking = (asker.ask(PROMPTS[i % len(PROMPTS)]) for i, asker in enumerate(askers))
     return askers, asyncio.gather(*asking)
 
@@ -166,25 +172,37 @@ GREEDY = "temperature 0"
 SEEDED = "temperature 0.9\nseed 7"
 
 
+COLOURS = '{"type": "array", "minItems": 60, "items": {"enum": ["red", "green", "blue"]}}'
+
+
 @pytest.mark.parametrize(
-    ("trouble", "askers", "sampling"),
-    [(kill, 50, GREEDY), (stop, 8, GREEDY), (cut, 8, SEEDED), (cancel, 8, GREEDY)],
+    ("trouble", "askers", "sampling", "held_to"),
+    [
+        (kill, 50, GREEDY, None),
+        (stop, 8, GREEDY, None),
+        (cut, 8, SEEDED, None),
+        (cancel, 8, GREEDY, None),
+        (kill, 8, SEEDED, ("grammar", 'root ::= ("a" | name "."){60}\nname ::= [A-Z][a-z]+')),
+        (kill, 8, GREEDY, ("regex", "([a-z]+, ){60}")),
+        (kill, 8, SEEDED, ("schema", COLOURS)),
+    ],
+    ids=["kill", "stop", "cut", "cancel", "grammar", "regex", "schema"],
 )
 @story
 async def test_every_reader_gets_the_whole_answer(
-    trouble: Trouble, askers: int, sampling: str
+    trouble: Trouble, askers: int, sampling: str, held_to: HeldTo
 ) -> None:
     config = Cluster.model_validate({"load_balancer": {"timeout": 5000}})
     async with cluster(config) as running, host_process(0) as fails, host_process(1) as goes_on:
         files = running.files
         await files.write("ctl", f"mount {goes_on.address}")
-        asked, answers = await ask_all(files, sampling, len(PROMPTS))
+        asked, answers = await ask_all(files, sampling, held_to, len(PROMPTS))
         undisturbed = await answers
         assert max(len(tokens.splitlines()) for _, tokens, _ in undisturbed) == MAX_TOKENS
         for asker in asked:
             await asker.clone.clunk()
         await files.write("ctl", f"mount {fails.address}")
-        asked, answers = await ask_all(files, sampling, askers)
+        asked, answers = await ask_all(files, sampling, held_to, askers)
         engine = running.orchestrator._dispatch
 
         def streaming() -> list[int]:

@@ -179,7 +179,7 @@ PROGRAM = """
 
     kind = sys.argv[1]
     compiler = Compiler()
-    low, high = 1, 200_000
+    low, high = 1, 50_000
     while high - low > low // 8 + 1:
         depth = (low + high) // 2
         try:
