@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar, cast
@@ -36,6 +38,7 @@ from ..p9.wire import Dir
 from . import sockets
 from .address import Address
 from .security import NOBODY_ELSE, Trust
+from .turns import SLICE_S
 
 ASKED = 24_000
 """requests that may be outstanding"""
@@ -65,6 +68,10 @@ class Client(asyncio.Protocol):
         """the server does not read what it is sent"""
         self._fids = itertools.count(1)
         self._free_fids: list[int] = []
+        self._replies: deque[Any] = deque()
+        """that came, of which nobody was told yet, each with whose it is"""
+        self._waits = False
+        """nothing is read until these are handled"""
         self._to_end: deque[tuple[int, m.Message, type[m.Message], Pending[None]]] = deque()
         """fids for whose Tclunk or Tremove there was no tag yet"""
         self._why = "connection closed"
@@ -315,7 +322,17 @@ class Client(asyncio.Protocol):
             self._why = f"broke the protocol: {e}"
             self._transport.abort()
             return
-        for whose, reply in replies:
+        waiting = bool(self._replies)
+        self._replies.extend(replies)
+        if not waiting:
+            self._handle(time.monotonic() + SLICE_S)
+
+    def _handle(self, until: float) -> None:
+        """Tell those who asked of the replies that came, until the clock shows `until`; the rest
+        has its turn after what else the loop has to do, and nothing is read before."""
+        replies = self._replies
+        while replies:
+            whose, reply = replies.popleft()
             if whose is None:
                 continue  # it was flushed, and has had a reply
             if isinstance(reply, m.Rerror):
@@ -323,8 +340,23 @@ class Client(asyncio.Protocol):
                 whose.fail(from_ename(reply.ename, errno))
             else:
                 whose.succeed(reply)
+            if replies and time.monotonic() >= until:
+                self._handle_later()
+                return
+        if self._waits:
+            self._waits = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
         while self._to_end and self._conn.outstanding < ENDING:
             self._end(*self._to_end.popleft())
+
+    def _handle_later(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(
+            lambda: self._handle(time.monotonic() + SLICE_S)
+        )
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -337,6 +369,7 @@ class Client(asyncio.Protocol):
             self._why = f"connection lost: {sockets.explain(exc)}"
         elif exc is not None:
             self._why = f"connection lost: {exc}"
+        self._handle(math.inf)
         if not self.lost.done():
             self.lost.set_result(None)
         for whose in self._conn.lost():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -330,3 +331,59 @@ async def test_a_reply_that_makes_us_ask_again_does_not_take_the_tag_of_one_besi
         assert isinstance(await second, m.Rwalk)
         assert isinstance(await asked[0], m.Rstat)
         client.close()
+
+
+@story
+async def test_replies_that_take_long_leave_turns_to_others() -> None:
+    """Thousands of replies come in one segment, and whoever asked takes 0.2 ms for each."""
+    asked, busy_s = 1000, 0.0002
+    async with serving() as site:
+        client, root = await site.connect()
+        told = 0
+        told_in_a_turn: list[int] = []
+        before = 0
+
+        def take_long(result: object, error: BaseException | None) -> None:
+            nonlocal told
+            assert error is None
+            told += 1
+            end = time.thread_time() + busy_s
+            while time.thread_time() < end:
+                pass
+
+        def turn() -> None:
+            nonlocal before
+            told_in_a_turn.append(told - before)
+            before = told
+            if told < asked:
+                asyncio.get_running_loop().call_soon(turn)
+
+        calls = [client.ask(m.Tstat(0, root), m.Rstat) for _ in range(asked)]
+        for call in calls:
+            call.listen(take_long)
+        turn()
+        await until(lambda: told == asked)
+        await asyncio.sleep(0)
+        # SLICE_S is 25 of them; those of two slices, when a turn has both
+        assert max(told_in_a_turn) <= 60
+        client.close()
+
+
+@story
+async def test_replies_that_came_are_told_of_though_the_connection_is_lost_meanwhile() -> None:
+    async with serving() as site:
+        client, root = await site.connect()
+        ends: list[BaseException | None] = []
+
+        def told(result: object, error: BaseException | None) -> None:
+            ends.append(error)
+            if len(ends) == 1:
+                client.close()
+                end = time.monotonic() + 0.01  # longer than a slice
+                while time.monotonic() < end:
+                    pass
+
+        for _ in range(50):
+            client.ask(m.Tstat(0, root), m.Rstat).listen(told)
+        await until(lambda: len(ends) == 50)
+        assert ends == [None] * 50
