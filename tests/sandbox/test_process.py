@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -93,3 +95,10 @@ def test_a_child_that_stands_still_is_ended():
 def test_megabytes_go_in_and_come_out(child):
     text = "é\n" * 2_000_000
     assert render(child, "{{ messages[0] }}", [text]) == text
+
+
+@pytest.mark.parametrize("module", ["llambo9p.cluster.namespace", "llambo9p.engine.thread"])
+def test_a_parent_does_not_load_what_its_children_work_with(module):
+    program = f"import sys, {module}; print({{'llguidance', 'jinja2'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

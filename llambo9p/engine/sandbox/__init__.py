@@ -6,6 +6,7 @@ process works on each of them first, with bounds on CPU time, wall time and memo
 stack.  The child is ended when it goes beyond one of them, and replaced.
 
     limits     what a child may use; pure
+    messages   what they say to each other
     process    one child, seen from its parent
     child      the program that the child runs
     jobs       what it can do: check a constraint, render a template

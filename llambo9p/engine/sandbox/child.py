@@ -1,8 +1,7 @@
 """The program of a child process: jobs come on stdin, results go to stdout.
 
-A message is its length in 4 bytes, little-endian, and as many bytes of JSON.  A job is
-`{"job": NAME, "cpu": SECONDS, ...}`, a result `{"result": ...}` or `{"error": TEXT}`.  The child
-ends with the end of its input, so it never outlives its parent.
+A job is the message (`messages`) `{"job": NAME, "cpu": SECONDS, ...}`, a result `{"result": ...}`
+or `{"error": TEXT}`.  The child ends with the end of its input, so it never outlives its parent.
 
 Each job runs on a thread with a large stack, and SIGPROF ends the process when a job takes
 more CPU time than it may.  The address space is bounded from the start.
@@ -11,35 +10,16 @@ more CPU time than it may.  The address space is bounded from the start.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
-import struct
 import sys
 import threading
 from typing import Any, BinaryIO
 
 from llambo9p.engine.sandbox.jobs import JOBS
+from llambo9p.engine.sandbox.messages import LENGTH, decode, encode
 from llambo9p.errors import Error
-
-LENGTH = struct.Struct("<I")
-
-
-def encode(message: dict[str, Any]) -> bytes:
-    data = json.dumps(message).encode()
-    return LENGTH.pack(len(data)) + data
-
-
-def decode(data: bytes | bytearray) -> dict[str, Any] | None:
-    """The message that `data` begins with; None while it is not whole."""
-    if len(data) < LENGTH.size:
-        return None
-    (size,) = LENGTH.unpack_from(data)
-    if len(data) < LENGTH.size + size:
-        return None
-    message: dict[str, Any] = json.loads(data[LENGTH.size : LENGTH.size + size])
-    return message
 
 
 def receive(stream: BinaryIO) -> dict[str, Any] | None:

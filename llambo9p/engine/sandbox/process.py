@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from llambo9p.engine.sandbox import child
+from llambo9p.engine.sandbox import messages
 from llambo9p.engine.sandbox.limits import Limits
 from llambo9p.errors import Error, InvalidArgument
 
@@ -40,7 +40,7 @@ class ChildProcess:
         """The result of a job.  Raises `InvalidArgument` with the reason of the job itself, or
         with the limit that it went beyond."""
         process = self._alive()
-        message = child.encode({"job": job, "cpu": self.limits.cpu, **arguments})
+        message = messages.encode({"job": job, "cpu": self.limits.cpu, **arguments})
         try:
             reply = self._exchange(process, message)
         except _Ended:
@@ -81,7 +81,7 @@ class ChildProcess:
             words = [str(n) for n in (limits.memory, limits.stack, limits.nice)]
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", child.__name__, *words],
+                    [sys.executable, "-m", f"{__package__}.child", *words],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,
@@ -119,6 +119,6 @@ class ChildProcess:
                 came += data
                 if not data or len(came) > _MAX_REPLY:
                     raise _Ended
-                reply = child.decode(came)
+                reply = messages.decode(came)
                 if reply is not None:
                     return reply
