@@ -1,15 +1,22 @@
 """What all tests need: a limit of 20 s for each test that is not marked slow (QEMU,
 Ray, long fuzzing), unless the command line says `--timeout`; and hypothesis without
-deadlines, as the machines are shared.
+deadlines, as the machines are shared.  Where Python is slower than on the machine that the limits
+were found on, they are longer in proportion.
 """
 
 from __future__ import annotations
+
+import time
 
 import pytest
 from hypothesis import settings
 
 TIMEOUT_S = 20
 SLOW_TIMEOUT_S = 600
+USUAL_S = 0.07
+"""that `_count` took there"""
+SLOWEST = 4.0
+"""times; beyond it something else is wrong"""
 
 settings.register_profile("llambo", deadline=None, print_blob=True)
 settings.load_profile("llambo")
@@ -18,7 +25,17 @@ settings.load_profile("llambo")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("timeout") is not None:
         return
+    times = min(max(1.0, max(_count() for _ in range(3)) / USUAL_S), SLOWEST)
     for item in items:
         if item.get_closest_marker("timeout") is None:
             slow = item.get_closest_marker("slow") is not None
-            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S if slow else TIMEOUT_S))
+            limit = SLOW_TIMEOUT_S if slow else TIMEOUT_S
+            item.add_marker(pytest.mark.timeout(limit * times))
+
+
+def _count() -> float:
+    """Seconds that Python needs to count to a million."""
+    began = time.perf_counter()
+    for _ in range(10**6):
+        pass
+    return time.perf_counter() - began
