@@ -90,7 +90,7 @@ def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
     limits = b"temperature 0\nmax_tokens 200\n"
 
     def steps(ns: Namespace) -> int:
-        with Namespace(host_socket(ns, "worker-0000")) as host:
+        with Namespace(host_socket(ns, "worker-0000"), uname=None) as host:
             return int(host.attrs("status")["steps"])
 
     with Namespace(port) as ns:

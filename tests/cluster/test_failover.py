@@ -384,7 +384,7 @@ async def test_a_host_that_says_that_it_is_lost_is_lost_at_once() -> None:
         assert await files.read("out") == ANSWER
         assert other.host.workers["worker-0002"].requests == 1
         for each in (running, idle):
-            await until(lambda each=each: "lost 2\n" in each.orchestrator.status_text())
+            await until(lambda each=each: "lost 2\n" in each.orchestrator.status_text(True))
             node = await each.files.attrs("nodes/worker-0000")
             assert (node["state"], node["health"]) == ("lost", "lost")
             assert "lost 2\n" in await each.files.read("health")

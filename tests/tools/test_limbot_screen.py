@@ -154,7 +154,7 @@ def test_completion(chat, tmp_path):
     chat.enter("/model ti\t")
     chat.wait_for("[tiny workers answer]")
     chat.enter("/set tempera\t 0")
-    chat.wait_for("temperature     0")
+    chat.wait_for("temperature          0")
     chat.enter(f"/load {tmp_path}/a c\t")
     chat.wait_for("[0 messages loaded from ")
 
