@@ -11,22 +11,9 @@ import functools
 import random
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer
 
-
-class _Bytes:
-    """Token i is byte i; 256 ends the answer."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = [bytes([i]) for i in range(256)] + [b"\xff<eos>"]
-    special_token_ids = [256]
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-BYTES = LLTokenizer(TokenizerWrapper(_Bytes()))
+from llambo9p.engine.structured.single_bytes import BYTES
 
 _CLOSING = [b'"', b"}", b"]"]
 _SHORT = [b":", b"@", b"-", b"0", b"n", b"1", b"t", b"."]

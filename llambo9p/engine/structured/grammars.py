@@ -10,16 +10,15 @@ text for as long as one byte alone is allowed, without a bound: the first mask o
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import re
-from collections.abc import Sequence
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from llambo9p.engine.structured import gbnf, lark, schema
 from llambo9p.engine.structured.constraint import Constraint
+from llambo9p.engine.structured.single_bytes import BYTES, EOS
 from llambo9p.errors import InvalidArgument
 
 LIMITS = LLParserLimits(
@@ -80,7 +79,7 @@ def check(constraint: Constraint) -> str:
     `InvalidArgument` that begins with the kind of the text."""
     grammar = grammar_of(constraint)
     try:
-        _try(matcher(_bytes_alone(), grammar))
+        _try(matcher(BYTES, grammar))
     except InvalidArgument as error:
         raise InvalidArgument(_named(constraint, str(error))) from None
     return grammar
@@ -104,29 +103,9 @@ def _try(made: LLMatcher) -> None:
         mask = made.compute_bitmask()
         if made.is_error():
             raise InvalidArgument(reason_of(made))
-        allowed = [token for token in range(_EOS) if mask[token >> 3] >> (token & 7) & 1]
+        allowed = [token for token in range(EOS) if mask[token >> 3] >> (token & 7) & 1]
         if not allowed:
             if place == 0 and not made.is_accepting():
                 raise InvalidArgument("it allows no text at all")
             return
         made.consume_token(rng.choice(allowed))
-
-
-_EOS = 256
-
-
-class _Bytes:
-    """The vocabulary of single bytes, as llguidance wants one."""
-
-    eos_token_id = _EOS
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"\xff<eos>")
-    special_token_ids = (_EOS,)
-
-    def __call__(self, text: bytes) -> Sequence[int]:
-        return list(text)
-
-
-@functools.cache
-def _bytes_alone() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Bytes()))

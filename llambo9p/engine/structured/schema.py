@@ -35,13 +35,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
 from llambo9p.engine.structured.constraint import Constraint
 from llambo9p.engine.structured.schema_proofs import without_endless
 from llambo9p.engine.structured.schema_refs import children
 from llambo9p.engine.structured.schema_rewrite import Rewriter
 from llambo9p.engine.structured.schema_text import DEEPEST, Path, read, refusal, shown
+from llambo9p.engine.structured.single_bytes import BYTES
 from llambo9p.errors import InvalidArgument
 
 # llguidance's message: what is said instead.
@@ -79,7 +80,7 @@ def to_llguidance(constraint: Constraint) -> str:
     if isinstance(schema, bool):
         raise InvalidArgument("schema: at #: no finite JSON satisfies it")
     grammar = _grammar(schema, constraint)
-    matcher = LLMatcher(_BYTES, grammar, log_level=0)
+    matcher = LLMatcher(BYTES, grammar, log_level=0)
     can_begin = any(matcher.compute_bitmask())
     if matcher.is_error():
         error = _words(matcher.get_error())
@@ -106,21 +107,6 @@ def _grammar(schema: Any, constraint: Constraint) -> str:
         return LLMatcher.grammar_from_json_schema(text, overrides=overrides)
     except ValueError:  # the rewritten text is deeper than the user's
         raise InvalidArgument(f"schema: nested deeper than about {DEEPEST} levels") from None
-
-
-class _Bytes:
-    """A vocabulary: token i is byte i, and 256 ends the answer."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = [bytes([i]) for i in range(256)] + [b"\xff<eos>"]
-    special_token_ids = [256]
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-_BYTES = LLTokenizer(TokenizerWrapper(_Bytes()))
 
 
 def _place(
