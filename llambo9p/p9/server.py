@@ -262,6 +262,8 @@ class ServerConn:
     def _begin_anew(self) -> None:
         """End every request now, and free every fid."""
         requests, fids = list(self.requests.values()), list(self.fids.values())
+        # what was freed before is still to be ended; of the others that are due, messages wait
+        freed = [fid for fid in self._due if fid.ended]
         self.requests.clear()
         self.fids.clear()
         self.room_for = min(FREE_REQUESTS, self.limits.requests)
@@ -274,8 +276,6 @@ class ServerConn:
                 self._cancel(request)
         for fid in fids:
             fid.ended = True
-        # what was freed before is still to be ended
-        freed = [fid for fid in self._due if fid.ended]
         self._due.clear()
         self._due.extend((*freed, *fids))
 

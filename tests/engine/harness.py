@@ -66,6 +66,12 @@ async def running(runner: Runner, **options: Any) -> AsyncIterator[DecodeThread]
         await engine.stop()
 
 
+async def all_prepared(engine: DecodeThread) -> None:
+    """The decode thread has been given all that was asked for."""
+    while engine._arrival._lines:
+        await asyncio.sleep(0.001)
+
+
 def user(text: str, system: str = "") -> tuple[Message, ...]:
     head = (Message("system", system),) if system else ()
     return (*head, Message("user", text))

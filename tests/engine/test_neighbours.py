@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -97,7 +96,7 @@ def test_a_copy_is_of_what_there_was_when_it_was_asked_for(what):
 
 def test_a_seeded_answer_is_the_same_whether_its_masks_come_at_once_or_late(monkeypatch):
     runner = LlamaRunner(default_model(), n_ctx=256, n_seq=2, n_threads=1)
-    known = threading.Event()
+    known, in_vain = threading.Event(), threading.Event()
     runner.wake = known.set
     runner.load(lambda _: True)
     late = 0
@@ -113,12 +112,14 @@ def test_a_seeded_answer_is_the_same_whether_its_masks_come_at_once_or_late(monk
             plan = scheduler.plan(0.0)
             if plan is None:
                 late += not scheduler.idle
+                in_vain.set()
                 assert scheduler.idle or known.wait(60)
             else:
                 scheduler.commit(plan, runner.run(plan.step), 0.0, 0.0)
             for event in scheduler.events():
                 if isinstance(event, Tokens):
                     tokens += [(event.text, *token) for token in event.tokens]
+        in_vain.set()  # a mask that nobody asks for
         return tokens
 
     try:
@@ -129,7 +130,8 @@ def test_a_seeded_answer_is_the_same_whether_its_masks_come_at_once_or_late(monk
         after = Matcher._after
 
         def slow(self, tokens):
-            time.sleep(0.01)  # longer than it takes to ask in vain
+            assert in_vain.wait(60)
+            in_vain.clear()
             return after(self, tokens)
 
         monkeypatch.setattr(Matcher, "_after", slow)

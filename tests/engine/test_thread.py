@@ -11,7 +11,7 @@ from llambo9p import errors
 from llambo9p.engine.base import Load, Request, SamplingParams, State
 from llambo9p.engine.simulated import Gate, SimulatedRunner
 from llambo9p.engine.thread import DecodeThread
-from tests.engine.harness import Recorder, ask, running, user
+from tests.engine.harness import Recorder, all_prepared, ask, running, user
 from tests.files import until
 
 
@@ -180,6 +180,7 @@ def test_a_full_queue_is_busy_and_the_load_is_right_at_once():
             assert engine.load.queued == 5
             with pytest.raises(errors.Busy):
                 ask(engine, Request("one too many"))
+            await all_prepared(engine)
             gate.open()
             for recorder in recorders:
                 await recorder.usage()

@@ -131,6 +131,26 @@ def test_the_files_of_a_connection_that_ends_are_ended_in_pieces(how: str) -> No
         assert last == m.Rerror(1, "fid unknown or out of range")
 
 
+def test_a_file_for_whose_fid_messages_are_due_is_ended_once() -> None:
+    """Its walk has ended and the replies are full, so what waited for it is not handled yet."""
+    with playing(limits=Limits(unsent=1)) as player:
+        player.play(HELLO + """
+            -> Twalk tag 1 fid 0 newfid 9 wname ["slow"]
+            <- Rwalk tag 1 wqid [(d 0 14)]
+            -> Twalk tag 1 fid 9 newfid 1 wname ["leaf"]
+            -> Tstat tag 2 fid 1
+            -> Tstat tag 3 fid 1
+        """)
+        conn, journal = player.conn, player.world.journal
+        player._pump = lambda: None  # type: ignore[method-assign]
+        player.happens("let", "walk", "slow")
+        player.loop.run_to_idle()
+        assert conn.stalled and conn.fids[1].waiting, "two messages are due"
+        journal.lines.clear()
+        conn.lost()
+        assert journal.lines == ["release slow", "release leaf"]
+
+
 def test_a_broken_stream_is_told_when_what_came_before_was_handled() -> None:
     ticks = itertools.count()
     conn = ServerConn(World().attach, clock=lambda: next(ticks))
