@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from llambo9p.engine.sandbox import compiler
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from tests.files import Files, story
@@ -53,8 +54,9 @@ DESCRIPTORS = CONNECTIONS + 300
 CROWD = 50
 """requests that wait before alice asks"""
 CROWD_S = 30.0
-FEW = 8
-"""descriptors more than before: users have connections of their own to hosts"""
+FEW = 8 + 2 * compiler.CHILDREN
+"""descriptors more than before: users have connections of their own to hosts, and each child that
+compiles has two pipes"""
 FREE_S = 20.0
 """for all to be free again"""
 

@@ -189,10 +189,11 @@ async def test_who_gives_up_his_slot_is_queued_again(
         files_of(at, uname="bob") as bob,
     ):
         worker = place.host.workers["worker-0000"]
-        await alice.write("worker-0000/prompt", "a long one")
-        for _ in range(3):
+        question = "a long one" + " and longer" * 50  # bob's is prepared before she has it all
+        await alice.write("worker-0000/prompt", question)
+        while worker.tokens < 3:
             gate.allow()
-        await until(lambda: worker.tokens == 3)
+            await asyncio.sleep(0.001)
         assert (worker.active, worker.queued) == (1, 0)
         await bob.write("worker-0000/prompt", "hi")
         await until(lambda: worker.active == 2)
@@ -200,11 +201,12 @@ async def test_who_gives_up_his_slot_is_queued_again(
         while status.get("state") != "queued":
             gate.allow()
             status = await alice.attrs("worker-0000/status")
+            assert status["state"] != "done"
         assert status["position"] == "1"
         assert (worker.active, worker.queued) == (2, 1)
         gate.open()
         assert await bob.read("worker-0000/out") == "simulated: hi"
-        assert await alice.read("worker-0000/out") == "simulated: a long one"
+        assert await alice.read("worker-0000/out") == f"simulated: {question}"
         await place.idle()
         assert (worker.active, worker.queued) == (0, 0)
         assert float((await alice.attrs("worker-0000/usage"))["interrupted_ms"]) > 0
