@@ -68,7 +68,7 @@ async def running(runner: Runner, **options: Any) -> AsyncIterator[DecodeThread]
 
 async def all_prepared(engine: DecodeThread) -> None:
     """The decode thread has been given all that was asked for."""
-    while engine._arrival._lines:
+    while engine._arrival._lines:  # noqa: ASYNC110 (its threads do not tell the loop)
         await asyncio.sleep(0.001)
 
 

@@ -191,9 +191,12 @@ async def test_who_gives_up_his_slot_is_queued_again(
         worker = place.host.workers["worker-0000"]
         question = "a long one" + " and longer" * 50  # bob's is prepared before she has it all
         await alice.write("worker-0000/prompt", question)
-        while worker.tokens < 3:
+
+        def begun() -> bool:
             gate.allow()
-            await asyncio.sleep(0.001)
+            return worker.tokens >= 3
+
+        await until(begun)
         assert (worker.active, worker.queued) == (1, 0)
         await bob.write("worker-0000/prompt", "hi")
         await until(lambda: worker.active == 2)
