@@ -1,15 +1,20 @@
 """What all tests need: a limit of 20 s for each test that is not marked slow (QEMU,
 Ray, long fuzzing), unless the command line says `--timeout`; and hypothesis without
 deadlines, as the machines are shared.  Where Python is slower than on the machine that the limits
-were found on, they are longer in proportion.
+were found on, they are longer in proportion.  And the models that a capability is proven with.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from llambo9p.engine.gguf import default_model
+from tests.tiny import models
 
 TIMEOUT_S = 20
 SLOW_TIMEOUT_S = 600
@@ -31,6 +36,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             slow = item.get_closest_marker("slow") is not None
             limit = SLOW_TIMEOUT_S if slow else TIMEOUT_S
             item.add_marker(pytest.mark.timeout(limit * times))
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where the model `smollm2`, or the tiny one of that name, is."""
+    directory = tmp_path_factory.mktemp("models")
+
+    def find(name: str) -> Path:
+        if name == "smollm2":
+            return default_model()
+        path = directory / f"{name}.gguf"
+        if not path.exists():
+            models.write(name, path)
+        return path
+
+    return find
 
 
 def _count() -> float:

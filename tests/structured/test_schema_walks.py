@@ -12,7 +12,8 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -21,7 +22,6 @@ from llguidance import LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from llambo9p.engine import llama_log
-from llambo9p.engine.gguf import default_model
 from llambo9p.engine.structured.constraint import Constraint
 from llambo9p.engine.structured.grammars import grammar_of
 from llambo9p.errors import InvalidArgument
@@ -30,6 +30,7 @@ from tests.structured.judge import Judge
 from tests.structured.keywords import KEPT
 from tests.structured.people import PEOPLE
 from tests.structured.random_schemas import Maker, instance
+from tests.tiny.models import TINY
 
 SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", "2"))
 SEED = int(os.environ.get("LLAMBO_WALK_SEED", "0"))
@@ -59,17 +60,22 @@ def judged_walks(
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Iterator[LLTokenizer]:
+def vocabularies(model_file: Callable[[str], Path]) -> Iterator[list[LLTokenizer]]:
+    """SmolLM2's, those of the tiny models, and one of single bytes."""
     llama_log.listen()
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(default_model()).encode(), parameters)
-    assert model
+    models = [
+        llama_cpp.llama_model_load_from_file(str(model_file(name)).encode(), parameters)
+        for name in ("smollm2", *TINY)
+    ]
+    assert all(models)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # llguidance calls an older name
-        tokenizer = lltokenizer_from_vocab(llama_cpp.llama_model_get_vocab(model))
-    yield tokenizer
-    llama_cpp.llama_model_free(model)
+        found = [lltokenizer_from_vocab(llama_cpp.llama_model_get_vocab(model)) for model in models]
+    yield [*found, BYTES]
+    for model in models:
+        llama_cpp.llama_model_free(model)
 
 
 @pytest.mark.parametrize("name", PEOPLE)
@@ -85,35 +91,35 @@ def test_people_s_schemas(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PEOPLE)
-def test_walks_through_people_s_schemas(name: str, smollm2: LLTokenizer) -> None:
+def test_walks_through_people_s_schemas(name: str, vocabularies: list[LLTokenizer]) -> None:
     text = text_of(PEOPLE[name][0])
     rng = random.Random(name)
-    assert judged_walks(text, rng, BYTES, 8) > 4
-    assert judged_walks(text, rng, smollm2, 8) > 4
-    judged_walks(text, rng, smollm2, 3, whitespace_flexible=True)  # white space has no end
+    for vocabulary in vocabularies:
+        assert judged_walks(text, rng, vocabulary, 4) > 1
+        judged_walks(text, rng, vocabulary, 1, whitespace_flexible=True)  # white space has no end
 
 
-def test_walks_through_the_tables(smollm2: LLTokenizer) -> None:
+def test_walks_through_the_tables(vocabularies: list[LLTokenizer]) -> None:
     rng = random.Random(1)
     for _, schema, _, _ in KEPT:
-        judged_walks(text_of(schema), rng, BYTES, 2)
-        judged_walks(text_of(schema), rng, smollm2, 2)
+        for vocabulary in vocabularies:
+            judged_walks(text_of(schema), rng, vocabulary, 1)
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_walks_through_random_schemas(part: int, smollm2: LLTokenizer) -> None:
+def test_walks_through_random_schemas(part: int, vocabularies: list[LLTokenizer]) -> None:
     for seed in range(part * 50, part * 50 + 50):
-        random_schema(SEED + seed, BYTES if seed % 2 else smollm2)
+        random_schema(SEED + seed, vocabularies[seed % 4])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
-def test_a_long_walk(smollm2: LLTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_walk(vocabularies: list[LLTokenizer], capsys: pytest.CaptureFixture[str]) -> None:
     end = time.monotonic() + SECONDS
     seed = SEED + 10**6
     schemas = walks = 0
     while time.monotonic() < end:
-        ended = random_schema(seed, BYTES if seed % 2 else smollm2)
+        ended = random_schema(seed, vocabularies[seed % 4])
         schemas += ended is not None
         walks += ended or 0
         seed += 1
