@@ -46,7 +46,12 @@ class Quarantine:
         """Finds out how the host was lost; None when it is not.  To be called when a request has
         failed there, before the host's `turns` forget it.  `strangers`: others asked it, too."""
         if host.lost and host not in self._deaths:
-            running = {each: self._tokens_of(each) or 0 for each in host.turns.running}
+            turns = host.turns
+            running = {
+                each: self._tokens_of(each) or 0
+                for each in turns.all
+                if turns.can_have_begun(each) or self.has(each)
+            }
             noting = self._note(host, running, strangers)
             self._deaths[host] = asyncio.get_running_loop().create_task(noting)
         return self._deaths.get(host)

@@ -15,10 +15,13 @@ Rules:
   suspect of that earlier one any more.  Otherwise an answer that is long enough would be convicted
   by operators.
 - Where strangers ask the host, too, nothing is known to run alone; then the fourth death convicts.
+- A suspect that waits at a host for its turn counts as one that the host had begun with: the last
+  that the host said, that an answer is over, may not have been heard when it died.
 
 So with K requests that end each host which gets to a certain token of theirs, and no strangers,
 every other request is answered, each of the K fails, and at most 3 x K hosts die: each of the K
-ends at most three.  One that always ran alone ends two.
+ends at most three.  One that always ran alone ends two.  (One that is no suspect yet, waits for its
+turn at a host, and ends it in the very step that it begins with, ends one more: nobody knows.)
 
 No I/O and no clock.  An item is a request, a place is a host; both are known by identity.
 """

@@ -12,6 +12,8 @@ But of one user this is certain:
 So a request was queued there as long as so many others of its user, that are not over, came before
 it and were due before it.  What others ask of the host, and how long prompts take to be read, can
 only make that later.  When the host itself fails, nobody moves up: it begins with nothing any more.
+(What it said last may not have been heard.  It may have begun with the next one after an answer's
+end that nobody heard of: `suspects` allows for that.)
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ class Turns(Generic[_T]):
         return item in self._told and item not in self._begun
 
     @property
-    def running(self) -> frozenset[_T]:
-        """All that it can have begun with, and that are not over."""
-        return frozenset(self._begun)
+    def all(self) -> frozenset[_T]:
+        """All that it knows of, and that are not over."""
+        return frozenset(self._told)
 
     def can_have_begun(self, item: _T) -> bool:
         """Not what was never told."""

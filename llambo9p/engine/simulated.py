@@ -64,8 +64,8 @@ class Latency:
 class Gate:
     """Steps that wait for a test's permission.
 
-    `entered()` blocks until a step has begun; `allow()` lets one step go on, `open()`
-    all from now on.
+    `entered()` blocks until a step has begun; `allow()` lets one step go on, `step()` the one
+    that waits, if one does, and `open()` all from now on.
     """
 
     def __init__(self) -> None:
@@ -79,6 +79,10 @@ class Gate:
 
     def allow(self) -> None:
         self._allowed.release()
+
+    def step(self) -> None:
+        if self.entered(0):
+            self.allow()
 
     def open(self) -> None:
         self._open = True

@@ -11,7 +11,7 @@ from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error, NotFound
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
-from tests.files import reading, story, until
+from tests.files import reading, story, turns_of_the_loop, until
 
 from .harness import Place, conversing
 
@@ -197,8 +197,9 @@ async def test_close_ends_it_at_once_and_for_everybody():
         waiting = reading(out)
         queried = reading(data)
         queued, _ = await other.walk("0/prompt")
-        for _ in range(2):  # the query may have missed the first step
-            gate.allow()
+        while not (waiting.done() and queried.done()):  # one may miss some of the other's steps
+            gate.step()
+            await turns_of_the_loop()
         assert (await waiting).data.startswith(b"x")
         assert (await queried).data.startswith(b"x")
         await clone.write(b"max_tokens 9\nclose\n")

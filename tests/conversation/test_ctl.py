@@ -166,18 +166,15 @@ async def test_24_cancel_of_a_queued_request_leaves_the_running_one():
     gate = Gate()
     async with conversing(gate=gate, slots=1) as place:
         clone = await place.files.open("clone", c.ORDWR)
-        await place.files.write("prompt", "runs")
+        await place.files.write("prompt", "runs" * 50)
         await place.files.write("0/prompt", "waits")
-        gate.allow()
-        await until(lambda: place.conversation.state.value == "decode")
-        gate.allow()
         while (await place.files.attrs("0/status"))["position"] != "1":
-            pass
+            gate.step()
         await clone.write(b"cancel")
         gate.open()
         assert await place.files.read("0/out") == ""
         assert (await place.files.attrs("0/usage"))["finish_reason"] == "cancelled"
-        assert await place.files.read("out") == "simulated: runs"
+        assert await place.files.read("out") == "simulated: " + "runs" * 50
 
 
 @story

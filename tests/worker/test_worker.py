@@ -182,11 +182,6 @@ async def test_who_gives_up_his_slot_is_queued_again(
 ) -> None:
     monkeypatch.setattr(fair, "WAIT", 0.0)
     gate = Gate()
-
-    def step() -> None:
-        if gate.entered(0):
-            gate.allow()
-
     at = parse(f"unix!{tmp_path}/host")
     async with (
         hosting(count=1, gate=gate, slots=1, address=at) as place,
@@ -198,7 +193,7 @@ async def test_who_gives_up_his_slot_is_queued_again(
         await alice.write("worker-0000/prompt", question)
 
         def begun() -> bool:
-            step()
+            gate.step()
             return worker.tokens >= 3
 
         await until(begun)
@@ -207,7 +202,7 @@ async def test_who_gives_up_his_slot_is_queued_again(
         await until(lambda: worker.active == 2)
         status: dict[str, str] = {}
         while status.get("state") != "queued":
-            step()
+            gate.step()
             status = await alice.attrs("worker-0000/status")
             assert status["state"] != "done"
         assert status["position"] == "1"
