@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from llambo9p.engine.gguf import default_model
+from tests.tiers import ALL
 from tests.tiny import models
 
 TIMEOUT_S = 20
@@ -28,6 +29,10 @@ settings.load_profile("llambo")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not ALL:
+        later = [item for item in items if item.get_closest_marker("second_tier") is not None]
+        config.hook.pytest_deselected(items=later)
+        items[:] = [item for item in items if item not in later]
     if config.getoption("timeout") is not None:
         return
     times = min(max(1.0, max(_count() for _ in range(3)) / USUAL_S), SLOWEST)

@@ -16,13 +16,14 @@ import pytest
 from llambo9p.engine.simulated import echo
 from tests.cluster.harness import cluster, simulated_host
 from tests.files import story, until
+from tests.tiers import either
 
 from . import answers
 from .campaign import HEALED_S, SETTINGS, Plan, campaign
 from .clients import ChaosClient, Count, Expected
 from .cluster import Held, differences, moved
 
-SECONDS = float(os.environ.get("LLAMBO_CHAOS_SECONDS", "10"))
+SECONDS = float(os.environ.get("LLAMBO_CHAOS_SECONDS", either("6", "60")))
 SEED = int(os.environ.get("LLAMBO_CHAOS_SEED", "1"))
 FAILED_SHARE = 0.02
 """of what is asked: more than `max_retries` hosts that had begun with it had trouble, one after

@@ -19,6 +19,7 @@ from llambo9p.net.address import Address, parse
 from llambo9p.net.client import RemoteOpen
 from llambo9p.p9 import constants as c
 from tests.files import ANYWHERE, Files, reading, story, until
+from tests.tiers import either
 
 from .harness import RunningCluster, cluster
 
@@ -178,7 +179,7 @@ COLOURS = '{"type": "array", "minItems": 60, "items": {"enum": ["red", "green", 
 @pytest.mark.parametrize(
     ("trouble", "askers", "sampling", "held_to"),
     [
-        (kill, 50, GREEDY, None),
+        (kill, either(16, 50), GREEDY, None),
         (stop, 8, GREEDY, None),
         (cut, 8, SEEDED, None),
         (cancel, 8, GREEDY, None),

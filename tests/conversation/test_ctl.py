@@ -10,7 +10,7 @@ import pytest
 from llambo9p.engine.simulated import Gate
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
-from tests.files import reading, story, until
+from tests.files import reading, story
 
 from .harness import conversing
 

@@ -30,9 +30,10 @@ from tests.structured.judge import Judge
 from tests.structured.keywords import KEPT
 from tests.structured.people import PEOPLE
 from tests.structured.random_schemas import Maker, instance
+from tests.tiers import either
 from tests.tiny.models import TINY
 
-SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", "2"))
+SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", either("2", "600")))
 SEED = int(os.environ.get("LLAMBO_WALK_SEED", "0"))
 
 
