@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llambo9p.engine.gguf import default_model
 from tests.tiers import ALL
-from tests.tiny import models
 
 TIMEOUT_S = 20
 SLOW_TIMEOUT_S = 600
@@ -46,6 +44,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Where the model `smollm2`, or the tiny one of that name, is."""
+    # not for every process of pytest: they take half a second
+    from llambo9p.engine.gguf import default_model
+    from tests.tiny import models
+
     directory = tmp_path_factory.mktemp("models")
 
     def find(name: str) -> Path:

@@ -32,32 +32,35 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PORTS = ("5640", "5641", "5642", "9000", "9001", "9090")
 """the ports that README names; each becomes a free one"""
-QUICK = {
-    "llambo9p_tools.bench.throughput": "--rounds 1 --tokens 4 --clients 1",
-    "llambo9p_tools.bench.structured": "--rounds 1 --tokens 4 --clients 2",
-    "llambo9p_tools.bench.latency": (
-        "--rounds 1 --clients 2 --tokens 4 --prompt 12 --long 120 --running 400"
+BENCHES = {
+    "throughput": ("--rounds 1 --tokens 4 --clients 1", "files/bare"),
+    "structured": ("--rounds 1 --tokens 4 --clients 2", "costly"),
+    "latency": (
+        "--rounds 1 --clients 2 --tokens 4 --prompt 12 --long 120 --running 400", "root"
     ),
-    "llambo9p_tools.bench.prefix": "--rounds 1 --clients 2 --prefix 60 --tokens 4",
-    "llambo9p_tools.bench.workers": "--rounds 1 --workers 4 --clients 2 --idle 0.1",
-    "llambo9p_tools.bench.cluster": "--rounds 1 --prompts 3 --rate 50 --slowness 1,1",
-    "llambo9p_tools.bench.simulated": (
-        "--workers 12 --hosts 2 --repeat 1 --idle 0.1 --decisions 10"
+    "prefix": ("--rounds 1 --clients 2 --prefix 60 --tokens 4", "cached"),
+    "workers": ("--rounds 1 --workers 4 --clients 2 --idle 0.1", "workers spawned"),
+    "cluster": ("--rounds 1 --prompts 3 --rate 50 --slowness 1,1", "round-robin"),
+    "simulated": ("--workers 12 --hosts 2 --repeat 1 --idle 0.1 --decisions 10", "nodes list"),
+    "nested": (
+        "--rounds 1 --regions 2 --workers 2 --prompts 4 --tokens 12 --clients 2",
+        "nested / one level",
     ),
-    "llambo9p_tools.bench.nested": (
-        "--rounds 1 --regions 2 --workers 2 --prompts 4 --tokens 12 --clients 2"
+    "fairness": (
+        "--rounds 1 --requests 3 --slots 2 --tokens 2 --cases alone,behind", "behind"
     ),
-    "llambo9p_tools.bench.fairness": (
-        "--rounds 1 --requests 3 --slots 2 --tokens 2 --cases alone,behind"
+    "restart": ("--rounds 1 --workers 4 --hosts 2", "all healthy"),
+    "decode": ("--rounds 1 --tokens 4 --sequences 1", "unified/bare"),
+    "fusion": ("--questions 1 --n 2 --max-tokens 4", "majority-vote"),
+    "fuzz": ("--minutes 0.1", "coverage"),
+    "p9ops": (
+        "--rounds 1 --seconds 0.05 --ops read --depths 1 --connections 1", "diod"
     ),
-    "llambo9p_tools.bench.restart": "--rounds 1 --workers 4 --hosts 2",
-    "llambo9p_tools.bench.decode": "--rounds 1 --tokens 4 --sequences 1",
-    "llambo9p_tools.bench.fusion": "--questions 1 --n 2 --max-tokens 4",
-    "llambo9p_tools.bench.fuzz": "--minutes 0.1",
-    "llambo9p_tools.bench.p9ops": "--rounds 1 --seconds 0.05 --ops read --depths 1 --connections 1",
-}
-"""what is appended to a bench's command: here only that it runs is of interest"""
-
+}  # fmt: skip
+"""a bench -> what is appended to its command, as only that it runs is of interest, and what it
+says"""
+FIRST = ("throughput", "structured", "p9ops")
+"""the benches that run in the first tier"""
 THIS = "tools/test"
 """what runs this test"""
 OURS = re.compile(r"> .*|What was done.*|  ctl .*|  worker-0000/.*|[a-z]+|worker-\d+")
@@ -173,37 +176,53 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         made("llamboctl shutdown")
 
 
-def cut_short(command: str) -> str:
-    """A bench's command with less to do; the others as they are."""
-    for module, options in QUICK.items():
-        if module in command:
-            return f"{command} {options}"
-    return command
-
-
 SAID = {
     "tools/quickstart": ["A cluster serves 9P at tcp!", "> What is a file?", "What was done"],
     "limbot": ['"text": "', '"finish_reason": "', "completion_tokens "],
     "llamboctl dish": ["worker-0000: ", "worker-0001: "],
     "tools/deploy.sh check": ["Python ", "C++ compiler", "node type large", "open files"],
     "llamboctl top": ["WORKER ", "worker-0001 ", '"workers": [', "orchestrator ", "host-0000 "],
-    "python -m llambo9p_tools.bench": [
-        "files/bare", "unified/bare", "root", "cached", "workers spawned", "round-robin",
-        "nodes list", "nested / one level", "all healthy", "diod", "majority-vote",
-    ],
 }  # fmt: skip
 """blocks by their beginnings -> what their commands say, one after the other; the rest is the
 model's, or the machine's"""
 
 
-@pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.splitlines()[0])
+BENCH = "python -m llambo9p_tools.bench."
+COMMANDS = [block for block in blocks("sh") if not block.startswith(BENCH)]
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.splitlines()[0])
 def test_commands_say_what_they_are_for(shell: Shell, block: str) -> None:
     [wanted] = [words for begin, words in SAID.items() if block.startswith(begin)]
-    commands = [cut_short(line) for line in block.splitlines() if line != THIS]
+    commands = [line for line in block.splitlines() if line != THIS]
     if "llamboctl" in block and "llamboctl init" not in block:
         commands = ["llamboctl init", "llamboctl spawn --count 2", *commands]
     said = shell("\n".join(commands))
     assert [words for words in wanted if words not in said] == [], said
+
+
+def benches() -> dict[str, str]:
+    """By their names, as README has them."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    found = [line for line in lines if line.startswith(BENCH)]
+    return {line.removeprefix(BENCH).split()[0]: line for line in found}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FIRST else pytest.param(name, marks=pytest.mark.second_tier)
+        for name in BENCHES
+    ],
+)
+def test_a_bench_runs(shell: Shell, name: str) -> None:
+    options, says = BENCHES[name]
+    said = shell(f"{benches()[name]} {options}")
+    assert says in said, said
+
+
+def test_every_bench_is_run() -> None:
+    assert set(benches()) == set(BENCHES)
 
 
 def test_the_session_is_one(shell: Shell) -> None:

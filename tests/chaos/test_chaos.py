@@ -35,7 +35,7 @@ the other"""
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(SEED, SECONDS, clients=40),
+        pytest.param(Plan(SEED, SECONDS, clients=40), marks=pytest.mark.second_tier),
         Plan(SEED, SECONDS, clients=40, restarts=SECONDS / 3),
         Plan(SEED, SECONDS, clients=8, real=True),
     ],

@@ -85,7 +85,7 @@ def test_root_answers_for_its_workers(port: int) -> None:
 
 def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
     """Greedy answers of many tokens equal those from asking alone, and 16 of them
-    take at most 1.2 times the llama_decode calls of one."""
+    take hardly more llama_decode calls than one: who asks later ends later."""
     prompts = {
         f"worker-{i:04d}": f"Write a long story about the number {i}.".encode() for i in range(16)
     }
@@ -120,7 +120,7 @@ def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
             thread.join()
         taken = steps(ns) - before
     assert together == alone
-    assert taken <= 1.2 * max(tokens.values()), (taken, tokens)
+    assert taken <= max(tokens.values()) + 40, (taken, tokens)
 
 
 def test_killed_host_is_lost_and_the_others_go_on(port: int) -> None:

@@ -189,7 +189,7 @@ async def test_clients_that_do_not_read_hold_no_more_than_a_few_sockets_and_not_
         # those that are one too many are closed in the turn after that in which they came
         assert ours <= exporter._CONNECTIONS + 5
     await until(lambda: len(os.listdir("/proc/self/fd")) - before == len(clients))
-    assert not made._tasks
+    await until(lambda: not made._tasks)
     for client in clients:
         client.close()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +87,8 @@ def test_a_child_that_stands_still_is_ended():
     try:
         assert is_well(child)
         os.kill(child.pid, signal.SIGSTOP)
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
         with pytest.raises(InvalidArgument, match="takes more than 3 s"):
             child.do("render", **HELLO)
         assert is_well(child)
