@@ -1,4 +1,4 @@
-"""The two tiers of tests: what `tools/test` runs in a quarter of an hour, and what
+"""The two tiers of tests: what `tools/test` runs for every change, and what
 `tools/test --all` runs besides.
 
 What takes long is smaller in the first tier, by `either`, or only in the second, by

@@ -129,12 +129,11 @@ class Client(asyncio.Protocol):
     ) -> Pending[_T]:
         """Send `msg`; what `made` makes of its reply, a `reply`, or its Rerror.
         Cancelling sends a Tflush."""
-        if self._paused or self._conn.outstanding >= ASKED:
-            refusal = self._refusal()
-            if refusal is not None:
-                refused: Pending[_T] = Pending()
-                refused.fail(refusal)
-                return refused
+        busy = self._paused or self._conn.outstanding >= ASKED
+        if busy and (refusal := self._refusal()) is not None:
+            refused: Pending[_T] = Pending()
+            refused.fail(refusal)
+            return refused
         return self._ask(msg, reply, made)
 
     def _refusal(self) -> Busy | None:

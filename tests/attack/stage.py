@@ -64,7 +64,9 @@ SETTINGS = "mode complete\ntemperature 0\nmax_tokens 24"
 class Held:
     """By the orchestrator, at one moment."""
 
+    connections: int
     descriptors: int
+    """those of connections, and all others"""
     kilobytes: int
 
 
@@ -78,7 +80,7 @@ class Stage:
 
     def held(self) -> Held:
         now = seen(self._pid)
-        return Held(now.files.total(), now.kilobytes)
+        return Held(now.files["socket"], now.files.total(), now.kilobytes)
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
         async with await self.owner.open("events") as file:

@@ -85,11 +85,11 @@ def test_root_answers_for_its_workers(port: int) -> None:
 
 def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
     """Greedy answers of many tokens equal those from asking alone, and 16 of them
-    take hardly more llama_decode calls than one: who asks later ends later."""
+    take at most 1.2 times the llama_decode calls of one."""
     prompts = {
         f"worker-{i:04d}": f"Write a long story about the number {i}.".encode() for i in range(16)
     }
-    limits = b"temperature 0\nmax_tokens %d\n" % either(60, 200)
+    limits = b"temperature 0\nmax_tokens %d\n" % either(150, 200)
 
     def steps(ns: Namespace) -> int:
         with Namespace(host_socket(ns, "worker-0000"), uname=None) as host:
@@ -120,7 +120,7 @@ def test_sixteen_clients_share_the_batch_and_nothing_else(port: int) -> None:
             thread.join()
         taken = steps(ns) - before
     assert together == alone
-    assert taken <= max(tokens.values()) + 40, (taken, tokens)
+    assert taken <= 1.2 * max(tokens.values()), (taken, tokens)
 
 
 def test_killed_host_is_lost_and_the_others_go_on(port: int) -> None:

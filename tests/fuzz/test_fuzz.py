@@ -37,7 +37,7 @@ def test_fuzzing_for_a_while(tmp_path: Path) -> None:
     found = fuzz(tmp_path, SECONDS)
     print(found)
     assert not found.failure, found.failure
-    assert found.runs >= 30 * SECONDS, found
+    assert found.runs >= 2_000 * SECONDS / 60, found
     assert found.coverage > found.coverage_of_corpus, found
     assert found.blocks_grown <= 200, found
     assert found.kilobytes_grown <= 16_384, found
