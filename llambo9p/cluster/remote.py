@@ -21,9 +21,9 @@ from ..fs.user import numbers_of
 from ..net.client import Client
 from ..p9 import constants as c
 from ..p9 import messages as m
-from ..p9.node import Maybe, Node, Walk
+from ..p9.node import Handle, Maybe, Node, Walk
 from ..p9.relay import Way
-from ..p9.wire import Dir, Qid
+from ..p9.wire import Dir, Qid, dont_touch
 
 _T = TypeVar("_T")
 _REMOTE_BITS = 40
@@ -292,7 +292,7 @@ class RemoteFile:
         name = self._mount.name if self._depth == 0 else stat.name
         return self._mount.local(replace(stat, name=name))
 
-    def wstat(self, stat: Dir) -> Maybe[None]:
+    def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
         return self._mount.client.ask(
             m.Twstat(0, self._fid, stat), m.Rwstat, lambda reply: None
         )
@@ -340,6 +340,9 @@ class RemoteFile:
     def write(self, offset: int, data: bytes) -> Pending[int]:
         return self._mount.client.ask(m.Twrite(0, self._fid, offset, data), m.Rwrite, _count)
 
+    def sync(self) -> Maybe[None]:
+        return self.wstat(dont_touch(), None)
+
     def clunk(self) -> Pending[None]:
         self._gone = True
         return self._mount.client.clunk(self._fid)
@@ -381,6 +384,9 @@ class OpenRemote(OpenFile):
             if count < len(piece):
                 break
         return done
+
+    def sync(self) -> Maybe[None]:
+        return self._file.sync()
 
     def clunk(self) -> Maybe[None]:
         return self._file.clunk()

@@ -11,16 +11,13 @@ holds up the engine.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from ..engine.base import Engine, Message, Request, SamplingParams, State, Usage
-from ..engine.structured.constraint import KINDS, Kind
 from ..errors import Busy, Error, Interrupted, InvalidArgument, NoSpace
 from ..fs.ctl import decode
 from . import history as history_text
@@ -28,6 +25,7 @@ from . import texts
 from .limits import Limits
 from .settings import Settings
 from .turn import Turn
+from .whole_texts import CONSTRAINT, HISTORY, SYSTEM, TOKENS, WholeTexts
 
 _ERROR_CHARS = 4_000
 """of an error that are kept for `status`"""
@@ -50,23 +48,11 @@ class Conversation:
         KV cache with the user's others, or with none."""
         self.settings = settings or Settings()
         self.limits = limits or Limits()
-        self.system = ""
-        self.grammar = ""
-        self.schema = ""
-        self.regex = ""
-        """of these three at most one is not empty"""
-        self._checking = 0
-        """texts that are checked now; prompts wait for the last one"""
-        self._written = 0
-        """how often one of the three was written, and"""
-        self._in_force = 0
-        """which of these it was that counts now"""
+        self.texts = WholeTexts(
+            self.limits, user, engine.check, lambda: self.settings.params, self._texts_checked
+        )
         self._delayed: list[Turn] = []
-        """one-shot queries that wait for a check"""
-        self._given: tuple[int, ...] = ()
-        """tokens that the next prompt's answer begins with"""
-        self._given_bytes = 0
-        """that they were written as, which the quota of the buffer has"""
+        """one-shot queries that wait for a check of a text"""
         self.history: list[Message] = []
         self.newest: Turn | None = None
         """the turn submitted last, which `out` shows"""
@@ -99,21 +85,32 @@ class Conversation:
         if before is not None and before.is_over:
             before.forget()
         try:
-            self._check_admission()
-            self._check_history()
-            prompt = self._prompt_text(data)
-            if len(self._queue) >= self.limits.queued_prompts:
-                raise Busy
+            prompt = self._admitted(data)
             self.limits.buffer.take(len(data), self.user)
         except Error as e:
-            self._give((), 0)
+            self.texts.forget_tokens()
             turn.failed(e)
             return
         turn.prompt = prompt
-        turn.given, turn.size = self._given, len(data) + self._given_bytes
-        self._given, self._given_bytes = (), 0
+        turn.given, size = self.texts.use_tokens()
+        turn.size = len(data) + size
         self._queue.append(turn)
         self._start_next()
+
+    def check_prompt(self, data: bytes) -> None:
+        """Raises what `submit` would refuse the prompt for; nothing changes."""
+        self._admitted(data)
+        if not self.texts.is_checking:
+            self.texts.refusals.check()
+
+    def _admitted(self, data: bytes) -> str:
+        """The text of a prompt that may be asked now."""
+        self._check_admission()
+        self._check_history()
+        prompt = self._prompt_text(data)
+        if len(self._queue) >= self.limits.queued_prompts:
+            raise Busy
+        return prompt
 
     def ask(self, data: bytes) -> Turn:
         """A one-shot query with this conversation's settings and system prompt;
@@ -121,7 +118,7 @@ class Conversation:
         self._check_admission()
         turn = self._new_turn(self._prompt_text(data), self._one_shot_over)
         turn.size = len(data)
-        if self._checking:
+        if self.texts.is_checking:
             self.limits.buffer.take(turn.size, self.user)
             self._delayed.append(turn)
         else:
@@ -166,7 +163,8 @@ class Conversation:
             turn.failed(Interrupted("the conversation was reset"))
         self.history.clear()
         self._forget_bytes(self.history_bytes)
-        self._give((), 0)
+        self.texts.forget_tokens()
+        self.texts.refusals.forget(TOKENS, HISTORY)
         newest, self.newest = self.newest, None
         if newest is not None and newest.is_over:
             newest.forget()
@@ -179,8 +177,7 @@ class Conversation:
         """The conversation is gone: stop everything asked of it."""
         if not self.closed:
             self.reset()
-            for name in ("system", *KINDS):
-                self._replace(name, "")
+            self.texts.close()
             self.closed = True
             for turn in list(self._one_shots):
                 self.stop(turn)
@@ -202,7 +199,7 @@ class Conversation:
         return decode(data)
 
     def _start_next(self) -> None:
-        while self.running is None and self._queue and not self._checking:
+        while self.running is None and self._queue and not self.texts.is_checking:
             turn = self.running = self._queue.popleft()
             self.limits.buffer.give_back(turn.size, self.user)
             try:
@@ -215,6 +212,7 @@ class Conversation:
         self._give_to_engine(turn, history=False)
 
     def _give_to_engine(self, turn: Turn, history: bool) -> None:
+        self.texts.refusals.check(*(() if history else (SYSTEM, CONSTRAINT)))
         with self._held(turn, history):
             request = Request(
                 self._render(turn.prompt, history),
@@ -259,9 +257,7 @@ class Conversation:
         turn.request = request
 
     def _params(self, is_shown: bool) -> SamplingParams:
-        params = replace(
-            self.settings.params, grammar=self.grammar, schema=self.schema, regex=self.regex
-        )
+        params = self.texts.constrained(self.settings.params)
         return params if is_shown else replace(params, logprobs=0)
 
     def _engine_done(self, turn: Turn) -> None:
@@ -275,7 +271,7 @@ class Conversation:
     def _render(self, prompt: str, history: bool) -> tuple[Message, ...] | str:
         if self.settings.mode == "complete":
             return prompt
-        system = [Message("system", self.system)] if self.system else []
+        system = [Message("system", self.texts.system)] if self.texts.system else []
         before = self.history if history else []
         return (*system, *before, Message("user", prompt))
 
@@ -363,63 +359,48 @@ class Conversation:
             self.last_error = str(e)[:_ERROR_CHARS]
             raise
 
-    # -- texts --------------------------------------------------------------------
+    # -- history -------------------------------------------------------------------
 
-    def append_history(self, messages: list[Message], size: int) -> None:
-        """Append messages, which are `size` bytes as `history.size` counts them; all or none."""
+    def append_history(self, written: Callable[[], tuple[list[Message], int]]) -> None:
+        """Append the messages that `written` gives, with their `history.size`; all or none.
+        Raises what it raises, and NoSpace; the refusal stands, then, until some are appended or
+        the history is reset."""
+        refusals = self.texts.refusals
+        number = refusals.begin()
+        try:
+            messages, size = self._fitting(written)
+            self.limits.kept.add(size, self.user)
+        except Error as e:
+            refusals.refuse(HISTORY, number, e)
+            raise
+        self.history += messages
+        self.history_bytes += size
+        refusals.accept(HISTORY, number)
+
+    def check_history(self, written: Callable[[], tuple[list[Message], int]]) -> None:
+        """Raises what `append_history` would; nothing changes."""
+        self._fitting(written)
+
+    def _fitting(
+        self, written: Callable[[], tuple[list[Message], int]]
+    ) -> tuple[list[Message], int]:
+        """What `written` gives, if there is room for it in the conversation."""
         self._check_open()
+        messages, size = written()
+        if not messages:
+            return messages, size
         total = self.history_bytes + size
         if total > self.limits.history_bytes:
             raise NoSpace(
                 f"{NoSpace.ename}: history: {total} bytes would be more than "
                 f"{self.limits.history_bytes}"
             )
-        self.limits.kept.take(size, self.user)
-        self.history += messages
-        self.history_bytes = total
+        self.limits.kept.check(size, self.user)
+        return messages, size
 
-    def set_system(self, data: bytes) -> None:
-        """Replace the system prompt.  One trailing newline is dropped."""
-        self._replace("system", decode(data.removesuffix(b"\n")))
+    # -- texts ---------------------------------------------------------------------
 
-    async def constrain(self, kind: Kind, data: bytes) -> None:
-        """Replace the grammar, schema or regular expression; blank is none.  The others of the
-        three are forgotten.  Prompts that come while the text is checked wait for that, and of
-        several texts the one that was written last counts.  Raises InvalidArgument with what
-        is wrong; then everything is as it was."""
-        self._check_open()
-        text = decode(data)
-        if not text.strip():
-            self.unconstrain(kind)
-            return
-        self._written += 1
-        number = self._written
-        self.limits.buffer.take(len(data), self.user)
-        self._checking += 1
-        try:
-            only: dict[str, Any] = {kind: text}
-            constraint = replace(self.settings.params, **only).constraint
-            assert constraint is not None
-            await asyncio.wrap_future(self._engine.check(constraint, self.user))
-            if number > self._in_force:
-                self._replace(kind, text)
-                self._in_force = number
-                for other in KINDS:
-                    if other != kind:
-                        self._replace(other, "")
-        finally:
-            self.limits.buffer.give_back(len(data), self.user)
-            self._checking -= 1
-            if not self._checking:
-                self._go_on()
-
-    def unconstrain(self, kind: Kind) -> None:
-        """Forget the text of this kind."""
-        self._written += 1
-        self._in_force = self._written
-        self._replace(kind, "")
-
-    def _go_on(self) -> None:
+    def _texts_checked(self) -> None:
         """What waited for a check goes to the engine."""
         delayed, self._delayed = self._delayed, []
         for turn in delayed:
@@ -430,29 +411,7 @@ class Conversation:
                 turn.failed(e)
         self._start_next()
 
-    def set_tokens(self, data: bytes) -> None:
-        """The answer to the next prompt begins with these tokens, and goes on from there; they
-        are used up by it, whatever becomes of it.  Blank is none.  Raises InvalidArgument
-        naming the line that is wrong."""
-        self._check_open()
-        self._give(texts.parse_tokens(decode(data)), len(data))
-
-    def _give(self, tokens: tuple[int, ...], size: int) -> None:
-        self.limits.buffer.give_back(self._given_bytes, self.user)
-        self._given, self._given_bytes = (), 0
-        if tokens:
-            self.limits.buffer.take(size, self.user)
-            self._given, self._given_bytes = tokens, size
-
-    def _replace(self, name: str, text: str) -> None:
-        """Keep a text instead of what there is of that name."""
-        self._check_open()
-        longer = len(text.encode()) - len(getattr(self, name).encode())
-        if longer > 0:
-            self.limits.kept.take(longer, self.user)
-        else:
-            self.limits.kept.give_back(-longer, self.user)
-        setattr(self, name, text)
+    # -- what is shown ------------------------------------------------------------
 
     def usage_text(self) -> str:
         """The last request that ended; empty before."""

@@ -1,183 +1,35 @@
 """A conversation as a directory: `ctl prompt out data system grammar schema regex history` ...
 
 Each file is one class or one line of `conversation_files`; what they mean is in
-README.  A file that takes text collects it on the fid and hands it over at
-Tclunk; a connection that is lost, or reset by Tversion, discards it.  All of them are
-their owner's alone (0600), and whoever else asks is given files of his own.
+README.  All of them are their owner's alone (0600), and whoever else asks is given files
+of his own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from ..engine.structured.constraint import KINDS
-from ..errors import InvalidArgument, NoSpace, PermissionDenied
+from ..errors import InvalidArgument, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
 from ..fs.file import OpenFile
 from ..fs.stream import Stream
-from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, TextFile, Tree
+from ..fs.tree import Directory, SyntheticFile, TextFile, Tree
 from ..p9 import constants as c
 from ..p9.node import Maybe
 from . import settings
 from .conversation import Conversation
 from .history_file import HistoryFile
 from .turn import Turn
+from .whole_texts import Name
+from .written import OpenText, Text, WholeTextFile, Written, blank
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 """of a grammar, schema or regular expression"""
 MAX_TOKENS_BYTES = 2**18
-
-Submit = Callable[[bytes], Awaitable[None] | None]
-"""takes a text that was written whole, at once or later"""
-
-
-class Written:
-    """What one fid writes: at most `limit` bytes, and what its conversation's buffer has
-    room for.
-
-    A text that does not fit is refused whole, never cut: every later write raises the
-    same NoSpace, and so does `take`.  It ends with `take` or `discard`.
-    """
-
-    __slots__ = ("_buffer", "_data", "_limit", "_name", "_refused", "_user")
-
-    def __init__(self, name: str, limit: int, conversation: Conversation) -> None:
-        self._name = name
-        self._limit = limit
-        self._buffer = conversation.limits.buffer
-        self._user = conversation.user
-        self._data = bytearray()
-        self._refused: NoSpace | None = None
-
-    def __bool__(self) -> bool:
-        """Whether there was anything to write."""
-        return bool(self._data) or self._refused is not None
-
-    def extend(self, data: bytes) -> None:
-        if self._refused is None:
-            try:
-                self._check_size(len(self._data) + len(data))
-                self._buffer.take(len(data), self._user)
-            except NoSpace as e:
-                self.discard()
-                self._refused = e
-        if self._refused is not None:
-            raise self._refused.with_traceback(None)
-        self._data += data
-
-    def _check_size(self, size: int) -> None:
-        if size > self._limit:
-            raise NoSpace(
-                f"{NoSpace.ename}: {self._name}: more than {self._limit} bytes in one write"
-            )
-
-    def take(self) -> bytes:
-        if self._refused is not None:
-            raise self._refused.with_traceback(None)
-        data = bytes(self._data)
-        self.discard()
-        return data
-
-    def discard(self) -> None:
-        self._buffer.give_back(len(self._data), self._user)
-        self._data.clear()
-
-
-class OpenText(OpenSnapshot):
-    """Reads the text as it was at open; what is written is submitted at Tclunk.  The text
-    counts as kept, for it may be megabytes that are nowhere else any more."""
-
-    __slots__ = ("_conversation", "_submit", "_written")
-
-    def __init__(
-        self,
-        data: bytes,
-        conversation: Conversation,
-        written: Written,
-        submit: Submit,
-    ) -> None:
-        super().__init__(data)
-        if data:
-            conversation.limits.kept.take(len(data), conversation.user)
-        self._conversation = conversation
-        self._written = written
-        self._submit = submit
-
-    @property
-    def held(self) -> int:
-        return 0
-
-    def write(self, offset: int, data: bytes) -> Maybe[int]:
-        with self._conversation.noting():
-            self._written.extend(data)
-        return len(data)
-
-    def clunk(self) -> Maybe[None]:
-        try:
-            if self._written:
-                with self._conversation.noting():
-                    result = self._submit(self._written.take())
-                if result is not None:
-                    return self._noted(result)
-        finally:
-            self.drop()
-        return None
-
-    async def _noted(self, result: Awaitable[None]) -> None:
-        with self._conversation.noting():
-            await result
-
-    def drop(self) -> None:
-        self._written.discard()
-        self._conversation.limits.kept.give_back(len(self._data), self._conversation.user)
-
-
-class BufferedFile(SyntheticFile):
-    """A text that is written whole: the fid is the buffer, Tclunk submits it.
-
-    `submit` gets all that one open wrote, and is not called when that is no byte.
-    Offsets are ignored.  `emptied` is what a truncate does: only texts that are replaced
-    whole become empty.
-    """
-
-    __slots__ = ("_conversation", "_emptied", "_limit", "_submit", "_text")
-
-    def __init__(
-        self,
-        tree: Tree,
-        name: str,
-        conversation: Conversation,
-        text: Callable[[], str],
-        submit: Submit,
-        emptied: Callable[[], None] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        """`limit` is in bytes; by default that of a prompt."""
-        super().__init__(tree, name, 0o600)
-        self._limit = conversation.limits.prompt_bytes if limit is None else limit
-        self._conversation = conversation
-        self._text = text
-        self._submit = submit
-        self._emptied = emptied
-
-    def open(self, mode: int) -> Maybe[OpenFile]:
-        if not self.allows(mode):
-            raise PermissionDenied
-        if mode & c.OTRUNC:
-            self.truncate()
-        # megabytes, perhaps, which a writer would hold for nothing
-        text = self._text().encode() if mode & 3 != c.OWRITE else b""
-        written = Written(self.name, self._limit, self._conversation)
-        with self._conversation.noting():
-            return OpenText(text, self._conversation, written, self._submit)
-
-    def truncate(self) -> None:
-        if self._emptied is not None:
-            self._emptied()
-
 
 class OpenStream(OpenFile):
     """What one turn says; nothing when there was none."""
@@ -218,39 +70,23 @@ class StreamFile(SyntheticFile):
         return None if newest is None else self._stream(newest)
 
 
-class OpenTokens(OpenText):
-    """Reads as `OpenStream`, and submits what is written at Tclunk."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(
-        self, stream: Stream | None, conversation: Conversation, written: Written
-    ) -> None:
-        super().__init__(b"", conversation, written, conversation.set_tokens)
-        self._stream = OpenStream(stream)
-
-    def read(self, offset: int, count: int) -> Maybe[bytes]:
-        return self._stream.read(offset, count)
-
-
 class TokensFile(StreamFile):
     """The tokens of the newest answer; those that are written begin the next one."""
 
-    __slots__ = ()
+    __slots__ = ("_text",)
 
-    def __init__(self, tree: Tree, name: str, conversation: Conversation) -> None:
-        super().__init__(tree, name, conversation, lambda turn: turn.token_lines, 0o600)
+    def __init__(self, tree: Tree, conversation: Conversation, text: Text) -> None:
+        super().__init__(tree, text.name, conversation, lambda turn: turn.token_lines, 0o600)
+        self._text = text
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
             raise PermissionDenied
-        if mode & c.OTRUNC:
-            self.truncate()
-        written = Written(self.name, MAX_TOKENS_BYTES, self._conversation)
-        return OpenTokens(self._newest(), self._conversation, written)
+        shown = OpenStream(self._newest())
+        return OpenText(self._conversation, self._text, shown, bool(mode & c.OTRUNC))
 
     def truncate(self) -> None:
-        self._conversation.set_tokens(b"")
+        blank(self._conversation, self._text)
 
 
 class OpenData(OpenFile):
@@ -400,34 +236,29 @@ def add_conversation_files(
     def prompt_text() -> str:
         return conversation.newest.prompt if conversation.newest is not None else ""
 
+    texts = conversation.texts
+
+    def whole(name: Name, limit: int) -> Text:
+        return Text(name, limit, partial(texts.check, name), partial(texts.write, name))
+
+    prompt = Text(
+        "prompt",
+        conversation.limits.prompt_bytes,
+        conversation.check_prompt,
+        lambda written: conversation.submit(written()),
+        is_replaced=False,
+    )
     directory.add(CtlFile(tree, "ctl", ctl_text, commands, 0o600))
-    directory.add(BufferedFile(tree, "prompt", conversation, prompt_text, conversation.submit))
+    directory.add(WholeTextFile(tree, conversation, prompt, prompt_text))
     directory.add(StreamFile(tree, "out", conversation, lambda turn: turn.stream))
     directory.add(DataFile(tree, "data", conversation, conversation.ask))
-    directory.add(
-        BufferedFile(
-            tree,
-            "system",
-            conversation,
-            lambda: conversation.system + "\n" if conversation.system else "",
-            conversation.set_system,
-            emptied=lambda: conversation.set_system(b""),
-        )
-    )
+    system = whole("system", conversation.limits.prompt_bytes)
+    directory.add(WholeTextFile(tree, conversation, system, partial(texts.shown, "system")))
     for kind in KINDS:
-        directory.add(
-            BufferedFile(
-                tree,
-                kind,
-                conversation,
-                partial(getattr, conversation, kind),
-                partial(conversation.constrain, kind),
-                emptied=partial(conversation.unconstrain, kind),
-                limit=MAX_GRAMMAR_BYTES,
-            )
-        )
+        text = whole(kind, MAX_GRAMMAR_BYTES)
+        directory.add(WholeTextFile(tree, conversation, text, partial(texts.shown, kind)))
     directory.add(HistoryFile(tree, conversation))
-    directory.add(TokensFile(tree, "tokens", conversation))
+    directory.add(TokensFile(tree, conversation, whole("tokens", MAX_TOKENS_BYTES)))
     directory.add(StreamFile(tree, "logprobs", conversation, lambda turn: turn.logprob_lines))
     directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))
     directory.add(TextFile(tree, "status", status_text, 0o400))

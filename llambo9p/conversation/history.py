@@ -51,13 +51,13 @@ def parse(text: str) -> list[Message]:
     """The messages of the whole text.  Raises InvalidArgument naming the line."""
     reader = Reader(len(text.encode()) + 1)
     reader.feed(text.encode())
-    return reader.finish()
+    return reader.finished()[0]
 
 
 class Reader:
     """Parses a history while it comes.  No line may have more than `most` bytes."""
 
-    __slots__ = ("_error", "_line", "_messages", "_most", "_number", "size")
+    __slots__ = ("_error", "_line", "_messages", "_most", "_number", "_size")
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -67,18 +67,21 @@ class Reader:
         self._number = 1
         """of that line"""
         self._error: InvalidArgument | NoSpace | None = None
-        self.size = 0
-        """of the messages so far, as a quota counts them"""
+        self._size = 0
+        """of the messages so far"""
 
     def feed(self, data: bytes) -> None:
-        """One more piece.  What is wrong with it `finish` tells."""
+        """One more piece.  What is wrong with it `finished` tells."""
         if self._error is not None:
             return
         try:
             *lines, rest = data.split(b"\n")
             for line in lines:
-                self._take(b"".join((*self._line, line)))
+                messages = self._parsed(b"".join((*self._line, line)))
+                self._messages += messages
+                self._size += size(messages)
                 self._line.clear()
+                self._number += 1
             self._line.append(rest)
             if sum(map(len, self._line)) > self._most:
                 raise self._too_long()
@@ -87,34 +90,35 @@ class Reader:
             self._messages.clear()
             self._line.clear()
 
-    def finish(self) -> list[Message]:
-        """The messages; nothing more will come.  Raises InvalidArgument or NoSpace, naming the
-        line."""
-        self.feed(b"\n")
+    def finished(self) -> tuple[list[Message], int]:
+        """The messages, and their `size`, if nothing more comes.  Raises InvalidArgument or
+        NoSpace, naming the line."""
         if self._error is not None:
             raise self._error.with_traceback(None)
-        return self._messages
+        last = self._parsed(b"".join(self._line))
+        return [*self._messages, *last], self._size + size(last)
 
     def _too_long(self) -> NoSpace:
         return NoSpace(
             f"{NoSpace.ename}: history line {self._number} is longer than {self._most} bytes"
         )
 
-    def _take(self, line: bytes) -> None:
+    def _parsed(self, line: bytes) -> list[Message]:
+        """The message in a line; none in a blank one."""
         if len(line) > self._most:
             raise self._too_long()
-        number, self._number = self._number, self._number + 1
         if not line.strip():
-            return
+            return []
         text = decode(line)
         try:
             record = json.loads(text)
             role, content = record["role"], record["content"]
             if role not in ("user", "assistant") or not isinstance(content, str):
                 raise ValueError
-            self.size += MESSAGE_BYTES + len(content.encode())  # "\\ud800" is JSON and no text
+            content.encode()  # "\\ud800" is JSON and no text
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidArgument(
-                f'history line {number} is not {{"role": "user"|"assistant", "content": TEXT}}'
+                f'history line {self._number} is not '
+                '{"role": "user"|"assistant", "content": TEXT}'
             ) from None
-        self._messages.append(Message(role, content))
+        return [Message(role, content)]

@@ -23,10 +23,23 @@ _LINE_BYTES = 1024
 
 
 class OpenHistory(OpenFile):
-    __slots__ = ("_buffered", "_conversation", "_held", "_limit", "_pieces", "_reader", "_refused")
+    __slots__ = (
+        "_buffered",
+        "_conversation",
+        "_held",
+        "_limit",
+        "_pieces",
+        "_reader",
+        "_refused",
+        "_truncated",
+    )
 
     def __init__(
-        self, conversation: Conversation, messages: tuple[Message, ...], held: int
+        self,
+        conversation: Conversation,
+        messages: tuple[Message, ...],
+        held: int,
+        truncated: bool,
     ) -> None:
         """`messages` are to be read; they are `held` bytes."""
         limits = conversation.limits
@@ -39,6 +52,7 @@ class OpenHistory(OpenFile):
         self._reader: history.Reader | None = None
         self._buffered = 0
         self._refused: NoSpace | None = None
+        self._truncated = truncated
 
     def read(self, offset: int, count: int) -> Maybe[bytes]:
         return self._pieces.read(offset, count)
@@ -66,17 +80,38 @@ class OpenHistory(OpenFile):
         self._reader.feed(data)
         return len(data)
 
+    def truncate(self) -> None:
+        """What was written is forgotten; the history, to which it would be appended, stays."""
+        self._discard()
+        self._refused = None
+        self._truncated = True
+
+    def sync(self) -> Maybe[None]:
+        if self._is_written:
+            with self._conversation.noting():
+                self._conversation.check_history(self._finished)
+        return None
+
     def clunk(self) -> Maybe[None]:
         try:
-            with self._conversation.noting():
-                if self._refused is not None:
-                    raise self._refused.with_traceback(None)
-                if self._reader is not None:
-                    messages = self._reader.finish()
-                    self._conversation.append_history(messages, self._reader.size)
+            if self._is_written:
+                with self._conversation.noting():
+                    self._conversation.append_history(self._finished)
+            elif self._truncated:
+                self._conversation.append_history(_nothing)
         finally:
             self.drop()
         return None
+
+    @property
+    def _is_written(self) -> bool:
+        return self._refused is not None or self._reader is not None
+
+    def _finished(self) -> tuple[list[Message], int]:
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)
+        assert self._reader is not None
+        return self._reader.finished()
 
     def drop(self) -> None:
         self._discard()
@@ -102,9 +137,16 @@ class HistoryFile(SyntheticFile):
         if not self.allows(mode):
             raise PermissionDenied
         conversation = self._conversation
+        is_read = mode & 3 != c.OWRITE
+        messages = tuple(conversation.history) if is_read else ()
+        held = conversation.history_bytes if is_read else 0
         with conversation.noting():
-            if mode & 3 == c.OWRITE:
-                return OpenHistory(conversation, (), 0)
-            return OpenHistory(
-                conversation, tuple(conversation.history), conversation.history_bytes
-            )
+            return OpenHistory(conversation, messages, held, bool(mode & c.OTRUNC))
+
+    def truncate(self) -> None:
+        self._conversation.append_history(_nothing)
+
+
+def _nothing() -> tuple[list[Message], int]:
+    """A text without messages was written."""
+    return [], 0

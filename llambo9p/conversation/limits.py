@@ -40,11 +40,15 @@ class Quota:
 
     def take(self, count: int, user: str) -> None:
         """Raises the quota's error, and takes nothing, when that would be too much."""
+        self.check(count, user)
+        self.add(count, user)
+
+    def check(self, count: int, user: str) -> None:
+        """Raises the quota's error when `count` more would be too much."""
         if self.limit is not None and self.used + count > self.limit:
             raise self._refusal(self.limit, "all clients")
         if self._bounds(user, count):
             raise self._refusal(self.per_user, user or "one user")
-        self.add(count, user)
 
     def add(self, count: int, user: str) -> None:
         """Take in any case."""

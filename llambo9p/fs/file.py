@@ -33,8 +33,8 @@ from collections.abc import Sequence
 
 from ..errors import IsDirectory, NotDirectory, PermissionDenied
 from ..p9 import constants as c
-from ..p9.node import Maybe, Walk
-from ..p9.wire import Dir, Qid
+from ..p9.node import Handle, Maybe, Walk
+from ..p9.wire import Dir, Qid, dont_touch
 from .user import numbers_of
 
 
@@ -59,6 +59,15 @@ class OpenFile:
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         """How many bytes were taken: all of them unless it raises."""
         raise PermissionDenied
+
+    def truncate(self) -> None:
+        """Length 0 was asked for: what was written is as if it had not been.  Files that hold a
+        text become empty at `clunk`, unless more is written; for all others it means nothing."""
+
+    def sync(self) -> Maybe[None]:
+        """The client wants to know whether what it wrote will be taken: raises what `clunk`
+        would, and changes nothing."""
+        return None
 
     def clunk(self) -> Maybe[None]:
         """The client is done with it.  The fid is free even if this raises;
@@ -123,12 +132,15 @@ class File:
             n_muid=n_uid,
         )
 
-    def wstat(self, stat: Dir) -> Maybe[None]:
-        """Change what `stat` does not leave at "don't touch".
+    def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
+        """Change what `stat` does not leave at "don't touch"; of an open fid, with its `handle`,
+        a stat that changes nothing is a sync (stat(5)).
 
         Of a synthetic file only the length may be set, to 0 (what a shell's `>`
         asks for), and its times are accepted and ignored.
         """
+        if handle is not None and stat == dont_touch():
+            return handle.sync()
         if stat.length not in (0, c.DONT_TOUCH_64):
             raise PermissionDenied("the length of a synthetic file cannot be set")
         owners = (stat.n_uid, stat.n_gid, stat.n_muid)
@@ -144,12 +156,12 @@ class File:
         if stat.length == 0:
             if self.mode & c.DMDIR:
                 raise IsDirectory
-            self.truncate()
+            (self if handle is None else handle).truncate()
         return None
 
     def truncate(self) -> None:
-        """Length 0 was asked for, by wstat or OTRUNC.  Files that hold a text
-        become empty; for all others it means nothing."""
+        """Length 0 was asked for, on a fid that is not open.  Files that hold a text become
+        empty; for all others it means nothing."""
 
     def retain(self) -> None:
         """One more fid is about to point here; called by `walk` implementations."""

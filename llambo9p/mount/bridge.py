@@ -7,11 +7,14 @@ Rules it keeps:
   is flushed, and EINTR is its answer.  (Even a killed process waits in the kernel for
   that answer.)
 - Nothing is cached but a listing, for a second: `ls -l` needs no more than the directory.
-- A fid is clunked by RELEASE, which comes once an open file; FLUSH comes with each
-  close(2) of a copy.  RELEASE is asynchronous, but the kernel queues it before the
-  closing process can go on, so it is read before whatever that process asks next; an
-  OPEN then waits for the clunks under way in its directory, and `echo x > prompt; cat
-  out` finds its prompt submitted.
+- A fid is clunked by RELEASE, which comes once an open file.  RELEASE is asynchronous, but
+  the kernel queues it before the closing process can go on, so it is read before whatever
+  that process asks next; an OPEN then waits for the clunks under way in its directory, and
+  `echo x > prompt; cat out` finds its prompt submitted.
+- close(2) tells what FLUSH answers, which comes with the close of each copy, and never what
+  RELEASE does.  So a FLUSH by the thread that opened the file, after a write, is a sync: it
+  finds out whether what was written would be refused.  A shell's `>` closes a copy before
+  anything is written, and its children close theirs.
 - Reads are direct and give what is there.  READ's size is never below what one Rread
   holds, unless the reader asked for less; so a full Rread never looks like a part to the
   kernel, which would read on and block.
@@ -49,11 +52,15 @@ _NAME_MAX = 255
 class _Open:
     """What a file handle stands for."""
 
-    __slots__ = ("entries", "file", "node")
+    __slots__ = ("entries", "file", "node", "opener", "written")
 
-    def __init__(self, node: Node, file: RemoteOpen) -> None:
+    def __init__(self, node: Node, file: RemoteOpen, opener: int) -> None:
         self.node = node
         self.file = file
+        self.opener = opener
+        """the thread that opened it"""
+        self.written = False
+        """since the last sync"""
         self.entries: list[Dir] = []
         """of a directory, as it was when it was last read from its start"""
 
@@ -186,7 +193,11 @@ class Bridge:
             wanted.atime = request.atime & c.DONT_TOUCH_32
         if request.valid & fuse.FATTR_MTIME:
             wanted.mtime = request.mtime & c.DONT_TOUCH_32
-        return self._attr_out(await self._attachment.wstat(node, wanted))
+        opened = self._opens[request.fh] if request.valid & fuse.FATTR_FH else None
+        if opened is None:
+            return self._attr_out(await self._attachment.wstat(node, wanted))
+        await opened.file.wstat(wanted)
+        return self._attr_out(await self._attachment.stat(node))
 
     async def _mkdir(self, request: fuse.Mkdir) -> bytes:
         perm = c.DMDIR | request.mode & 0o777
@@ -240,13 +251,13 @@ class Bridge:
         node = self._nodes[request.nodeid]
         await self._clunked(node.path[:-1])
         file = await self._attachment.open(node, _mode(request.flags))
-        return self._opened(node, file)
+        return self._opened(node, file, request)
 
     async def _create(self, request: fuse.Create) -> bytes:
         mode = _mode(request.flags)
         path, file, made = await self._make(request, request.mode & 0o777, mode)
         entry = self._entry(path, made)
-        return entry.pack() + self._opened(self._nodes[entry.nodeid], file)
+        return entry.pack() + self._opened(self._nodes[entry.nodeid], file, request)
 
     async def _make(
         self, request: fuse.Mkdir | fuse.Create, perm: int, mode: int
@@ -254,10 +265,10 @@ class Bridge:
         parent, path = self._child(request)
         return path, *await self._attachment.create(parent, request.name, perm, mode)
 
-    def _opened(self, node: Node, file: RemoteOpen) -> bytes:
+    def _opened(self, node: Node, file: RemoteOpen, request: fuse.Request) -> bytes:
         fh = self._next_fh
         self._next_fh += 1
-        self._opens[fh] = _Open(node, file)
+        self._opens[fh] = _Open(node, file, request.pid)
         return fuse.OpenOut(fh=fh, open_flags=fuse.FOPEN_DIRECT_IO).pack()
 
     async def _read(self, request: fuse.Read) -> bytes:
@@ -265,8 +276,21 @@ class Bridge:
         return data[: request.size]  # a reply with more would be refused, and its reader hang
 
     async def _write(self, request: fuse.Write) -> bytes:
-        await self._opens[request.fh].file.write(request.data, request.offset)
+        opened = self._opens[request.fh]
+        opened.written = True
+        await opened.file.write(request.data, request.offset)
         return fuse.WriteOut(size=len(request.data)).pack()
+
+    async def _flush(self, request: fuse.Flush) -> bytes:
+        opened = self._opens[request.fh]
+        if opened.written and request.pid == opened.opener:
+            opened.written = False
+            await opened.file.sync()
+        return b""
+
+    async def _fsync(self, request: fuse.Fsync) -> bytes:
+        await self._opens[request.fh].file.sync()
+        return b""
 
     def _release(self, fh: int) -> None:
         opened = self._opens.pop(fh)
@@ -332,7 +356,7 @@ def _refusal(opcode: int) -> int:
     """The errno for a request that is not served.
 
     After ENOSYS the kernel answers for itself and asks no more, which is right for what it
-    can do without us (FLUSH, FSYNC, ACCESS, polls, seeks) and for extended attributes;
+    can do without us (ACCESS, polls, seeks) and for extended attributes;
     not for what a 9P tree does not have.
     """
     match opcode:
@@ -362,6 +386,8 @@ _SERVE: dict[int, _Serve] = {
     Opcode.OPENDIR: Bridge._open,
     Opcode.READ: Bridge._read,
     Opcode.WRITE: Bridge._write,
+    Opcode.FLUSH: Bridge._flush,
+    Opcode.FSYNC: Bridge._fsync,
     Opcode.READDIR: Bridge._readdir,
     Opcode.READDIRPLUS: Bridge._readdir,
 }

@@ -53,6 +53,8 @@ FATTR_GID = 1 << 2
 FATTR_SIZE = 1 << 3
 FATTR_ATIME = 1 << 4
 FATTR_MTIME = 1 << 5
+FATTR_FH = 1 << 6
+"""`fh` is the open file that it was asked with"""
 
 
 class Opcode(enum.IntEnum):
@@ -75,6 +77,8 @@ class Opcode(enum.IntEnum):
     WRITE = 16
     STATFS = 17
     RELEASE = 18
+    FSYNC = 20
+    FLUSH = 25
     INIT = 26
     OPENDIR = 27
     READDIR = 28
@@ -247,6 +251,18 @@ class Write(Request):
 
 @_request(Opcode.RELEASE, Opcode.RELEASEDIR)
 class Release(Request):
+    fh: U64
+
+
+@_request(Opcode.FLUSH)
+class Flush(Request):
+    """A close(2), of which an open file may have many."""
+
+    fh: U64
+
+
+@_request(Opcode.FSYNC)
+class Fsync(Request):
     fh: U64
 
 

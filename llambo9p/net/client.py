@@ -34,7 +34,7 @@ from ..p9.client import ClientConn
 from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
 from ..p9.relay import Relayed
-from ..p9.wire import Dir
+from ..p9.wire import Dir, dont_touch
 from . import sockets
 from .address import Address
 from .security import NOBODY_ELSE, Trust
@@ -451,6 +451,14 @@ class RemoteOpen:
         for reply in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(reply, BaseException):
                 raise reply
+
+    async def wstat(self, change: Dir) -> None:
+        """Change what is not "don't touch" in `change`."""
+        await self._client.call(m.Twstat(0, self.fid, change), m.Rwstat)
+
+    async def sync(self) -> None:
+        """Raises why what was written would be refused at its Tclunk."""
+        await self.wstat(dont_touch())
 
     def clunk(self) -> asyncio.Future[None]:
         """Send Tclunk now; the Future is done with its reply."""

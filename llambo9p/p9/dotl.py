@@ -106,7 +106,10 @@ def _setattr(conn: ServerConn, msg: d.Tsetattr, fid: Fid) -> Message | None:
         wanted.mode = msg.mode & 0o777
     if msg.valid & SETATTR_SIZE:
         wanted.length = msg.size
-    return conn.answer(msg, fid, fid.node.wstat(wanted), lambda _: d.Rsetattr(msg.tag))
+    if wanted == dont_touch():
+        return d.Rsetattr(msg.tag)  # as a wstat it would be a sync
+    changing = fid.node.wstat(wanted, fid.handle)
+    return conn.answer(msg, fid, changing, lambda _: d.Rsetattr(msg.tag))
 
 
 def _readdir(conn: ServerConn, msg: d.Treaddir, fid: Fid) -> Message | None:
@@ -144,10 +147,10 @@ def _statfs(conn: ServerConn, msg: d.Tstatfs, fid: Fid) -> Message:
     return d.Rstatfs(msg.tag, MAGIC, BLOCK, 0, 0, 0, 0, 0, 0, NAME_MAX)
 
 
-def _fsync(conn: ServerConn, msg: d.Tfsync, fid: Fid) -> Message:
+def _fsync(conn: ServerConn, msg: d.Tfsync, fid: Fid) -> Message | None:
     if fid.handle is None:
         raise errors.InvalidArgument("fid is not open")
-    return d.Rfsync(msg.tag)
+    return conn.answer(msg, fid, fid.handle.sync(), lambda _: d.Rfsync(msg.tag))
 
 
 def _mkdir(conn: ServerConn, msg: d.Tmkdir, fid: Fid) -> Message | None:

@@ -287,7 +287,8 @@ def _stat(conn: ServerConn, msg: m.Tstat, fid: Fid) -> m.Message | None:
 
 def _wstat(conn: ServerConn, msg: m.Twstat, fid: Fid) -> m.Message | None:
     assert fid.node is not None
-    return conn.answer(msg, fid, fid.node.wstat(msg.stat), lambda _: m.Rwstat(msg.tag))
+    changing = fid.node.wstat(msg.stat, fid.handle)
+    return conn.answer(msg, fid, changing, lambda _: m.Rwstat(msg.tag))
 
 
 def _drop(handle: Handle) -> None:

@@ -19,6 +19,7 @@ STREAM = "llambo9p/fs/stream.py"
 TREE = "llambo9p/fs/tree.py"
 CTL = "llambo9p/fs/ctl.py"
 FILES = "llambo9p/conversation/files.py"
+WRITTEN = "llambo9p/conversation/written.py"
 CONVERSATION = "llambo9p/conversation/conversation.py"
 TURN = "llambo9p/conversation/turn.py"
 CLONE = "llambo9p/conversation/clone.py"
@@ -34,13 +35,13 @@ THREAD = "llambo9p/engine/thread.py"
 
 MUTATIONS = [
     Mutation(
-        1, "each Twrite is a prompt", FILES,
+        1, "each Twrite is a prompt", WRITTEN,
         "self._written.extend(data)",
-        "self._submit(data)",
+        "self._text.submit(lambda: data)",
         "tests/conversation/test_prompt.py::test_1_a_prompt_longer_than_msize_is_one_request",
     ),
     Mutation(
-        2, "each Twrite is decoded by itself", FILES,
+        2, "each Twrite is decoded by itself", WRITTEN,
         "self._data += data",
         'self._data += data.decode(errors="replace").encode()',
         "tests/conversation/test_prompt.py::test_2_a_character_may_be_split_between_twrites",
@@ -59,10 +60,10 @@ MUTATIONS = [
         "tests/conversation/test_clone.py::test_3_cat_clone_makes_exactly_one_conversation",
     ),
     Mutation(
-        4, "the buffer belongs to the tree and not to the fid", FILES,
-        "written = Written(self.name, self._limit, self._conversation)",
-        "written = vars(self.tree).setdefault("
-        '"w", Written("w", 1 << 20, self._conversation))',
+        4, "the buffer belongs to the conversation and not to the fid", WRITTEN,
+        "self._written = Written(text.name, text.limit, conversation)",
+        "self._written = vars(conversation).setdefault("
+        '"w", Written(text.name, text.limit, conversation))',
         "tests/conversation/test_prompt.py::test_4_prompts_of_two_fids_do_not_mix",
     ),
     Mutation(

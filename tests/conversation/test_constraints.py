@@ -55,7 +55,7 @@ def engine_and_conversation():
 
 async def begun(conversation, kind, text):
     """A write of the text, as far as its check."""
-    writing = asyncio.ensure_future(conversation.constrain(kind, text.encode()))
+    writing = conversation.texts.write(kind, text.encode)
     await asyncio.sleep(0)
     return writing
 
@@ -68,7 +68,7 @@ async def test_the_engine_is_asked_with_the_settings_of_the_conversation():
     await begun(conversation, "schema", "{}")
     ((constraint, _),) = engine.checks
     assert (constraint.kind, constraint.text, constraint.lenient) == ("schema", "{}", True)
-    assert conversation.schema == ""
+    assert conversation.texts.constraint is None
 
 
 @story
@@ -87,7 +87,7 @@ async def test_a_prompt_waits_for_a_text_that_is_checked():
 
 
 @story
-async def test_a_refused_text_leaves_the_old_one_and_what_waited_goes_on():
+async def test_a_refused_text_leaves_the_old_one_and_prompts_fail_until_another_is_taken():
     engine, conversation = engine_and_conversation()
     writing = await begun(conversation, "grammar", 'root ::= "a"')
     engine.settle(0)
@@ -97,8 +97,18 @@ async def test_a_refused_text_leaves_the_old_one_and_what_waited_goes_on():
     engine.settle(1, InvalidArgument("schema line 1: bad"))
     with pytest.raises(InvalidArgument, match="schema line 1: bad"):
         await writing
-    assert (conversation.grammar, conversation.schema) == ('root ::= "a"', "")
-    assert engine.held_to() == ['root ::= "a"']
+    assert conversation.texts.constraint == ("grammar", 'root ::= "a"')
+    assert "schema line 1: bad" in str(conversation.newest.error)
+    with pytest.raises(InvalidArgument, match="schema line 1: bad"):
+        conversation.ask(b"a query")
+    with pytest.raises(InvalidArgument, match="schema line 1: bad"):
+        conversation.check_prompt(b"a prompt")
+    assert not engine.asked
+    writing = await begun(conversation, "regex", "b")
+    conversation.submit(b"a prompt")
+    engine.settle(2)
+    await writing
+    assert engine.held_to() == ["b"]
 
 
 @story
@@ -112,7 +122,7 @@ async def test_of_several_texts_the_one_that_was_written_last_counts():
     assert not engine.asked, "one is still checked"
     engine.settle(0)
     await first
-    assert (conversation.grammar, conversation.regex) == ("", "b")
+    assert conversation.texts.constraint == ("regex", "b")
     assert engine.held_to() == ["b"]
 
 
@@ -120,11 +130,11 @@ async def test_of_several_texts_the_one_that_was_written_last_counts():
 async def test_blank_is_none_at_once_and_a_check_that_ends_later_does_not_count():
     engine, conversation = engine_and_conversation()
     writing = await begun(conversation, "grammar", "start: X")
-    conversation.unconstrain("grammar")
+    assert conversation.texts.write("grammar", bytes) is None
     engine.settle(0)
     await writing
-    assert conversation.grammar == ""
-    await conversation.constrain("regex", b" \n")
+    assert conversation.texts.constraint is None
+    assert conversation.texts.write("regex", lambda: b" \n") is None
     assert len(engine.checks) == 1
 
 
@@ -150,7 +160,7 @@ async def test_a_conversation_that_is_closed_meanwhile_keeps_nothing():
     engine.settle(0)
     with pytest.raises(InvalidArgument, match="closed"):
         await writing
-    assert turn.is_over and not engine.asked and conversation.regex == ""
+    assert turn.is_over and not engine.asked and conversation.texts.constraint is None
 
 
 @story
@@ -161,7 +171,7 @@ async def test_what_is_checked_counts_as_written():
     conversation = Conversation(engine, limits=limits)
     writing = await begun(conversation, "regex", "a" * 8)
     with pytest.raises(NoSpace):
-        await conversation.constrain("regex", b"b" * 8)
+        conversation.texts.write("regex", lambda: b"b" * 8)
     with pytest.raises(NoSpace):
         conversation.ask(b"c" * 8)
     engine.settle(0)

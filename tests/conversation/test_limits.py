@@ -35,6 +35,7 @@ async def test_what_all_clients_write_at_once_is_bounded():
                 await file.write(b"z")
             with pytest.raises(NoSpace, match=FULL):
                 await file.clunk()
+        await other.truncate("system")
         await mine.clunk()
         assert await place.files.read("out") == "simulated: " + "x" * 60
         assert await theirs.read_all() == b"simulated: " + b"y" * 40

@@ -137,7 +137,7 @@ def fill(place: Place) -> None:
     messages = [Message("user", "")] * 100_000 + [Message("assistant", "x" * (3 << 20))]
     conversation = place.conversation
     size = 128 * len(messages) + (3 << 20)
-    conversation.append_history(messages, size)
+    conversation.append_history(lambda: (messages, size))
 
 
 @pytest.mark.parametrize("what", INPUTS)

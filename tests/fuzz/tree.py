@@ -14,7 +14,7 @@ from llambo9p import errors
 from llambo9p.fs.file import File, OpenFile
 from llambo9p.fs.tree import Directory, SyntheticFile, Tree
 from llambo9p.p9 import constants as c
-from llambo9p.p9.node import Maybe, Walk
+from llambo9p.p9.node import Handle, Maybe, Walk
 from llambo9p.p9.wire import Dir, Qid
 
 
@@ -72,6 +72,10 @@ class Opened(OpenFile):
         self._check()
         return self.file.answer("write", lambda: len(data))
 
+    def sync(self) -> Maybe[None]:
+        self._check()
+        return self.file.answer("sync", lambda: None)
+
     def clunk(self) -> Maybe[None]:
         self._end()
         return self.file.answer("clunk", lambda: None)
@@ -122,7 +126,8 @@ class Node(SyntheticFile):
     def stat(self) -> Maybe[Dir]:
         return self.answer("stat", super().stat)
 
-    def wstat(self, stat: Dir) -> Maybe[None]:
+    def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
+        assert handle is None or handle in self.books.opens
         return self.answer("wstat", lambda: None)
 
     def remove(self) -> Maybe[None]:

@@ -15,7 +15,7 @@ from llambo9p import errors
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
 from llambo9p.p9.fid import Request
-from llambo9p.p9.node import Maybe, Walk
+from llambo9p.p9.node import Handle, Maybe, Walk
 from llambo9p.p9.wire import Dir, Qid
 
 DIRECTORY, FILE = Qid(c.QTDIR, 0, 1), Qid(c.QTFILE, 0, 2)
@@ -108,6 +108,12 @@ class Open:
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         return self.books.does(lambda: len(data))
 
+    def truncate(self) -> None:
+        raise AssertionError("only a file of fs asks for it")
+
+    def sync(self) -> Maybe[None]:
+        return self.books.does(lambda: None)
+
     def clunk(self) -> Maybe[None]:
         self.ends += 1
         return self.books.does(lambda: None)
@@ -148,7 +154,7 @@ class Node:
     def stat(self) -> Maybe[Dir]:
         return self.books.does(lambda: Dir("name", self.qid, 0))
 
-    def wstat(self, stat: Dir) -> Maybe[None]:
+    def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
         return self.books.does(lambda: None)
 
     def release(self) -> None:

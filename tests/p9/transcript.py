@@ -31,7 +31,7 @@ from llambo9p.fs.pending import Pending
 from llambo9p.fs.stream import Stream
 from llambo9p.fs.tree import Directory, SyntheticFile, TextFile, Tree
 from llambo9p.p9.fid import Request
-from llambo9p.p9.node import Maybe, Walk
+from llambo9p.p9.node import Handle, Maybe, Walk
 from llambo9p.p9.server import Limits, ServerConn
 from llambo9p.p9.text import format, parse, parse_bytes
 from llambo9p.p9.wire import Dir
@@ -148,7 +148,7 @@ class Gate(SyntheticFile):
     def stat(self) -> Maybe[Dir]:
         return self.does("stat", super().stat())
 
-    def wstat(self, stat: Dir) -> Maybe[None]:
+    def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
         return self.does("wstat", None)
 
     def remove(self) -> Maybe[None]:
@@ -167,6 +167,9 @@ class OpenGate(OpenFile):
 
     def write(self, offset: int, data: bytes) -> Maybe[int]:
         return self.file.does("write", len(data), offset, data.decode())
+
+    def sync(self) -> Maybe[None]:
+        return self.file.does("sync", None)
 
     def clunk(self) -> Maybe[None]:
         return self.file.does("clunk", None)
