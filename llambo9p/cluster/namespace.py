@@ -21,7 +21,7 @@ from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
 from ..conversation.worker_names import MAX_WORKERS
-from ..errors import AuthenticationFailed, InvalidArgument, NotFound, NotSupported
+from ..errors import AuthenticationFailed, InvalidArgument, NotFound, NotSupported, WorkerLost
 from ..fs import user as users
 from ..fs.ctl import Action, Command, Commands, for_admins
 from ..fs.tree import Directory, TextFile, Tree
@@ -248,7 +248,7 @@ class Orchestrator:
     async def close(self) -> None:
         """Stop the hosts that were started here and leave the others."""
         for conversation in self._conversations:
-            conversation.close()
+            conversation.close(WorkerLost(f"{WorkerLost.ename}: the cluster was shut down"))
         await self.recovery.close()
         await self._scaling.close()
         self._fleet.retire()

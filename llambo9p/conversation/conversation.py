@@ -143,24 +143,27 @@ class Conversation:
         if self.running is not None:
             self.stop(self.running)
 
-    def stop(self, turn: Turn) -> None:
-        """Stop a turn of this conversation that the engine has."""
+    def stop(self, turn: Turn, why: Error | None = None) -> None:
+        """Stop a turn of this conversation that the engine has; `why`, unless the user wants
+        it."""
         if turn.request is not None:
+            turn.cut = why
             self._engine.cancel(turn.request)
         elif turn in self._delayed:
             self._delayed.remove(turn)
             self.limits.buffer.give_back(turn.size, self.user)
-            turn.failed(Interrupted())
+            turn.failed(why or Interrupted())
 
-    def reset(self) -> None:
-        """Forget history and every turn; settings and system prompt stay."""
+    def reset(self, why: Error | None = None) -> None:
+        """Forget history and every turn; settings and system prompt stay.  `why`, unless the
+        user wants it."""
         running, self.running = self.running, None
         if running is not None:
-            self.stop(running)
+            self.stop(running, why)
         queued, self._queue = self._queue, deque()
         for turn in queued:
             self.limits.buffer.give_back(turn.size, self.user)
-            turn.failed(Interrupted("the conversation was reset"))
+            turn.failed(why or Interrupted("the conversation was reset"))
         self.history.clear()
         self._forget_bytes(self.history_bytes)
         self.texts.forget_tokens()
@@ -173,14 +176,15 @@ class Conversation:
         self.last_request = ""
         self._engine.forget(self)
 
-    def close(self) -> None:
-        """The conversation is gone: stop everything asked of it."""
+    def close(self, why: Error | None = None) -> None:
+        """The conversation is gone: stop everything asked of it; `why`, unless the user wants
+        it."""
         if not self.closed:
-            self.reset()
+            self.reset(why)
             self.texts.close()
             self.closed = True
             for turn in list(self._one_shots):
-                self.stop(turn)
+                self.stop(turn, why)
 
     def _new_turn(self, prompt: str, ended: Callable[[Turn], None]) -> Turn:
         return Turn(prompt, ended, self.limits.kept, self.user)

@@ -1,7 +1,9 @@
 """One prompt and its answer, from submit to the end: what `out`, `tokens` and `logprobs` show.
 
 It owns three streams, each with any number of readers, and none of the rules of the
-conversation: whoever makes a turn is told when it is over.  What it holds of its prompt and
+conversation: whoever makes a turn is told when it is over.  Their end of file means that the
+answer has a reason of its own to end, or that its user cancelled it (`cut` is None); all else is
+an error for whoever reads.  What it holds of its prompt and
 of `logprobs` is in the quota of what is kept until it is forgotten, and the rest of what was
 asked goes when it is over.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..engine.base import Engine, Request, State, Token, Usage
-from ..errors import NoSpace, without_frames
+from ..errors import Error, NoSpace, WorkerLost, without_frames
 from ..fs.stream import Stream
 from . import texts
 from .limits import Quota
@@ -27,6 +29,7 @@ class Turn:
         "_progress",
         "_seen",
         "_user",
+        "cut",
         "error",
         "given",
         "logprob_lines",
@@ -61,6 +64,8 @@ class Turn:
         self.request: Request | None = None
         """from when it is given to the engine until it is over"""
         self.error: Exception | None = None
+        self.cut: Error | None = WorkerLost(f"{WorkerLost.ename}: it stopped answering")
+        """why the answer ends if the engine says that it was cancelled; None: the user did it"""
         self._ended = ended
         self._kept = kept
         self._user = user
@@ -127,7 +132,10 @@ class Turn:
         self.prompt = ""
 
     def done(self, usage: Usage) -> None:
-        self._end(usage=usage)
+        if usage.finish_reason == "cancelled" and self.cut is not None:
+            self._end(error=self.cut)
+        else:
+            self._end(usage=usage)
 
     def failed(self, error: Exception) -> None:
         self._end(error=error)

@@ -108,7 +108,7 @@ class Worker:
         """Stop what was asked of it, in cloned conversations too, and leave the host."""
         self.removed = True
         for conversation in self.conversations.values():
-            conversation.close()
+            conversation.close(self._shut_down())
         for request in self._requests:
             self._engine.cancel(request)
         self._remove(self)
@@ -136,7 +136,10 @@ class Worker:
 
     def _check_there(self) -> None:
         if self.removed:
-            raise WorkerLost(f"{WorkerLost.ename}: {self.name} was shut down")
+            raise self._shut_down()
+
+    def _shut_down(self) -> WorkerLost:
+        return WorkerLost(f"{WorkerLost.ename}: {self.name} was shut down")
 
     # -- the engine that its conversations see ------------------------------------
 
@@ -190,14 +193,8 @@ class _Counted:
         self._listener.tokens(text, tokens)
 
     def done(self, usage: Usage) -> None:
-        try:
-            self._worker._check_there()
-        except WorkerLost as e:
-            self._over(e)  # the answer was cut off
-            self._listener.failed(e)
-        else:
-            self._over(usage)
-            self._listener.done(usage)
+        self._over(usage)
+        self._listener.done(usage)
 
     def failed(self, error: Exception) -> None:
         self._over(error)

@@ -32,6 +32,7 @@ FAILED = Path(__file__).parent / "failed"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this machine")
 def test_fuzzing_for_a_while(tmp_path: Path) -> None:
     found = fuzz(tmp_path, SECONDS)

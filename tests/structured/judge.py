@@ -76,7 +76,8 @@ def _with_ascii_names(value: Any) -> Any:
     made = {name: _with_ascii_names(part) for name, part in value.items()}
     patterns = made.get("patternProperties")
     if isinstance(patterns, dict):
-        made["patternProperties"] = {"(?a)" + name: part for name, part in patterns.items()}
+        # in a group, as the validator joins several
+        made["patternProperties"] = {f"(?a:{name})": part for name, part in patterns.items()}
     return made
 
 
