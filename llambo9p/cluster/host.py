@@ -138,6 +138,10 @@ class Host:
     """when we started it"""
     workers: dict[str, Worker] = field(default_factory=dict)
     """by what they are called there"""
+    joined: bool = False
+    """it has, or had, workers here"""
+    settings: dict[str, str] | None = None
+    """lines of a new conversation's `ctl` there, by their first word; None: not asked yet"""
     heartbeat: float = 0.0
     """time.time() of the last one"""
     watcher: asyncio.Task[None] | None = None
@@ -175,10 +179,11 @@ class Host:
         """Raises Error naming the address, also when nobody answers there in time, and
         Stale when the host has another epoch."""
         opened: list[Client] = []
+        msize = c.DEFAULT_MSIZE if version == c.VERSION_9P2000_U else c.STRANGERS_MSIZE
         try:
             async with in_time(address):
                 for _ in range(2):
-                    opened.append(await Client.connect(address, version, trust))
+                    opened.append(await Client.connect(address, version, trust, msize))
                 client, control = opened
                 root, _ = await control.attach(uname, _of_epoch("", epoch))
         except BaseException:
@@ -275,7 +280,12 @@ class Host:
             self.control.forget(fid)
         self.types = frozenset({node_type})
         self.model, self.context, self.epoch = model, context, epoch
+        self.is_ours()
         return slots
+
+    def is_ours(self) -> None:
+        """The server is known to be one of ours."""
+        self.client.is_ours = self.control.is_ours = True
 
     def says_lost(self, error: Error) -> bool:
         """Whether by this error a host of ours says that its engine does not work any more.  What
@@ -383,7 +393,10 @@ class Host:
 
     async def _connect_user(self, user: str) -> Client:
         async with in_time(self.address):
-            client = await Client.connect(self.address, self.client.dialect.version, self.trust)
+            client = await Client.connect(
+                self.address, self.client.dialect.version, self.trust, self.client.asked_msize
+            )
+            client.is_ours = self.client.is_ours
         if self.closed:
             client.close()
             raise WorkerLost(f"{WorkerLost.ename}: {self.address}")

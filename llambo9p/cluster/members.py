@@ -266,6 +266,8 @@ class Members:
         version = c.VERSION_9P2000_U if ours else c.VERSION_9P2000
         host = await self._connect(address, version)
         host.offer = offer
+        if ours:
+            host.is_ours()
         try:
             mount = self._mount_of(host, name, ours=ours)
             async with in_time(address):
@@ -365,6 +367,7 @@ class Members:
         before = worker.host
         del before.workers[worker.there]
         host.workers[worker.there] = worker
+        host.joined = True
         worker.host, worker.mount.connect = host, host.connection
         worker.state, worker.capacity, worker.answers = "idle", capacity, True
         self._joined(worker)
@@ -393,6 +396,7 @@ class Members:
 
     def _enter(self, worker: Worker) -> None:
         worker.host.workers[worker.there] = self.workers[worker.name] = worker
+        worker.host.joined = True
         self.counts[worker.health] += 1
         self._views.show(worker)
 
@@ -540,7 +544,8 @@ class Members:
             self._drop_worker(worker)
         if host in self.hosts:
             self.hosts.remove(host)
-            self._events.emit("host.left", host=host.address)
+            if host.joined:
+                self._events.emit("host.left", host=host.address)
         if host.watcher is not None and host.watcher is not asyncio.current_task():
             host.watcher.cancel()
         host.close()

@@ -235,7 +235,6 @@ class ModelsDirectory(SyntheticFile):
             return Walk([], None, NotFound())
         if len(names) > 1:
             return Walk([file.qid], None, NotDirectory())
-        file.retain()
         return Walk([file.qid], file)
 
     def open(self, mode: int) -> Maybe[OpenFile]:

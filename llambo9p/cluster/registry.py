@@ -11,6 +11,7 @@ when it registers and lost when its lease ends.
 - `index`: the lines of all services.
 - `find`: what one open writes, `attr value ...`, selects the lines that it reads next: those
   with all of these attributes and values, where `*` is any value.
+- The directory's qid.vers counts the changes.
 - `event`: a read waits until the registry is another than at the open, or at the read before,
   and gives the number of its changes.
 
@@ -83,6 +84,7 @@ class Registry:
     def show_to(self, user: User, root: Directory) -> None:
         """Make the user's `registry/`."""
         directory = root.add(Directory(self._tree, "registry"))
+        directory.set_version(self.changes)
         directory.add(NewFile(self._tree, self, user))
         directory.add(TextFile(self._tree, "index", self.index))
         directory.add(FindFile(self._tree, self))
@@ -144,6 +146,8 @@ class Registry:
 
     def changed(self) -> None:
         self.changes += 1
+        for _, directory in self._directories:
+            directory.set_version(self.changes)
         self._sleepers.wake()
 
     async def wait(self, seen: int) -> int:

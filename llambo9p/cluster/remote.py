@@ -9,6 +9,7 @@ When the server is lost every pending and later operation fails at once with
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -16,7 +17,7 @@ from typing import TypeVar
 from ..errors import Error, NotFound, WorkerLost
 from ..fs.file import OpenFile
 from ..fs.pending import Pending
-from ..fs.tree import Directory, FidCount, SyntheticFile, Tree, joined
+from ..fs.tree import Directory, SyntheticFile, Tree, Uses, joined
 from ..fs.user import numbers_of
 from ..net.client import Client
 from ..p9 import constants as c
@@ -95,7 +96,7 @@ class Mount(SyntheticFile):
         self._fid: int | None = None
         self._gone: Error | None = None
         """when it was unmounted"""
-        self._uses = FidCount(self._unused)
+        self._uses = Uses(self._unused)
         self._uses.retain()
 
     @property
@@ -208,6 +209,8 @@ class RemoteFile:
             m.Twalk(0, self._fid, newfid, tuple(names)), m.Rwalk
         )
         walk: Pending[Walk] = Pending(reply.cancel)
+        if not client.is_ours:  # what is asked of it ends before its fid is clunked
+            walk.cancel = lambda: walk.fail(asyncio.CancelledError())
 
         def ended(reply: m.Rwalk, error: BaseException | None) -> None:
             found = None
@@ -216,7 +219,7 @@ class RemoteFile:
                     found = walked(reply)
                 except Error as e:
                     error = e
-            if found is None or found.file is None:
+            if found is None or found.file is None or walk.over:
                 client.forget(newfid)  # whatever became of it, nobody got it
             if found is not None:
                 walk.succeed(found)
@@ -245,7 +248,7 @@ class RemoteFile:
             if error is not None or within.file is None:
                 ended(within, error)
                 return
-            within.file.release()
+            within.file.release(was_open=False)
             qids = [*within.qids, parent.qid]
             rest = parent.walk(outside)
             if isinstance(rest, Walk):
@@ -297,7 +300,10 @@ class RemoteFile:
             m.Twstat(0, self._fid, stat), m.Rwstat, lambda reply: None
         )
 
-    def release(self) -> None:
+    def opened(self) -> None:
+        """Nothing is counted: the remote fid is ours alone."""
+
+    def release(self, was_open: bool) -> None:
         if not self._gone:
             self._gone = True
             self._mount.client.forget(self._fid)
@@ -312,7 +318,7 @@ class RemoteFile:
             self._gone = True
             self._mount.client.remove(self._fid)
         else:
-            self.release()
+            self.release(was_open=True)
 
     # -- open ---------------------------------------------------------------------
 

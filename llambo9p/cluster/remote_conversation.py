@@ -7,7 +7,7 @@ the next turn finds system prompt, history and KV cache there.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..conversation import history, said, settings, texts
@@ -48,6 +48,8 @@ class RemoteConversation:
     labels: Labels
     said: tuple[Message, ...] = ()
     """system prompt and history as the worker has them"""
+    settings: dict[str, str] = field(default_factory=dict)
+    """lines of its `ctl`, by their first word, as the worker has them"""
     constraint: tuple[Kind, str] | None = None
     """the grammar, schema or regular expression that the worker has"""
 
@@ -67,7 +69,11 @@ class RemoteConversation:
                 number = said.whole(said.text(await ctl.read(0)).strip())
             except ValueError as e:
                 raise Error(f"{worker.name}'s clone file is not understood: {e}") from e
-            return cls(worker, mount, ctl, str(number), labels)
+            made = cls(worker, mount, ctl, str(number), labels)
+            if worker.host.settings is None:
+                worker.host.settings = _lines(await made._read("ctl"))
+            made.settings = _DEFAULTS | worker.host.settings
+            return made
         except BaseException:
             if ctl is not None:
                 ctl.forget()
@@ -80,7 +86,7 @@ class RemoteConversation:
 
     async def ask(self, request: Request, answer: tuple[int, ...]) -> None:
         """Let the worker answer, beginning with the tokens `answer`."""
-        await self.ctl.write(_ctl_text(request, self._label(request)).encode())
+        await self._set(_ctl_text(request, self._label(request)))
         await self._constrain(request.params)
         if answer:
             await self._put("tokens", "".join(f"{token}\n" for token in answer).encode())
@@ -159,6 +165,15 @@ class RemoteConversation:
             raise
         await file.clunk()
 
+    async def _set(self, ctl: str) -> None:
+        """Only what differs is told: a host that is older than we are, and knows a setting
+        less, then answers all who leave it at its default."""
+        wanted = _lines(ctl)
+        news = {name: line for name, line in wanted.items() if self.settings.get(name) != line}
+        if news:
+            await self.ctl.write("".join(f"{line}\n" for line in news.values()).encode())
+            self.settings |= news
+
     async def _constrain(self, params: SamplingParams) -> None:
         """Let answers be held to the grammar, schema or regular expression; one of them
         replaces the others on the worker, too, and what is blank is none."""
@@ -191,6 +206,14 @@ class RemoteConversation:
 def _forget(opening: asyncio.Task[RemoteOpen]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().forget()
+
+
+def _lines(ctl: str) -> dict[str, str]:
+    """The lines of a `ctl` by their first word."""
+    return {line.partition(" ")[0]: line for line in ctl.splitlines()}
+
+
+_DEFAULTS = _lines(settings.show(Settings()))
 
 
 def _ctl_text(request: Request, label: str) -> str:

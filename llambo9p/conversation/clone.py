@@ -1,9 +1,10 @@
-"""`clone`: opening it makes a conversation, which lives as long as fids point at it.
+"""`clone`: opening it makes a conversation, which lives as long as one of its files is open.
 
 The fid becomes the new conversation's `ctl` for writing and gives its number N when
 read, as in Plan 9's /net; the directory `N/` appears beside `clone`.  A `cat clone`
-makes exactly one.  When the last fid on the conversation is gone, or `close` is
-written to its ctl, it is closed and `N/` disappears.  Numbers are never used again.
+makes exactly one.  When the last open file of the conversation is closed, or `close` is
+written to its ctl, it is closed and `N/` disappears.  A fid that was only walked there keeps
+nothing: plan9port's 9pfuse never lets one go.  Numbers are never used again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Generic, TypeVar
 from ..errors import PermissionDenied
 from ..fs.ctl import Command, Commands, OpenCtl
 from ..fs.file import OpenFile
-from ..fs.tree import Directory, FidCount, SyntheticFile
+from ..fs.tree import Directory, SyntheticFile, Uses
 from ..p9.node import Maybe
 from .conversation import Conversation
 from .files import add_conversation_files, ctl_commands
@@ -24,17 +25,17 @@ C = TypeVar("C", bound=Conversation)
 
 
 class OpenClone(OpenCtl):
-    """Keeps the conversation alive, in addition to the fids on its directory."""
+    """Keeps the conversation alive, in addition to the open files of its directory."""
 
-    __slots__ = ("_fids",)
+    __slots__ = ("_opens",)
 
-    def __init__(self, number: str, commands: Commands, fids: FidCount) -> None:
+    def __init__(self, number: str, commands: Commands, opens: Uses) -> None:
         super().__init__(f"{number}\n".encode(), commands)
-        self._fids = fids
-        fids.retain()
+        self._opens = opens
+        opens.retain()
 
     def drop(self) -> None:
-        self._fids.release()
+        self._opens.release()
 
 
 def furnish(directory: Directory, conversation: Conversation, *verbs: Command) -> Commands:
@@ -77,8 +78,8 @@ class CloneFile(SyntheticFile, Generic[C]):
             conversation.close()
 
         directory = Directory(self.tree, number, 0o500)
-        directory.fids = FidCount(close)
+        directory.opens = Uses(close)
         close_verb = Command("close", "", 0, 0, lambda words: close)
         commands = self._furnish(directory, conversation, close_verb)
         self._directory.add(directory)
-        return OpenClone(number, commands, directory.fids)
+        return OpenClone(number, commands, directory.opens)

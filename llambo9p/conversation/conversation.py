@@ -190,10 +190,11 @@ class Conversation:
         return Turn(prompt, ended, self.limits.kept, self.user)
 
     def _check_admission(self) -> None:
-        self._check_open()
+        self.check_open()
         self._admit()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises InvalidArgument when it is closed."""
         if self.closed:
             raise InvalidArgument("the conversation is closed")
 
@@ -389,7 +390,7 @@ class Conversation:
         self, written: Callable[[], tuple[list[Message], int]]
     ) -> tuple[list[Message], int]:
         """What `written` gives, if there is room for it in the conversation."""
-        self._check_open()
+        self.check_open()
         messages, size = written()
         if not messages:
             return messages, size

@@ -66,6 +66,7 @@ class StreamFile(SyntheticFile):
         return OpenStream(self._newest())
 
     def _newest(self) -> Stream | None:
+        self._conversation.check_open()
         newest = self._conversation.newest
         return None if newest is None else self._stream(newest)
 

@@ -83,8 +83,8 @@ class File:
     """A node of a synthetic tree.
 
     `name`, `mode` (permission and DM* bits), `qid` and the owner make its stat.
-    Length is 0 and qid.vers is 0: contents change by themselves, and Linux then
-    reads to the end and caches nothing.
+    Length is 0 and qid.vers is 0, but for directories that count their changes: contents
+    change by themselves, and Linux then reads to the end and caches nothing.
     """
 
     __slots__ = ("gid", "mode", "mtime", "name", "qid", "uid")
@@ -101,7 +101,6 @@ class File:
         valid UTF-8, without `/`; `.` is an ordinary name, `..` the parent."""
         if names:
             return Walk([], None, NotDirectory())
-        self.retain()
         return Walk([], self)
 
     def open(self, mode: int) -> Maybe[OpenFile]:
@@ -163,11 +162,12 @@ class File:
         """Length 0 was asked for, on a fid that is not open.  Files that hold a text become
         empty; for all others it means nothing."""
 
-    def retain(self) -> None:
-        """One more fid is about to point here; called by `walk` implementations."""
+    def opened(self) -> None:
+        """A fid that points here is open now."""
 
-    def release(self) -> None:
-        """A fid does not point here any more.  Must not raise."""
+    def release(self, was_open: bool) -> None:
+        """A fid does not point here any more; if it `was_open`, its `OpenFile` has ended.  Must
+        not raise."""
 
     def allows(self, mode: int) -> bool:
         """Whether the owner's permission bits allow opening with `mode`."""

@@ -57,9 +57,8 @@ class Tree:
         return next(self._mounts) << bits
 
 
-class FidCount:
-    """How many fids point at a group of files; `unused` is called when none does
-    any more."""
+class Uses:
+    """How often a group of files is in use; `unused` is called when it is so no more."""
 
     __slots__ = ("_count", "_unused")
 
@@ -79,24 +78,24 @@ class FidCount:
 class SyntheticFile(File):
     """A file of this process: its qid comes from its tree.
 
-    `fids` counts the fids of a group that this file belongs to; children of a
+    `opens` counts the open fids of a group that this file belongs to; children of a
     `Directory` belong to their parent's group.
     """
 
-    __slots__ = ("fids", "tree")
+    __slots__ = ("opens", "tree")
 
     def __init__(self, tree: Tree, name: str, perm: int, qid: Qid | None = None) -> None:
         super().__init__(name, perm, qid or tree.qid(), tree.owner, int(time.time()))
         self.tree = tree
-        self.fids: FidCount | None = None
+        self.opens: Uses | None = None
 
-    def retain(self) -> None:
-        if self.fids is not None:
-            self.fids.retain()
+    def opened(self) -> None:
+        if self.opens is not None:
+            self.opens.retain()
 
-    def release(self) -> None:
-        if self.fids is not None:
-            self.fids.release()
+    def release(self, was_open: bool) -> None:
+        if was_open and self.opens is not None:
+            self.opens.release()
 
 
 class OpenDirectory(OpenFile):
@@ -139,8 +138,8 @@ class Directory(SyntheticFile):
             raise Exists(f"{child.name} already exists")
         self._children[child.name] = child
         self._entries = None
-        if isinstance(child, SyntheticFile) and child.fids is None:
-            child.fids = self.fids
+        if isinstance(child, SyntheticFile) and child.opens is None:
+            child.opens = self.opens
         if isinstance(child, Directory):
             child.parent = self
         return child
@@ -149,6 +148,11 @@ class Directory(SyntheticFile):
         """Take a child out; fids that point at it keep it."""
         self._children.pop(name, None)
         self._entries = None
+
+    def set_version(self, vers: int) -> None:
+        """Of its qid, for a directory that counts its changes."""
+        self.qid = self.qid._replace(vers=vers & 0xFFFF_FFFF)
+        self.parent._entries = None
 
     @property
     def children(self) -> Iterable[File]:
@@ -186,7 +190,6 @@ class Directory(SyntheticFile):
             qids.append(child.qid)
             here = child
         if isinstance(here, Directory):
-            here.retain()
             return Walk(qids, here)
         last = here.walk(())
         if isinstance(last, Walk):

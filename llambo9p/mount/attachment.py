@@ -6,9 +6,9 @@ meanwhile share the one attempt, and for a moment after a failed one they fail w
 that a storm of stats is no storm of connections.  Nothing here waits longer than that
 for a server that is away.
 
-Every operation walks from the root to its path on a fid of its own: Twalk and what
-follows leave in one write, and the fid is clunked when the replies are in (a clunk would
-interrupt them).
+Every operation walks from the root to its path on a fid of its own.  To a server of ours Twalk
+and what follows leave in one write; of others each reply is waited for.  The fid is clunked when
+the replies are in (a clunk would interrupt them).
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Attachment:
                 client = await Client.connect(self.address, c.VERSION_9P2000_U, self._trust)
                 try:
                     fid, reply = await client.attach(self._uname)
+                    await client.recognise(fid)
                 except BaseException:
                     client.close()
                     raise
@@ -169,8 +170,10 @@ class Attachment:
         unless it is to be kept for the caller it is clunked in the end."""
         root = await self.root()
         client = root.client
-        fid = client.new_fid()
         path = (*node.path, *names)
+        if not client.is_ours:
+            return await self._do_in_turn(node, root, path, requests, keep)
+        fid = client.new_fid()
         walks: list[asyncio.Future[m.Rwalk]] = []
         for at in range(0, max(len(path), 1), c.MAXWELEM):
             start = fid if walks else root.fid
@@ -194,6 +197,24 @@ class Attachment:
                 call.add_done_callback(ignore)
             if not kept:
                 client.forget(fid)
+        return _Done(client, fid, replies)
+
+    async def _do_in_turn(
+        self, node: Node, root: Root, path: Path, requests: Sequence[_OnFid], keep: bool
+    ) -> _Done:
+        client = root.client
+        fid, qids = await client.walk(root.fid, path)
+        replies = []
+        try:
+            if node.path and qids[len(node.path) - 1].path != node.qid.path:
+                raise Stale
+            for request in requests:
+                replies.append(await client.call(*request(fid)))
+        except BaseException:
+            client.forget(fid)
+            raise
+        if not keep:
+            client.forget(fid)
         return _Done(client, fid, replies)
 
 

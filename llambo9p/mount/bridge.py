@@ -285,7 +285,8 @@ class Bridge:
         opened = self._opens[request.fh]
         if opened.written and request.pid == opened.opener:
             opened.written = False
-            await opened.file.sync()
+            if opened.file.is_ours:  # others may refuse a Twstat that changes nothing
+                await opened.file.sync()
         return b""
 
     async def _fsync(self, request: fuse.Fsync) -> bytes:

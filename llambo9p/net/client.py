@@ -3,10 +3,11 @@
 `Client.call` sends a T-message and returns a Future of its R-message; cancelling
 the Future sends a Tflush.  `ask` gives a `Pending` instead, which is lighter.
 
-Messages are sent in the order of the calls, so a
-whole transaction (walk, open, write, clunk) can be sent without waiting, and a
-server that keeps order (ours does) answers as if it had been.  Messages of one
-turn of the event loop leave in one write.
+Messages are sent in the order of the calls, and those of one turn of the event loop
+leave in one write.  A server of ours (`is_ours`) handles them in that order, so a whole
+transaction (walk, open, write, clunk) is sent to it without waiting.  Others, as Inferno's
+exportfs, may handle several at once: nothing is sent for a fid of theirs before the Rwalk
+that makes it has come.
 
 There are never more requests than the connection has tags: one too many fails with Busy,
 and what ends a fid waits for its turn.  A server that does not read what it is sent is sent no
@@ -19,11 +20,12 @@ call fails with `ConnectionLost`, once and at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from ..errors import Busy, ConnectionLost, Error, NotFound, WorkerLost, from_ename
@@ -34,7 +36,7 @@ from ..p9.client import ClientConn
 from ..p9.dialects import Dialect, Rerror_u
 from ..p9.framing import ProtocolError
 from ..p9.relay import Relayed
-from ..p9.wire import Dir, dont_touch
+from ..p9.wire import Dir, Qid, dont_touch
 from . import sockets
 from .address import Address
 from .security import NOBODY_ELSE, Trust
@@ -49,6 +51,9 @@ ENDING = 40_000
 UNSENT = 16 << 20
 """bytes of requests that the server has not read; those that end fids may still be sent"""
 
+_OURS = frozenset({"orchestrators", "epoch", "worker"})
+"""words of which one begins a line of a root's `status`: an orchestrator's, a host's, a worker's"""
+
 _R = TypeVar("_R", bound=m.Message)
 _T = TypeVar("_T")
 
@@ -56,11 +61,14 @@ _T = TypeVar("_T")
 class Client(asyncio.Protocol):
     """One connection.  Make it with `connect`; fid numbers come from `new_fid`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, msize: int = c.STRANGERS_MSIZE) -> None:
         self.address = address
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """done when the connection is gone"""
-        self._conn = ClientConn()
+        self.is_ours = False
+        """the server is known to be one of ours"""
+        self.asked_msize = msize
+        self._conn = ClientConn(msize)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._write_scheduled = False
@@ -82,18 +90,17 @@ class Client(asyncio.Protocol):
         address: Address,
         version: str = c.VERSION_9P2000,
         trust: Trust = NOBODY_ELSE,
+        msize: int = c.STRANGERS_MSIZE,
     ) -> Self:
         """Connect and negotiate `version`, 9P2000.u or plain: with .u errors keep their
-        errno.
+        errno; and an msize of at most so many bytes.
 
         Raises `WorkerLost` naming the address, and what `sockets.connect` does of a server that
         we do not `trust`.
         """
-        client = await sockets.connect(address, lambda: cls(address), trust)
+        client = await sockets.connect(address, lambda: cls(address, msize), trust)
         try:
-            reply = await client.call(
-                m.Tversion(c.NOTAG, client._conn.msize, version), m.Rversion
-            )
+            reply = await client.call(m.Tversion(c.NOTAG, msize, version), m.Rversion)
             if reply.version not in (version, c.VERSION_9P2000):
                 raise Error(f"{address} speaks {reply.version!r}, not {version}")
         except WorkerLost as e:
@@ -234,12 +241,47 @@ class Client(asyncio.Protocol):
             self.forget(fid)
             raise
 
-    async def open(self, root: int, path: str, mode: int) -> RemoteOpen:
-        """Walk from fid `root` along `path` and open what is there.
+    async def recognise(self, root: int) -> None:
+        """Find out whether the server is one of ours, by the `status` of its `root`."""
+        with contextlib.suppress(Error):
+            status = (await self.get(root, "status")).decode(errors="replace")
+            self.is_ours = not _OURS.isdisjoint(line.split(" ")[0] for line in status.split("\n"))
 
-        Both messages are sent at once.  At most MAXWELEM names.
-        """
+    async def walk(self, root: int, names: Sequence[str]) -> tuple[int, list[Qid]]:
+        """A new fid, from fid `root` along `names`, with the qids on the way; nothing is sent
+        for it before its reply has come.  Raises NotFound and the server's errors."""
+        fid = self.new_fid()
+        walked = self.call(m.Twalk(0, root, fid, tuple(names[: c.MAXWELEM])), m.Rwalk)
+        try:
+            # what the server makes of it, it makes: a Tclunk could be handled before that
+            qids = list((await asyncio.shield(walked)).wqid)
+        except Error:
+            self._free_fids.append(fid)
+            raise
+        except BaseException:
+            walked.add_done_callback(ignore)
+            walked.add_done_callback(lambda _: self.forget(fid))
+            raise
+        if len(qids) < min(len(names), c.MAXWELEM):
+            self._free_fids.append(fid)
+            raise NotFound
+        try:
+            for at in range(c.MAXWELEM, len(names), c.MAXWELEM):
+                step = tuple(names[at : at + c.MAXWELEM])
+                qids += (await self.call(m.Twalk(0, fid, fid, step), m.Rwalk)).wqid
+                if len(qids) < min(len(names), at + c.MAXWELEM):
+                    raise NotFound
+        except BaseException:
+            self.forget(fid)
+            raise
+        return fid, qids
+
+    async def open(self, root: int, path: str, mode: int) -> RemoteOpen:
+        """Walk from fid `root` along `path` and open what is there.  At most MAXWELEM names."""
         names = tuple(name for name in path.split("/") if name)
+        if not self.is_ours:
+            fid, _ = await self.walk(root, names)
+            return await self._open_walked(fid, mode)
         fid = self.new_fid()
         walked = self.call(m.Twalk(0, root, fid, names), m.Rwalk)
         opened = self.call(m.Topen(0, fid, mode), m.Ropen)
@@ -255,6 +297,12 @@ class Client(asyncio.Protocol):
             opened.cancel()
             self.forget(fid)
             raise
+        return await self._open_walked(fid, mode, opened)
+
+    async def _open_walked(
+        self, fid: int, mode: int, opened: asyncio.Future[m.Ropen] | None = None
+    ) -> RemoteOpen:
+        opened = opened or self.call(m.Topen(0, fid, mode), m.Ropen)
         try:
             return RemoteOpen(self, fid, (await opened).iounit)
         except BaseException:
@@ -262,7 +310,7 @@ class Client(asyncio.Protocol):
             raise
 
     async def get(self, root: int, path: str) -> bytes:
-        """What the file at `path` has that fits in one Rread, by messages sent at once."""
+        """What the file at `path` has that fits in one Rread."""
         count = self.msize - c.IOHDRSZ
         read = await self._at_once(
             root, path, c.OREAD, lambda fid: m.Tread(0, fid, 0, count), m.Rread
@@ -270,8 +318,8 @@ class Client(asyncio.Protocol):
         return read.data
 
     async def put(self, root: int, path: str, data: bytes) -> None:
-        """Truncate and write the file at `path`, which Tclunk submits, by messages sent at once
-        if one Twrite takes `data`.  Of those that fail nothing was written to be submitted."""
+        """Truncate and write the file at `path`, which Tclunk submits.  When that fails, nothing
+        was written to be submitted."""
         mode = c.OWRITE | c.OTRUNC
         if len(data) <= self.msize - c.IOHDRSZ:
             await self._at_once(root, path, mode, lambda fid: m.Twrite(0, fid, 0, data), m.Rwrite)
@@ -287,8 +335,17 @@ class Client(asyncio.Protocol):
     async def _at_once(
         self, root: int, path: str, mode: int, made: Callable[[int], m.Message], reply: type[_R]
     ) -> _R:
-        """Walk from `root` to what is opened, asked what is `made` for its fid, and clunked.
-        Raises what failed first."""
+        """Walk from `root` to what is opened, asked what is `made` for its fid, and clunked, by
+        messages that are sent at once to a server of ours.  Raises what failed first."""
+        if not self.is_ours:
+            file = await self.open(root, path, mode)
+            try:
+                answer = await self.call(made(file.fid), reply)
+            except BaseException:
+                file.forget()
+                raise
+            await file.clunk()
+            return answer
         names = tuple(name for name in path.split("/") if name)
         fid = self.new_fid()
         walked = self.call(m.Twalk(0, root, fid, names), m.Rwalk)
@@ -402,6 +459,7 @@ class RemoteOpen:
         self.fid = fid
         room = client.msize - c.IOHDRSZ
         self.iounit = min(iounit or room, room)
+        self.is_ours = client.is_ours
 
     async def read(self, offset: int, count: int | None = None) -> bytes:
         """One Tread: what is there, b"" at the end."""

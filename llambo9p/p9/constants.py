@@ -22,6 +22,9 @@ MAXWELEM = 16
 MIN_MSIZE = 256
 DEFAULT_MSIZE = 128 * 1024
 """the default of Linux's v9fs since 5.15"""
+STRANGERS_MSIZE = 64 * 1024
+"""that our clients ask for where they do not know who serves: Inferno's exportfs breaks with more
+than 65,544"""
 
 VERSION_9P2000 = "9P2000"
 VERSION_9P2000_U = "9P2000.u"

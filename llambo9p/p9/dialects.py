@@ -476,6 +476,10 @@ DIALECTS = {dialect.version: dialect for dialect in (P9_2000, P9_2000_U, P9_2000
 
 
 def negotiated(version: str) -> Dialect | None:
-    """The dialect to answer a Tversion with: the one named; 9P2000 for one of its
-    dialects that is not known here (version(5)); None for another protocol."""
-    return DIALECTS.get(version) or DIALECTS.get(version.partition(".")[0])
+    """The dialect to answer a Tversion with: the longest part of the name, up to its end or one
+    of its periods, that is known here (version(5)); None for another protocol."""
+    while version not in DIALECTS:
+        version, period, _ = version.rpartition(".")
+        if not period:
+            return None
+    return DIALECTS[version]

@@ -184,7 +184,7 @@ async def _unlink(directory: Node, name: str) -> None:
         if isinstance(removing, Awaitable):
             await removing
     finally:
-        walk.file.release()
+        walk.file.release(was_open=False)
 
 
 def _refusing(error: type[errors.Error]) -> Handler:

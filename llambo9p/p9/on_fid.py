@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -59,14 +60,14 @@ def _walk(conn: ServerConn, msg: m.Twalk, fid: Fid) -> m.Message | None:
                 raise walk.error or errors.NotFound()
             return m.Rwalk(msg.tag, tuple(qids))
         if target.node is not None:  # in place: the file walked from is left
-            target.node.release()
+            target.node.release(was_open=False)
         target.node = walk.file
         target.root, target.depth = fid.root, depth
         return m.Rwalk(msg.tag, tuple(qids))
 
     def undo(walk: Walk) -> None:
         if walk.file is not None:
-            walk.file.release()
+            walk.file.release(was_open=False)
 
     try:
         result = fid.node.walk(names)
@@ -110,8 +111,11 @@ def open_fid(
     def commit(handle: Handle) -> m.Message:
         return reply(msg.tag, *conn.opened(fid, handle, mode))
 
+    def abandon() -> None:
+        node.release(was_open=False)
+
     return conn.answer(
-        msg, fid, node.open(mode), commit, undo=_drop, abandon=node.release, busy=True
+        msg, fid, node.open(mode), commit, undo=_drop, abandon=abandon, busy=True
     )
 
 
@@ -133,7 +137,7 @@ def create_file(
     check_name(node, name)
 
     def commit(made: tuple[Node, Handle]) -> m.Message:
-        node.release()
+        node.release(was_open=False)
         fid.node = made[0]
         return reply(msg.tag, *conn.opened(fid, made[1], mode))
 
@@ -145,7 +149,7 @@ def give_back(made: tuple[Node, Handle]) -> None:
     """A file that was created, and that nobody has open."""
     node, handle = made
     handle.drop()
-    node.release()
+    node.release(was_open=False)
 
 
 def _read(conn: ServerConn, msg: m.Tread, fid: Fid) -> m.Message | None:
@@ -230,18 +234,19 @@ def _write(conn: ServerConn, msg: m.Twrite, fid: Fid) -> m.Message | None:
 def _clunk(conn: ServerConn, msg: m.Tclunk, fid: Fid) -> m.Message | None:
     assert fid.node is not None
     conn.end_fid(fid)
+    end = partial(fid.node.release, was_open=fid.handle is not None)
     if fid.handle is None:
-        fid.node.release()
+        end()
         return m.Rclunk(msg.tag)
     try:
         result = fid.handle.clunk()
     except BaseException:
-        fid.node.release()
+        end()
         raise
     if result is None:
-        fid.node.release()
+        end()
         return m.Rclunk(msg.tag)
-    clunked = _and_then(result, fid.node.release)
+    clunked = _and_then(result, end)
     conn.later(msg, None, clunked, lambda _: m.Rclunk(msg.tag), cancellable=False)
     return None
 
@@ -254,7 +259,7 @@ def _remove(conn: ServerConn, msg: m.Tremove, fid: Fid) -> m.Message | None:
     def end() -> None:
         if handle is not None:
             handle.drop()
-        node.release()
+        node.release(was_open=handle is not None)
 
     if fid.mode in (c.OWRITE, c.ORDWR):
         end()

@@ -193,7 +193,7 @@ class ServerConn:
                 if fid.handle is not None:
                     fid.handle.drop()
                 if fid.node is not None:
-                    fid.node.release()
+                    fid.node.release(was_open=fid.handle is not None)
             elif not fid.waiting or fid.busy is not None:
                 due.popleft()
                 continue
@@ -528,6 +528,7 @@ class ServerConn:
             except errors.Busy:
                 handle.drop()
                 raise
+        fid.node.opened()
         fid.handle = handle
         fid.mode = mode & 3
         way = getattr(handle, "way", None)
@@ -626,7 +627,7 @@ def _uname(msg: m.Tattach) -> str:
 
 
 def _release(node: Node) -> None:
-    node.release()
+    node.release(was_open=False)
 
 
 def _discard(awaitable: Awaitable[Any]) -> None:

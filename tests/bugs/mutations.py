@@ -55,8 +55,8 @@ MUTATIONS = [
     ),
     Mutation(
         3, "an open of clone makes two conversations", CLONE,
-        "return OpenClone(number, commands, directory.fids)",
-        'return self.open(mode) if number == "0" else OpenClone(number, commands, directory.fids)',
+        "return OpenClone(number, commands, directory.opens)",
+        'return self.open(mode) if number == "0" else OpenClone(number, commands, directory.opens)',
         "tests/conversation/test_clone.py::test_3_cat_clone_makes_exactly_one_conversation",
     ),
     Mutation(

@@ -351,3 +351,36 @@ async def test_a_host_whose_registration_is_given_up_is_not_mounted() -> None:
 async def _never() -> Node:
     await asyncio.Event().wait()
     raise AssertionError
+
+
+@story
+async def test_the_version_of_the_directory_counts_the_changes() -> None:
+    async with cluster() as running, simulated_host() as host:
+        files = running.files
+
+        async def version() -> int:
+            fid, walk = await files.walk("registry")
+            stat = (await files.client.call(m.Tstat(0, fid), m.Rstat)).stat
+            await files.client.clunk(fid)
+            [listed] = [entry.qid for entry in await files.entries() if entry.name == "registry"]
+            assert stat.qid == walk.wqid[-1] == listed
+            return stat.qid.vers
+
+        assert await version() == 0
+        held = await lease(files, f"{host.address} epoch 1")
+        assert await version() == 1
+        await held.write(b"note new")
+        assert await version() == 2
+        await held.clunk()
+        assert await version() == 3
+
+
+@story
+async def test_a_refused_registration_leaves_no_trace() -> None:
+    async with cluster() as running, simulated_host(epoch=1) as host:
+        before = await running.files.read("status")
+        with pytest.raises(Error, match="epoch"):
+            await lease(running.files, f"{host.address} epoch 2")
+        with pytest.raises(Error):
+            await lease(running.files, "tcp!127.0.0.1!1 epoch 2")
+        assert await running.files.read("status") == before, "and there was no event"

@@ -95,30 +95,34 @@ async def test_an_open_fid_below_it_keeps_a_conversation():
             await place.files.read("0/out")
 
 
-@pytest.mark.parametrize("path", ["0", "0/ctl"])
+@pytest.mark.parametrize("path", ["0", "0/ctl", "0/out"])
 @story
-async def test_a_walked_fid_keeps_a_conversation(path):
+async def test_a_walked_fid_keeps_no_conversation_and_an_open_one_does(path):
     async with conversing() as place, place.connect() as other:
         clone = await place.files.open("clone", c.ORDWR)
-        fid, _ = await other.walk(path)
-        copy, _ = await other.walk("", fid)
+        walked = [(await other.walk(path))[0] for _ in range(2)]
+        await other.client.call(m.Topen(0, walked[0], c.OREAD), m.Ropen)
         await clone.clunk()
-        for last in (fid, copy):
-            assert await numbers(place) == ["0"]
-            await other.client.clunk(last)
+        assert await numbers(place) == ["0"]
+        await other.client.clunk(walked[0])
         assert await numbers(place) == []
+        if path == "0/out":
+            with pytest.raises(Error, match="the conversation is closed"):
+                await other.client.call(m.Topen(0, walked[1], c.OREAD), m.Ropen)
+        await other.client.clunk(walked[1])
 
 
 @story
-async def test_a_walk_out_of_it_in_place_leaves_a_conversation():
-    async with conversing() as place:
-        clone = await place.files.open("clone", c.ORDWR)
-        fid, _ = await place.files.walk("0")
-        await clone.clunk()
-        assert await numbers(place) == ["0"]
-        await place.files.client.call(m.Twalk(0, fid, fid, ("out", "nowhere")), m.Rwalk)
-        assert await numbers(place) == ["0"], "a partial walk moves nothing"
-        await place.files.client.call(m.Twalk(0, fid, fid, ("..",)), m.Rwalk)
+async def test_9pfuse_never_lets_a_walked_fid_go_and_thirty_clones_end():
+    async with conversing() as place, place.connect() as nine:
+        for number in range(30):
+            clone, _ = await nine.walk("clone")
+            copy, _ = await nine.walk("", clone)
+            await nine.client.call(m.Topen(0, copy, c.ORDWR), m.Ropen)
+            for name in ("", "/ctl", "/prompt", "/out"):
+                await nine.walk(f"{number}{name}")
+            assert await nine.ask("x", str(number)) == "simulated: x"
+            await nine.client.clunk(copy)
         assert await numbers(place) == []
 
 

@@ -37,6 +37,8 @@ class Books:
         self.held: dict[File, int] = {}
         """fids that point at each file"""
         self.opens: set[Opened] = set()
+        self.open_fids: dict[File, int] = {}
+        """those that the server has said are open"""
 
     def retain(self, file: File) -> None:
         self.held[file] = self.held.get(file, 0) + 1
@@ -107,7 +109,13 @@ class Node(SyntheticFile):
     def retain(self) -> None:
         self.books.retain(self)
 
-    def release(self) -> None:
+    def opened(self) -> None:
+        self.books.open_fids[self] = self.books.open_fids.get(self, 0) + 1
+
+    def release(self, was_open: bool) -> None:
+        if was_open:
+            assert self.books.open_fids[self], f"{self} was closed once too often"
+            self.books.open_fids[self] -= 1
         self.books.release(self)
 
     def entries(self) -> Sequence[Dir]:
@@ -116,7 +124,12 @@ class Node(SyntheticFile):
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
         if names:
             return Walk([], None, errors.NotDirectory())
-        return self.answer("walk", lambda: super(Node, self).walk(()))
+        return self.answer("walk", self.given)
+
+    def given(self) -> Walk:
+        """The walk that ends here."""
+        self.retain()
+        return Walk([], self)
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
@@ -164,7 +177,7 @@ class Folder(Node, Directory):
                 return Walk(qids, None, errors.NotFound())
             qids.append(child.qid)
             here = child
-        last = Directory.walk(here, ()) if isinstance(here, Folder) else here.walk(())
+        last = here.given() if isinstance(here, Folder) else here.walk(())
         return Walk(qids, last.file) if isinstance(last, Walk) else self._after(qids, last)
 
     async def _after(self, qids: Sequence[Qid], last: Awaitable[Walk]) -> Walk:

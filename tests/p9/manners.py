@@ -157,5 +157,8 @@ class Node:
     def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
         return self.books.does(lambda: None)
 
-    def release(self) -> None:
+    def opened(self) -> None:
+        pass
+
+    def release(self, was_open: bool) -> None:
         self.books.released += 1

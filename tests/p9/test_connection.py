@@ -27,6 +27,11 @@ from .transcript import HELLO, play, playing
         ("9P2000.l", "9P2000"),
         ("9P2000.e", "9P2000"),
         ("9P2000.", "9P2000"),
+        ("9P2000.L.Google.7", "9P2000.L"),
+        ("9P2000.L.Z", "9P2000.L"),
+        ("9P2000.u.x", "9P2000.u"),
+        ("9P2000.x.L", "9P2000"),
+        ("9P2000.L.", "9P2000.L"),
     ],
 )
 def test_version_is_answered_with_the_nearest_that_we_speak(asked: str, answered: str) -> None:

@@ -308,7 +308,10 @@ class Oddity:
         """Every name exists, but the last cannot be reached."""
         return Walk([self.qid for _ in names], None, errors.WorkerLost())
 
-    def release(self) -> None:
+    def opened(self) -> None:
+        pass
+
+    def release(self, was_open: bool) -> None:
         pass
 
 

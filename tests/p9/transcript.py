@@ -154,7 +154,7 @@ class Gate(SyntheticFile):
     def remove(self) -> Maybe[None]:
         return self.does("remove", None)
 
-    def release(self) -> None:
+    def release(self, was_open: bool) -> None:
         self.journal.note(f"release {self.name}")
 
 
@@ -211,7 +211,7 @@ class SlowDirectory(Directory):
         made.mtime = 0
         return made, OpenGate(made)
 
-    def release(self) -> None:
+    def release(self, was_open: bool) -> None:
         self.journal.note(f"release {self.name}")
 
 
