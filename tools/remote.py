@@ -69,11 +69,17 @@ class Remote(Tree):
         except RemoteError as e:
             self.close()
             raise Failure(f"{address} refuses us: {e}") from None
-        except (OSError, EOFError, NinePError) as e:
+        except EOFError:
             self.close()
-            # what a server thinks of our certificate, it says after the handshake if at all
-            hint = " (does it accept our certificate?)" if address.net == "tls" else ""
-            raise Unreachable(f"{address} does not speak 9P2000: {e}{hint}") from None
+            raise Unreachable(
+                f"{address} closed the connection before it said anything: it may have too many, "
+                f"or speak no 9P{_hint(address)}"
+            ) from None
+        except (OSError, NinePError) as e:
+            self.close()
+            raise Unreachable(
+                f"{address} does not speak 9P2000: {e}{_hint(address)}"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -189,6 +195,11 @@ class RemoteFile(OpenFile):
             self._remote._free_fids.append(self._fid)
         elif issubclass(exc_type, Failure) and not issubclass(exc_type, Unreachable):
             self._remote._clunk(self._fid)
+
+
+def _hint(address: Address) -> str:
+    """What a server thinks of our certificate, it says after the handshake if at all."""
+    return " (does it accept our certificate?)" if address.net == "tls" else ""
 
 
 def _connect(address: Address, trust: Trust, patience: float) -> socket.socket:

@@ -76,5 +76,8 @@ def read_state(path: Path) -> Cluster | None:
         if not isinstance(address, str) or not isinstance(pid, int | None):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise Failure(f"the state file {path} is damaged: remove it") from None
+        raise Failure(
+            f"{path} is no state file of a cluster, or damaged: set $LLAMBO_STATE to a path of "
+            "your own"
+        ) from None
     return Cluster(parse_address(address, str(path)), pid)

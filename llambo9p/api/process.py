@@ -52,9 +52,9 @@ class Process:
         """Where it does, as it tells."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            word, *rest = line.decode(errors="replace").split()
+            word, _, rest = os.fsdecode(line).strip().partition(" ")
             if word == "listening":
-                yield parse(rest[0])
+                yield parse(rest)
 
     @property
     def pid(self) -> int:

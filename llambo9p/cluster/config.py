@@ -25,7 +25,7 @@ from pydantic import (
 
 from ..conversation.worker_names import MAX_WORKERS
 from ..errors import InvalidArgument
-from . import strategies
+from . import strategies, yaml_text
 from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
 
 SIMULATED = "simulated"
@@ -401,38 +401,28 @@ def _beside(directory: Path, cluster: Cluster) -> Cluster:
 
 def parse(text: str, name: str) -> Cluster:
     """As `load`, of a text; `name` stands for the file in errors."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark is not None else ""
-        raise InvalidArgument(f"{name}{where}: {getattr(e, 'problem', None) or e}") from None
-    try:
-        return _File.model_validate({} if data is None else data).cluster
-    except ValidationError as e:
-        problems: list[tuple[int, str]] = []
-        for error in e.errors():
-            loc = [str(part) for part in error["loc"] if part != "[key]"]
-            line = _line_of(root, loc)
-            key = ".".join(loc) or "file"
-            problems.append((line, f"{name}:{line}: {key}: {_explain(error, loc)}"))
-        raise InvalidArgument("\n".join(problem for _, problem in sorted(problems))) from None
+    said = yaml_text.read(text, name, _is_switch)
+    problems = said.problems
+    if not problems:
+        try:
+            return _File.model_validate({} if said.value is None else said.value).cluster
+        except ValidationError as e:
+            for error in e.errors():
+                loc = [str(part) for part in error["loc"] if part != "[key]"]
+                line = yaml_text.line_of(said.root, loc)
+                problems.append(yaml_text.Problem(line, loc, _explain(error, loc)))
+    raise InvalidArgument(
+        "\n".join(
+            f"{name}:{problem.line}: {'.'.join(problem.loc) or 'file'}: {problem.text}"
+            for problem in sorted(problems)
+        )
+    )
 
 
-def _line_of(node: yaml.Node | None, loc: list[str]) -> int:
-    """The line of the deepest key of `loc` that is in the file."""
-    line = 1
-    for part in loc:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for key, value in node.value:
-            if key.value == part:
-                line, node = key.start_mark.line + 1, value
-                break
-        else:
-            break
-    return line
+def _is_switch(loc: list[str]) -> bool:
+    """Whether the key takes yes and no."""
+    field = _model(loc[:-1]).get(loc[-1]) if loc else None
+    return field is not None and bool in (field.annotation, *get_args(field.annotation))
 
 
 def _explain(error: Any, loc: list[str]) -> str:
@@ -448,9 +438,15 @@ def _explain(error: Any, loc: list[str]) -> str:
 
 
 def _known_keys(loc: list[str]) -> list[str]:
+    return list(_model(loc))
+
+
+def _model(loc: list[str]) -> dict[str, Any]:
+    """The fields of the section that these keys lead to."""
     model: Any = _File
     for part in loc:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         # without a field it is a name of the user's, in a dict of sections
-        model = get_args(model)[1] if field is None else field.annotation
-    return list(getattr(model, "model_fields", {}))
+        args = get_args(model)
+        model = field.annotation if field is not None else args[1] if len(args) == 2 else None
+    return getattr(model, "model_fields", {})

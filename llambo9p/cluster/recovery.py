@@ -190,7 +190,8 @@ class Recovery:
     # -- verbs --------------------------------------------------------------------
 
     def saving(self, command: Command) -> Command:
-        """The verb, which is answered when what it changed is saved."""
+        """The verb, which is answered when what it changed is saved; with an Error, when it
+        could not be."""
 
         def validate(words: Sequence[str]) -> Action:
             action = command.validate(words)
@@ -202,6 +203,11 @@ class Recovery:
                 self.changed()
                 if self._saver is not None:
                     await self._saver.saved()
+                    if self._saver.trouble:
+                        raise Error(
+                            f"{command.name} is done and not saved, so after a crash it is "
+                            f"forgotten: {self._saver.trouble}"
+                        )
 
             return then_saved
 

@@ -40,17 +40,30 @@ class Address:
 
 def parse(text: str) -> Address:
     """The address in `text`.  Raises InvalidArgument saying what is wrong."""
-    net, *rest = text.strip().split("!")
-    if net == "unix" and len(rest) == 1 and rest[0]:
-        return Address("unix", path=rest[0])
+    net, _, path = text.strip().partition("!")
+    if net == "unix" and path:
+        return Address("unix", path=path)
+    rest = path.split("!")
     if net in ("tcp", "tls") and len(rest) == 2 and rest[0]:
         host, port = rest
         number = whole_number(port, 0, 65535)
         if number is not None:
-            return Address(net, host, number)
+            return Address(net, _host(host, text), number)
         raise InvalidArgument(
             f"bad address {shown(text)!r}: port {shown(port)!r} is not a number 0..65535"
         )
     raise InvalidArgument(
         f"bad address {shown(text)!r}: use tcp!HOST!PORT, tls!HOST!PORT or unix!PATH"
     )
+
+
+def _host(host: str, text: str) -> str:
+    """Without the brackets of an IPv6 address, as others write it.  Raises InvalidArgument."""
+    if not host.startswith("["):
+        return host
+    try:
+        return str(ipaddress.IPv6Address(host.removesuffix("]")[host.endswith("]") :]))
+    except ValueError:
+        raise InvalidArgument(
+            f"bad address {shown(text)!r}: {shown(host)!r} is no IPv6 address in brackets"
+        ) from None

@@ -108,9 +108,7 @@ class Connection(asyncio.Protocol):
         except Error as e:
             log.warning("refusing %s: %s", self, e)
             self._conn.refusal = e
-            self._server.refused.add(self)
-            if len(self._server.refused) > _REFUSED:
-                self.transport.abort()
+            self._server.refuse(self)
         limit = self._server.limits.version_s
         self._awaiting_version = self._loop.call_later(
             limit, self._give_up, f"no Tversion in {limit:g} s"
@@ -291,7 +289,7 @@ class Server:
         self.trace = trace
         self.turns = Turns(lambda turn: asyncio.get_running_loop().call_soon(turn))
         self.connections: set[Connection] = set()
-        self.refused: set[Connection] = set()
+        self.refused: dict[Connection, None] = {}
         """those of them that are not served"""
         self._users: Counter[str] = Counter()
         """connections of each user that was authenticated"""
@@ -314,6 +312,14 @@ class Server:
             os.chmod(address.path, 0o666)
         self._servers.append(server)
         return address
+
+    def refuse(self, connection: Connection) -> None:
+        """It is told at its first message.  When too many have said nothing, the oldest ends:
+        whoever has just come may still speak."""
+        self.refused[connection] = None
+        waiting = [each for each in self.refused if not each.transport.is_closing()]
+        if len(waiting) > _REFUSED:
+            waiting[0].transport.abort()
 
     def admit(self, connection: Connection) -> Peer:
         """Count it.  Raises what it must be refused with."""
@@ -340,7 +346,7 @@ class Server:
     def leave(self, connection: Connection) -> None:
         """The end of what `admit` counted."""
         self.connections.discard(connection)
-        self.refused.discard(connection)
+        self.refused.pop(connection, None)
         name = connection.peer.user_name if connection.peer is not None else None
         if name is not None:
             self._users[name] -= 1

@@ -233,3 +233,78 @@ def test_the_environment_goes_before_the_configuration(
     assert changed.network.cluster_id == "mine"
     with pytest.raises(InvalidArgument, match=r"^\$LLAMBO_CLUSTER_ID: must be .*, not 'a/b'$"):
         cluster.overridden([], "a/b")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "cluster:\n  security: {loopback: off}\n  state: {}\n  security: {admins: [a]}",
+            "f:4: cluster.security: it is given twice, in line 2 too",
+        ),
+        (
+            "cluster:\n  network:\n    base_port: 9000\n    base_port: 9000",
+            "f:4: cluster.network.base_port: it is given twice, in line 3 too",
+        ),
+        (
+            "cluster:\n  nodes:\n    tiny: {count: 010}",
+            "f:3: cluster.nodes.tiny.count: 010 means 8 here: write that, or quotes for a text",
+        ),
+        (
+            "cluster:\n  network: {cluster_id: 0512}",
+            "f:2: cluster.network.cluster_id: "
+            "0512 means 330 here: write that, or quotes for a text",
+        ),
+        (
+            "cluster:\n  load_balancer: {timeout: 1:30}",
+            "f:2: cluster.load_balancer.timeout: "
+            "1:30 means 90 here: write that, or quotes for a text",
+        ),
+        (
+            "cluster:\n  nodes:\n    tiny: {count: 1_0}",
+            "f:3: cluster.nodes.tiny.count: 1_0 means 10 here: write that, or quotes for a text",
+        ),
+        (
+            "cluster:\n  nodes:\n    tiny: {count: yes}",
+            "f:3: cluster.nodes.tiny.count: "
+            "yes means true here, where no switch is: write quotes for a text",
+        ),
+        (
+            "cluster:\n  security:\n    admins:\n    - alice\n    - no",
+            "f:5: cluster.security.admins: "
+            "no means false here, where no switch is: write quotes for a text",
+        ),
+        (
+            "cluster:\n  nodes:\n    on: {}",
+            "f:3: cluster.nodes.on: "
+            "on means true here, where no switch is: write quotes for a text",
+        ),
+        (
+            "cluster:\n  network: {cluster_id: 2026-11-30}",
+            "f:2: cluster.network.cluster_id: "
+            "2026-11-30 means a date here: write quotes for a text",
+        ),
+    ],
+)
+def test_yaml_means_what_it_says_or_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        config.parse(text, "f")
+    assert str(refused.value).splitlines() == [problem]
+
+
+def test_switches_decimals_and_quotes_are_taken() -> None:
+    cluster = config.parse(
+        "cluster:\n"
+        "  security: {loopback: off, admins: ['no', \"0512\"]}\n"
+        "  monitoring: {export_figures: yes}\n"
+        "  orchestrator: {auto_scale: True, scale_factor: 1.5, scale_down_threshold: .1}\n"
+        "  network: {cluster_id: '010'}\n"
+        "  nodes: {'on': {count: 10}}\n",
+        "f",
+    )
+    assert cluster.security.loopback is False
+    assert cluster.security.admins == ["no", "0512"]
+    assert cluster.monitoring.export_figures is True
+    assert cluster.orchestrator.auto_scale is True
+    assert cluster.network.cluster_id == "010"
+    assert cluster.nodes["on"].count == 10

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from llambo9p.cluster import checkpoints
 from llambo9p.cluster.checkpoints import load
 from llambo9p.cluster.state import State
-from llambo9p.errors import Error
+from llambo9p.errors import Error, NoSpace
 from llambo9p.fs.user import User
 from llambo9p.net.address import parse
 from llambo9p.p9 import constants as c
@@ -385,3 +386,24 @@ async def test_a_checkpoint_is_restored_after_an_orderly_end(cluster: Cluster) -
         }, "a name that is taken stays with who has it"  # fmt: skip
         assert all(attrs["state"] == "idle" for attrs in nodes.values())
         assert (await files.attrs("status"))["strategy"] == "affinity"
+
+
+@story
+async def test_what_could_not_be_saved_is_told_by_the_verb(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_cluster() as running, simulated_host() as host:
+        await running.orchestrator.recovery.begin(running.address, None)
+        assert "unsaved" not in await running.files.attrs("status")
+
+        def full(path: Path, state: object) -> None:
+            raise NoSpace(f"cannot write {path}: {NoSpace.ename}")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(checkpoints, "write", full)
+            with pytest.raises(Error, match="^mount is done and not saved.*No space left"):
+                await running.files.write("ctl", f"mount {host.address}")
+            assert await running.files.ls("nodes") == ["worker-0000"]
+            assert "No space" in (await running.files.attrs("status"))["unsaved"]
+        await running.files.write("ctl", "unmount worker-0000")
+        assert "unsaved" not in await running.files.attrs("status")

@@ -16,11 +16,25 @@ from llambo9p.net.address import Address, parse
         ("tcp!::1!65535", Address("tcp", "::1", 65535)),
         ("unix!/tmp/llambo", Address("unix", path="/tmp/llambo")),
         ("unix!relative name", Address("unix", path="relative name")),
+        ("unix!/a!/b 'c", Address("unix", path="/a!/b 'c")),
     ],
 )
 def test_an_address_prints_as_it_was_written(text: str, address: Address) -> None:
     assert parse(text) == parse(f"  {text}\n") == address
     assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["tcp![::1]!564", "tls![0:0::1]!564"])
+def test_an_ipv6_address_may_stand_in_brackets(text: str) -> None:
+    address = parse(text)
+    assert address == Address(text[:3], "::1", 564)
+    assert address.is_loopback and parse(str(address)) == address
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "[]", "[127.0.0.1]", "[::1]]", "[host]"])
+def test_what_is_no_address_in_brackets_is_named(host: str) -> None:
+    with pytest.raises(InvalidArgument, match="no IPv6 address in brackets"):
+        parse(f"tcp!{host}!1")
 
 
 @pytest.mark.parametrize(

@@ -737,3 +737,23 @@ def test_py9p_comes_in_by_a_wrapped_socket(ca: Path) -> None:
         await guest.server.close()
 
     asyncio.run(main())
+
+
+@story
+async def test_who_speaks_is_told_why_however_many_were_refused_and_say_nothing() -> None:
+    guest = Guest(Security(), Limits(connections=1))
+    address = await guest.server.listen(LOOPBACK)
+    served = await Client.connect(address)
+    loop = asyncio.get_running_loop()
+    silent = [
+        await loop.create_connection(asyncio.Protocol, address.host, address.port)
+        for _ in range(200)
+    ]
+    for _ in range(3):
+        with pytest.raises(Busy, match="more than 1 connections"):
+            await Client.connect(address)
+    served.close()
+    for transport, _ in silent:
+        transport.abort()
+    await until(lambda: not guest.server.connections)
+    await guest.server.close()

@@ -271,7 +271,10 @@ class TestStateFile:
         state = tmp_path / "state"
         state.write_bytes(text.encode("latin-1"))
         code, said = self.status(state)
-        assert code == 1 and said == f"llamboctl: the state file {state} is damaged: remove it\n"
+        assert code == 1 and said == (
+            f"llamboctl: {state} is no state file of a cluster, or damaged: set $LLAMBO_STATE to a "
+            "path of your own\n"
+        )
 
 
 def test_figures_that_a_user_is_not_told_are_left_out() -> None:

@@ -176,13 +176,13 @@ async def _listening(process: Process, progress: Progress) -> Address | None:
     """Where it listens, None when it ends before."""
     assert process.stdout is not None
     async for line in process.stdout:
-        words = line.decode(errors="replace").split()
-        if words[:1] == ["loading"]:
-            percent = whole_number(words[-1], 0, 100)
+        word, _, rest = os.fsdecode(line).strip().partition(" ")
+        if word == "loading":
+            percent = whole_number(rest, 0, 100)
             if percent is not None:
                 progress(percent)
-        elif words[:1] == ["listening"]:
-            return parse(words[1])
+        elif word == "listening":
+            return parse(rest)  # a path may have spaces
     return None
 
 

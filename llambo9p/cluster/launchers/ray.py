@@ -95,7 +95,7 @@ class HostActor:
             assert self._process.stdout is not None
             for line in self._process.stdout:
                 if line.startswith("listening "):
-                    self._epoch, self._address = epoch, line.split()[1]
+                    self._epoch, self._address = epoch, line.partition(" ")[2].strip()
                     return self._address, None
             model = words[words.index("--model") + 1]
             return "", start_error(self._process.wait(), self._log, model)
