@@ -84,6 +84,9 @@ class OpenNote(OpenSnapshot):
         self._note.text = data
         return len(data)
 
+    def truncate(self) -> None:
+        self._note.truncate()
+
 
 class Stream(StreamFile):
     """Cannot be written."""

@@ -207,17 +207,21 @@ def test_a_server_of_another_protocol_version_is_refused() -> None:
     asyncio.run(main())
 
 
-def test_a_file_is_read_or_written_whole_by_messages_that_are_sent_at_once() -> None:
+@pytest.mark.parametrize(("is_ours", "at_once"), [(True, 4), (False, 1)])
+def test_a_file_is_read_or_written_whole_by_messages_that_are_sent_at_once_to_ours(
+    is_ours: bool, at_once: int
+) -> None:
     async def main() -> None:
         async with serving() as site:
             client, root = await site.connect()
+            client.is_ours = is_ours
             reading = asyncio.ensure_future(client.get(root, "hello"))
             await asyncio.sleep(0)
-            assert client._conn.outstanding == 4
+            assert client._conn.outstanding == at_once
             assert await reading == b"hello, world\n"
             writing = asyncio.ensure_future(client.put(root, "out", b"short"))
             await asyncio.sleep(0)
-            assert client._conn.outstanding == 4
+            assert client._conn.outstanding == at_once
             await writing
             assert site.out.stream.data == b"short"
             await client.put(root, "out", bytes(client.msize))
@@ -229,18 +233,20 @@ def test_a_file_is_read_or_written_whole_by_messages_that_are_sent_at_once() -> 
             with pytest.raises(PermissionDenied):
                 await client.put(root, "hello", b"no")
             (connection,) = site.server.connections
-            assert set(connection._conn.fids) == {root}
+            await until(lambda: set(connection._conn.fids) == {root})
             client.close()
 
     asyncio.run(main())
 
 
-def test_28_a_cancelled_open_does_not_give_its_fid_to_the_next_one() -> None:
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_28_a_cancelled_open_does_not_give_its_fid_to_the_next_one(is_ours: bool) -> None:
     """The walk is under way when it is cancelled: the fid may or may not come to be."""
 
     async def main() -> None:
         async with serving() as site:
             client, root = await site.connect()
+            client.is_ours = is_ours
             slow = client.new_fid()
             await client.call(m.Twalk(0, root, slow, ("slow",)), m.Rwalk)
             for asked in range(1, 20):
