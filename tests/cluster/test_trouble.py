@@ -256,7 +256,6 @@ class OpenCreated(OpenFile):
 class Writable(Directory):
     def create(self, name: str, perm: int, mode: int) -> tuple[File, OpenFile]:
         made = self.add(Created(self.tree, name))
-        made.retain()
         return made, OpenCreated(made)
 
 
