@@ -12,6 +12,7 @@ Errors that end a connection are not here: see `llambo9p.p9.framing`.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TypeVar
 
 _E = TypeVar("_E", bound=Exception)
@@ -196,6 +197,14 @@ _BY_ENAME: dict[str, type[Error]] = {
         NoConsensus,
     )
 }
+
+
+_BY_ERRNO = {cls.errno: cls.ename for cls in reversed(_BY_ENAME.values())}
+
+
+def ename_of(errno: int) -> str:
+    """The string that 9P2000 has for an errno; the system's words for one without."""
+    return _BY_ERRNO.get(errno) or os.strerror(errno)
 
 
 _LONGEST = 2_000

@@ -36,7 +36,7 @@ class Disorder:
             behind.write(frame)
 
         async def requests() -> None:
-            while frame := await _frame(reader):
+            while frame := await frame_of(reader):
                 if frame[4] == m.Tversion.number:
                     self.msizes.append(m.Tversion.unpack(frame).msize)
                     if self.msizes[-1] > MOST_MSIZE:
@@ -44,7 +44,7 @@ class Disorder:
                 self._begin(later(frame))
 
         async def replies() -> None:
-            while frame := await _frame(there):
+            while frame := await frame_of(there):
                 writer.write(frame)
 
         passing = [asyncio.ensure_future(each()) for each in (requests, replies)]
@@ -62,7 +62,7 @@ class Disorder:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _frame(reader: asyncio.StreamReader) -> bytes:
+async def frame_of(reader: asyncio.StreamReader) -> bytes:
     """The next message; nothing at the end."""
     with contextlib.suppress(asyncio.IncompleteReadError, OSError):
         size = await reader.readexactly(4)

@@ -120,7 +120,7 @@ def reading(file: RemoteOpen, offset: int = 0, count: int = 8192) -> asyncio.Fut
 async def files_of(
     address: Address, aname: str = "", uname: str = ""
 ) -> AsyncIterator[Files]:
-    client = await Client.connect(address)
+    client = await Client.connect(address, msize=c.DEFAULT_MSIZE)
     try:
         root, _ = await client.attach(uname, aname)
         yield Files(client, root)

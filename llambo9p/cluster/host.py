@@ -429,6 +429,8 @@ class Look(NamedTuple):
     """its root has a worker's files"""
     ours: bool
     """it is an orchestrator, or a host"""
+    version: str
+    """that it speaks"""
     offer: Offer | None = None
     """of an orchestrator"""
 
@@ -436,17 +438,19 @@ class Look(NamedTuple):
 async def look(address: Address, uname: str, trust: Trust) -> Look:
     """Raises Error."""
     async with in_time(address):
-        client = await Client.connect(address, c.VERSION_9P2000, trust)
+        client = await Client.dial(address, (c.VERSION_9P2000, c.VERSION_9P2000_L), trust)
+        version = client.dialect.version
         try:
             root, _ = await client.attach(uname)
             entries = await _entries(client, root)
             answers, is_host = entries >= _WORKER_FILES, entries >= _HOST_FILES
             if not (answers or is_host) or "status" not in entries:
-                return Look(answers, ours=False)
+                return Look(answers, False, version)
             async with await client.open(root, "status", c.OREAD) as file:
                 status = (await file.read_all(said.STATUS_BYTES)).decode(errors="replace")
             offer = Offer.parse(status) if answers else None
-            return Look(answers, offer is not None or (is_host and "\nepoch " in status), offer)
+            ours = offer is not None or (is_host and "\nepoch " in status)
+            return Look(answers, ours, c.VERSION_9P2000_U if ours else version, offer)
         finally:
             client.close()
 

@@ -260,10 +260,9 @@ class Members:
         if name is None:
             await self._mount_host(address)
             return
-        answers, ours, offer = await look(address, _own_uname(address), self._trust)
+        answers, ours, version, offer = await look(address, _own_uname(address), self._trust)
         if offer is not None:
             self._check_loop(address, offer)
-        version = c.VERSION_9P2000_U if ours else c.VERSION_9P2000
         host = await self._connect(address, version)
         host.offer = offer
         if ours:

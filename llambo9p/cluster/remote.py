@@ -144,11 +144,11 @@ class Mount(SyntheticFile):
     def walk(self, names: Sequence[str]) -> Maybe[Walk]:
         if self._fid is None:
             return self._attach_and_walk(names)
-        return RemoteFile(self, self._fid, self.qid, 0).walk(names)
+        return RemoteFile(self, self._fid, self.qid, ()).walk(names)
 
     async def _attach_and_walk(self, names: Sequence[str]) -> Walk:
         await self.attach()
-        return await RemoteFile(self, self.fid, self.qid, 0).walk(names)
+        return await RemoteFile(self, self.fid, self.qid, ()).walk(names)
 
     def use(self) -> None:
         """`fid` is walked from until `unuse`."""
@@ -170,29 +170,31 @@ class Mount(SyntheticFile):
 class RemoteFile:
     """A fid on a remote server.  One for each fid of ours; see `fs.file.File`.
 
-    `depth` is the number of names below the mount's root, by which `..` knows when
-    it leaves the mount.
+    `names` lead there from the mount's root; by them `..` knows when it leaves the mount.
     """
 
-    __slots__ = ("_depth", "_fid", "_gone", "_mount", "qid")
+    __slots__ = ("_fid", "_gone", "_mount", "_names", "qid")
 
-    def __init__(self, mount: Mount, fid: int, qid: Qid, depth: int) -> None:
+    def __init__(self, mount: Mount, fid: int, qid: Qid, names: tuple[str, ...]) -> None:
         self._mount = mount
         self._fid = fid
-        self._depth = depth
+        self._names = names
         self._gone = False
         """the remote fid was clunked or removed"""
         self.qid = qid
 
     def walk(self, names: Sequence[str]) -> Awaitable[Walk]:
-        depth = self._depth
+        there = list(self._names)
         for i, name in enumerate(names):
-            depth += 1 if name != ".." else -1
-            if depth < 0:
+            if name != "..":
+                there.append(name)
+            elif there:
+                there.pop()
+            else:
                 return self._walk_out(names[:i], names[i + 1 :])
-        return self._walk_within(names, depth)
+        return self._walk_within(names, tuple(there))
 
-    def _walk_within(self, names: Sequence[str], depth: int) -> Pending[Walk]:
+    def _walk_within(self, names: Sequence[str], there: tuple[str, ...]) -> Pending[Walk]:
         client = self._mount.client
         newfid = client.new_fid()
 
@@ -203,7 +205,7 @@ class RemoteFile:
             if len(qids) < len(names):
                 return Walk(qids, None, NotFound())
             last = qids[-1] if qids else self.qid
-            return Walk(qids, RemoteFile(self._mount, newfid, last, depth))
+            return Walk(qids, RemoteFile(self._mount, newfid, last, there))
 
         reply: Pending[m.Rwalk] = client.ask(
             m.Twalk(0, self._fid, newfid, tuple(names)), m.Rwalk
@@ -234,7 +236,7 @@ class RemoteFile:
         name is `..`, and `outside` goes on from our directory."""
         parent = self._mount.parent
         assert parent is not None
-        under_way = self._walk_within(inside, 0)
+        under_way = self._walk_within(inside, ())
         walk: Pending[Walk] = Pending(lambda: under_way.cancel())
 
         def ended(found: Walk, error: BaseException | None) -> None:
@@ -276,7 +278,7 @@ class RemoteFile:
         def created(reply: m.Rcreate) -> tuple[Node, OpenFile]:
             self._gone = True  # the remote fid is the new file's now
             qid = self._mount.qids(reply.qid)
-            made = RemoteFile(self._mount, self._fid, qid, self._depth + 1)
+            made = RemoteFile(self._mount, self._fid, qid, (*self._names, name))
             return made, made._opened(reply.qid, reply.iounit, mode)
 
         tcreate = m.Tcreate(0, self._fid, name, perm, mode)
@@ -292,7 +294,8 @@ class RemoteFile:
         )
 
     def _mapped(self, stat: Dir) -> Dir:
-        name = self._mount.name if self._depth == 0 else stat.name
+        # of 9P2000.L a stat has no name
+        name = (stat.name or self._names[-1]) if self._names else self._mount.name
         return self._mount.local(replace(stat, name=name))
 
     def wstat(self, stat: Dir, handle: Handle | None) -> Maybe[None]:
@@ -330,17 +333,8 @@ class RemoteFile:
 
     async def readdir(self, count: int) -> list[Dir]:
         """All entries that have a name which a file can have, and whose names differ."""
-        entries: dict[str, Dir] = {}
-        offset = 0
-        client = self._mount.client
-        while data := await self.read(offset, count):
-            try:
-                entries |= {entry.name: entry for entry in client.dialect.unpack_dirs(data)}
-            except ValueError as e:
-                raise Error(f"{client.address}: {e}") from None
-            offset += len(data)
-            if offset > _LISTING:
-                raise Error(f"{client.address}: a listing is longer than {_LISTING} bytes")
+        listing = await self._mount.client.read_dir(self._fid, count, _LISTING)
+        entries = {entry.name: entry for entry in listing}
         return [self._mount.local(entry) for name, entry in entries.items() if _may_be(name)]
 
     def write(self, offset: int, data: bytes) -> Pending[int]:

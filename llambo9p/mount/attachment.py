@@ -24,12 +24,15 @@ from ..net.client import Client, RemoteOpen, ignore
 from ..net.security import NOBODY_ELSE, Trust
 from ..p9 import constants as c
 from ..p9 import messages as m
+from ..p9.dialects import P9_2000_L
 from ..p9.wire import Dir, Qid
 from .nodes import Node, Path
 
 log = logging.getLogger(__name__)
 
-_CONNECT_S = 5.0
+_VERSIONS = c.VERSION_9P2000_U, c.VERSION_9P2000, c.VERSION_9P2000_L
+"""that are tried; a server of ours is spoken to in the first, whose errors have an errno"""
+_CONNECT_S = 8.0
 """how long an attempt may take"""
 _REST_S = 0.5
 """how long after a failed attempt there is no other"""
@@ -57,13 +60,14 @@ class _Done(NamedTuple):
 
 
 class Attachment:
-    """The tree at `address` as `uname` sees it, on a server that we `trust`."""
+    """The tree `aname` at `address` as `uname` sees it, on a server that we `trust`."""
 
     def __init__(
-        self, address: Address, uname: str, trust: Trust = NOBODY_ELSE
+        self, address: Address, uname: str, trust: Trust = NOBODY_ELSE, aname: str = ""
     ) -> None:
         self.address = address
         self._uname = uname
+        self._aname = aname
         self._trust = trust
         self._root: Root | None = None
         self._attempt: asyncio.Task[Root] | None = None
@@ -84,12 +88,17 @@ class Attachment:
         # who stops waiting does not stop the others' attempt
         return await asyncio.shield(self._attempt)
 
+    @property
+    def lists_stats(self) -> bool:
+        """Whether a listing has the stats of its entries, and not only their names."""
+        return self._root is not None and self._root.client.dialect is not P9_2000_L
+
     async def _connect(self) -> Root:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                client = await Client.connect(self.address, c.VERSION_9P2000_U, self._trust)
+                client = await Client.dial(self.address, _VERSIONS, self._trust)
                 try:
-                    fid, reply = await client.attach(self._uname)
+                    fid, reply = await client.attach(self._uname, self._aname)
                     await client.recognise(fid)
                 except BaseException:
                     client.close()

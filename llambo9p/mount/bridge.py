@@ -344,7 +344,8 @@ class Bridge:
         """A listing's entry as the kernel would have looked it up."""
         if entry.name in (".", ".."):
             return bytes(fuse.EntryOut.SIZE)  # the kernel takes node 0 for nothing to keep
-        return self._entry((*directory.path, entry.name), entry, believe=_LISTED_S).pack()
+        believe = _LISTED_S if self._attachment.lists_stats else 0
+        return self._entry((*directory.path, entry.name), entry, believe).pack()
 
 
 def _mode(flags: int) -> int:

@@ -93,8 +93,11 @@ def mount(directory: Path, address: Address, allow_other: bool) -> int:
     return device
 
 
-def mount_v9fs(directory: Path, address: Address, uname: str) -> None:
-    """Mount by Linux's own 9P client."""
+def mount_v9fs(directory: Path, address: Address, uname: str, aname: str = "") -> None:
+    """Mount the tree `aname` by Linux's own 9P client.  Raises Error."""
+    for option in (uname, aname):
+        if "," in option:  # Linux's mount(2) would take the rest for another option
+            raise Error(f"{option!r} has a comma: mount it without --kernel")
     if not _kernel_has_9p():
         raise Error(
             "this kernel has no 9P file system: neither /proc/filesystems lists 9p nor does "
@@ -103,6 +106,8 @@ def mount_v9fs(directory: Path, address: Address, uname: str) -> None:
     if os.geteuid() != 0:
         raise Error("only root can mount with --kernel; mount without it")
     options = [f"uname={uname}", "cache=none", "version=9p2000.L"]
+    if aname:
+        options.append(f"aname={aname}")
     if address.net == "unix":
         source, how = address.path, ["trans=unix"]
     else:

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,10 +31,12 @@ from typing import Any, Self, TypeVar, cast
 
 from ..errors import Busy, ConnectionLost, Error, NotFound, WorkerLost, from_ename
 from ..fs.pending import Pending
+from ..fs.user import numbers_of
 from ..p9 import constants as c
+from ..p9 import in_dotl
 from ..p9 import messages as m
 from ..p9.client import ClientConn
-from ..p9.dialects import Dialect, Rerror_u
+from ..p9.dialects import P9_2000_L, Dialect, Rerror_u, Rreaddir, Tattach_u, Treaddir
 from ..p9.framing import ProtocolError
 from ..p9.relay import Relayed
 from ..p9.wire import Dir, Qid, dont_touch
@@ -46,6 +49,10 @@ ASKED = 24_000
 """requests that may be outstanding"""
 MOST = 64 << 20
 """bytes that are read of a file whose size nobody knows"""
+MIN_ENTRY = 64
+"""bytes that an entry of a listing counts as"""
+_VERSION_S = 2.0
+"""for a server to answer a Tversion, where there is another one to try"""
 ENDING = 40_000
 """with those that end fids; the other tags are for a Tflush of each of the `ASKED`"""
 UNSENT = 16 << 20
@@ -114,6 +121,28 @@ class Client(asyncio.Protocol):
         return client
 
     @classmethod
+    async def dial(
+        cls, address: Address, versions: Sequence[str], trust: Trust = NOBODY_ELSE
+    ) -> Self:
+        """Connect in the first of `versions` that the server speaks.  Each is tried on a
+        connection of its own: some servers answer one that they do not know by hanging up, or
+        never.  Raises what `connect` does of the first one."""
+        first: Error | None = None
+        for version in versions:
+            try:
+                async with asyncio.timeout(_VERSION_S):
+                    return await cls.connect(address, version, trust)
+            except TimeoutError:
+                error: Error = WorkerLost(f"{address} does not answer 9P")
+            except Error as e:
+                if isinstance(e, WorkerLost) and not isinstance(e, ConnectionLost):
+                    raise  # nobody is there
+                error = e
+            first = first or error
+        assert first is not None
+        raise first
+
+    @classmethod
     def gone(cls, address: Address, why: str) -> Self:
         """A connection that is lost."""
         client = cls(address)
@@ -160,7 +189,11 @@ class Client(asyncio.Protocol):
             pending.fail(ConnectionLost(f"{self.address}: {self._why}"))
             return pending
         pending = Pending(lambda: self.cancel(tag, pending), made)
-        tag = self._conn.send(msg, pending)
+        try:
+            tag = self._conn.send(msg, pending)
+        except Error as e:  # this dialect cannot say it
+            pending.fail(e)
+            return pending
         self._schedule_write()
         return pending
 
@@ -232,8 +265,12 @@ class Client(asyncio.Protocol):
     async def attach(self, uname: str, aname: str = "") -> tuple[int, m.Rattach]:
         """Attach a new fid; returns it with the reply."""
         fid = self.new_fid()
+        tattach = m.Tattach(0, fid, c.NOFID, uname, aname)
+        if self.dialect is P9_2000_L:  # users are numbers there
+            n_uname = numbers_of(uname)[0] if uname else os.geteuid()
+            tattach = Tattach_u(0, fid, c.NOFID, uname, aname, n_uname)
         try:
-            return fid, await self.call(m.Tattach(0, fid, c.NOFID, uname, aname), m.Rattach)
+            return fid, await self.call(tattach, m.Rattach)
         except Error:
             self._free_fids.append(fid)
             raise
@@ -275,6 +312,33 @@ class Client(asyncio.Protocol):
             self.forget(fid)
             raise
         return fid, qids
+
+    async def read_dir(self, fid: int, iounit: int, most: int = MOST) -> list[Dir]:
+        """All entries of an open directory; of a server of 9P2000.L their names, qids and kinds
+        alone.  Raises Error for a broken listing, and for one of more than so many bytes, as one
+        may have that has no end."""
+        found: list[Dir] = []
+        data = bytearray()
+        offset = 0
+        try:
+            while self.dialect is P9_2000_L:
+                asked = Treaddir(0, fid, offset, iounit)
+                piece = (await self.call(asked, Rreaddir)).data
+                if not piece:
+                    return found
+                some, offset = in_dotl.entries(piece)
+                found += some
+                self._check_listing(len(found) * MIN_ENTRY, most)
+            while piece := (await self.call(m.Tread(0, fid, len(data), iounit), m.Rread)).data:
+                data += piece
+                self._check_listing(len(data), most)
+            return self.dialect.unpack_dirs(bytes(data))
+        except ValueError as e:
+            raise Error(f"{self.address}: {e}") from None
+
+    def _check_listing(self, size: int, most: int) -> None:
+        if size > most:
+            raise Error(f"{self.address}: a listing is longer than {most} bytes")
 
     async def open(self, root: int, path: str, mode: int) -> RemoteOpen:
         """Walk from fid `root` along `path` and open what is there.  At most MAXWELEM names."""
@@ -491,12 +555,8 @@ class RemoteOpen:
         return b"".join(pieces)
 
     async def read_dir(self) -> list[Dir]:
-        """All entries of a directory.  Raises Error for a broken listing, and for one that does
-        not end."""
-        try:
-            return self._client.dialect.unpack_dirs(await self.read_all())
-        except ValueError as e:
-            raise Error(f"{self._client.address}: {e}") from None
+        """See `Client.read_dir`."""
+        return await self._client.read_dir(self.fid, self.iounit)
 
     async def write(self, data: bytes, offset: int = 0) -> None:
         """All of `data`, in as many Twrites as iounit demands, without waiting

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import constants as c
+from . import in_dotl
 from . import messages as m
-from .dialects import DIALECTS, P9_2000
+from .dialects import DIALECTS, P9_2000, P9_2000_L, Rlerror
 from .framing import Framer, ProtocolError
 from .wire import BadMessage
 
@@ -24,8 +25,8 @@ _RELAYED = {m.Tread.number: bytes([m.Rread.number]), m.Twrite.number: bytes([m.R
 
 class ClientConn:
     """Give it T-messages of 9P2000 with `send`, bytes with `receive`; write
-    `data_to_send`.  What is sent takes the form of the dialect that Rversion names:
-    9P2000 or 9P2000.u, as Tversion asked."""
+    `data_to_send`.  What is sent takes the form of the dialect that Rversion names, as
+    Tversion asked, and replies that of 9P2000 again (see `in_dotl`)."""
 
     def __init__(self, msize: int = c.DEFAULT_MSIZE) -> None:
         self.dialect = P9_2000
@@ -55,11 +56,12 @@ class ClientConn:
     def send(self, msg: m.Message, whose: Any = None) -> int:
         """Send `msg` under a fresh tag, which is returned.  Raises ProtocolError
         when all 65,535 are in use."""
+        said = in_dotl.asked(msg) if self.dialect is P9_2000_L else msg
         tag = c.NOTAG if isinstance(msg, m.Tversion) else self._new_tag()
-        msg.tag = tag
-        self._expected[tag] = self.dialect.table[msg.number + 1]
+        said.tag = tag
+        self._expected[tag] = self.dialect.table[said.number + 1]
         self._whose[tag] = whose
-        self._out.append(self.dialect.of(msg).pack())
+        self._out.append(self.dialect.of(said).pack())
         return tag
 
     def _new_tag(self) -> int:
@@ -147,8 +149,10 @@ class ClientConn:
             expected = self._expected.pop(tag, None)
             if expected is None:
                 raise ProtocolError(f"{type(msg).__name__} for tag {tag}, which is not in use")
-            if not isinstance(msg, (expected, m.Rerror)):
+            if not isinstance(msg, (expected, m.Rerror, Rlerror)):
                 raise ProtocolError(f"{type(msg).__name__} where {expected.__name__} was expected")
+            if self.dialect is P9_2000_L:
+                msg = in_dotl.answered(msg)
             if isinstance(msg, m.Rversion):
                 if msg.msize < c.MIN_MSIZE:
                     raise ProtocolError(f"msize {msg.msize} is less than {c.MIN_MSIZE}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llambo9p.errors import Error, Exists, NotDirectory, NotFound, PermissionDenied
 from llambo9p.fs.file import OpenFile
 from llambo9p.fs.pending import Pending
-from llambo9p.fs.tree import Directory, FidCount, OpenDirectory, SyntheticFile, TextFile, Tree
+from llambo9p.fs.tree import Directory, OpenDirectory, SyntheticFile, TextFile, Tree, Uses
 from llambo9p.p9 import constants as c
 from llambo9p.p9.node import Maybe, Walk
 from llambo9p.p9.wire import Dir
@@ -160,21 +160,25 @@ def test_a_text_is_only_read(mode: int) -> None:
         text(Tree("me"), "a").open(mode)
 
 
-def test_the_last_fid_that_leaves_a_group_is_noticed_once() -> None:
+def test_the_last_open_file_of_a_group_is_noticed_once() -> None:
     unused: list[str] = []
     tree = Tree("me")
     root = Directory(tree, "/")
     group = Directory(tree, "7")
-    group.fids = FidCount(lambda: unused.append("7"))
+    group.opens = Uses(lambda: unused.append("7"))
     group.add(text(tree, "ctl"))
     root.add(group)
     one = walked(root.walk(["7", "ctl"])).file
     two = walked(root.walk(["7"])).file
     three = walked(group.walk(["ctl", "nope"])).file
     assert one is not None and two is not None and three is None
-    one.release()
+    one.opened()
+    two.opened()
+    walked(group.walk(["ctl"]))
+    one.release(was_open=True)
+    two.release(was_open=False)
     assert unused == []
-    two.release()
+    two.release(was_open=True)
     assert unused == ["7"]
 
 

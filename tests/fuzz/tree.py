@@ -114,8 +114,10 @@ class Node(SyntheticFile):
 
     def release(self, was_open: bool) -> None:
         if was_open:
-            assert self.books.open_fids[self], f"{self} was closed once too often"
+            assert self in self.books.open_fids, f"{self} was closed once too often"
             self.books.open_fids[self] -= 1
+            if not self.books.open_fids[self]:
+                del self.books.open_fids[self]
         self.books.release(self)
 
     def entries(self) -> Sequence[Dir]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 CONFIG = """
 cluster:
@@ -16,9 +20,14 @@ cluster:
 LLAMBOCTL = [sys.executable, "-m", "llambo9p_tools.llamboctl"]
 
 
-def test_a_cluster_lives_in_a_directory_with_any_name(tmp_path: Path) -> None:
-    place = tmp_path / "a 'b\" é!"
-    place.mkdir()
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Short enough for a unix socket's address below it."""
+    with tempfile.TemporaryDirectory(prefix="a 'b\" é!") as directory:
+        yield Path(directory)
+
+
+def test_a_cluster_lives_in_a_directory_with_any_name(place: Path) -> None:
     config = place / "my config.yaml"
     config.write_text(CONFIG.replace("ADDRESS", "9p"))
     env = dict(os.environ, LLAMBO_STATE=str(place / "the state"))

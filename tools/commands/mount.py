@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -35,6 +36,18 @@ from ..which_cluster import state_path
 
 _DIR = "/n/llambo"
 
+
+
+class Served(NamedTuple):
+    """What is mounted."""
+
+    address: Address
+    user: str
+    """as whom we attach; "" for whom the connection shows us to be"""
+    aname: str
+    """which of the server's trees"""
+
+
 _dir_argument = click.argument("directory", metavar="[DIR]", default=_DIR)
 
 
@@ -44,19 +57,25 @@ _dir_argument = click.argument("directory", metavar="[DIR]", default=_DIR)
 @click.option("--allow-other", is_flag=True, help="Let other users in, as you.")
 @click.option("--kernel", is_flag=True,
               help="By the kernel's 9P client: no streaming, TLS or reconnecting.")  # fmt: skip
+@click.option("--user", default="", metavar="NAME",
+              help="As whom to attach, where the server asks for it  [default: as yourself]")
+@click.option("--aname", default="", metavar="TREE",
+              help="Which of the server's trees  [default: the only one]")  # fmt: skip
 @addr_option
 @beyond_files("mounts the tree, so that the rest can be done there")
-def mount(directory: str, foreground: bool, allow_other: bool, kernel: bool) -> None:
+def mount(
+    directory: str, foreground: bool, allow_other: bool, kernel: bool, user: str, aname: str
+) -> None:
     """Mount the cluster's tree on DIR  [default: /n/llambo]."""
     address = cluster().address
     if kernel:
         if foreground or allow_other:
             raise click.UsageError("--kernel goes with neither --foreground nor --allow-other")
-        _mount_in_kernel(directory, address)
+        _mount_in_kernel(directory, address, user, aname)
     elif foreground:
-        _mount_in_foreground(directory, address, allow_other)
+        _mount_in_foreground(directory, Served(address, user, aname), allow_other)
     else:
-        _mount_in_background(directory, address, allow_other)
+        _mount_in_background(directory, Served(address, user, aname), allow_other)
 
 
 @click.command()
@@ -70,7 +89,7 @@ def unmount(directory: str) -> None:
         click.echo(f"{directory} is still in use: it ends with its last user", err=True)
 
 
-def _mount_in_kernel(directory: str, address: Address) -> None:
+def _mount_in_kernel(directory: str, address: Address, user: str, aname: str) -> None:
     """By the kernel's own 9P client, which does not ask who serves a unix socket: we do, before.
     Raises Failure."""
     where = mounting.mount_point(directory)
@@ -78,10 +97,10 @@ def _mount_in_kernel(directory: str, address: Address) -> None:
         Remote(address).close()
     with _failing():
         mounting.prepare(where)
-        mounting.mount_v9fs(where, address, getpass.getuser())
+        mounting.mount_v9fs(where, address, user or getpass.getuser(), aname)
 
 
-def _mount_in_background(directory: str, address: Address, allow_other: bool) -> None:
+def _mount_in_background(directory: str, served: Served, allow_other: bool) -> None:
     """Start a process that serves the mount, and wait until it does.  Raises Failure, with
     that process's own words when it ends before."""
     where = mounting.mount_point(directory)
@@ -89,7 +108,8 @@ def _mount_in_background(directory: str, address: Address, allow_other: bool) ->
         mounting.prepare(where)  # a mount that is there keeps its log
     log_path = Path(f"{state_path()}.mount{str(where).replace('/', '-')}.log")
     command = [sys.executable, "-m", "llambo9p_tools.llamboctl", "mount", str(where)]
-    command += ["--foreground", "--addr", str(address)]
+    command += ["--foreground", "--addr", str(served.address)]
+    command += ["--user", served.user, "--aname", served.aname]
     if allow_other:
         command.append("--allow-other")
     with open_log(log_path) as log:
@@ -111,19 +131,19 @@ def _mount_in_background(directory: str, address: Address, allow_other: bool) ->
         raise Failure(last_words(process, log_path, "llamboctl"))
 
 
-def _mount_in_foreground(directory: str, address: Address, allow_other: bool) -> None:
+def _mount_in_foreground(directory: str, served: Served, allow_other: bool) -> None:
     """Serve the mount until it is unmounted or this process told to end.  Raises Failure."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="llamboctl: %(levelname)s: %(message)s"
     )
     with _failing():
-        asyncio.run(_serve(mounting.mount_point(directory), address, allow_other))
+        asyncio.run(_serve(mounting.mount_point(directory), served, allow_other))
 
 
-async def _serve(directory: Path, address: Address, allow_other: bool) -> None:
+async def _serve(directory: Path, served: Served, allow_other: bool) -> None:
     mounting.prepare(directory)
-    # without a uname: as whom the connection shows us to be
-    attachment = Attachment(address, "", trust_for(address))
+    address = served.address
+    attachment = Attachment(address, served.user, trust_for(address), served.aname)
     try:
         root = await attachment.root()
         stop = asyncio.Event()
