@@ -30,7 +30,7 @@ from .nodes import Node, Path
 
 log = logging.getLogger(__name__)
 
-_VERSIONS = c.VERSION_9P2000_U, c.VERSION_9P2000, c.VERSION_9P2000_L
+_VERSIONS: tuple[str, ...] = (c.VERSION_9P2000_U, c.VERSION_9P2000, c.VERSION_9P2000_L)
 """that are tried; a server of ours is spoken to in the first, whose errors have an errno"""
 _CONNECT_S = 8.0
 """how long an attempt may take"""
@@ -68,6 +68,8 @@ class Attachment:
         self.address = address
         self._uname = uname
         self._aname = aname
+        self._versions = _VERSIONS
+        """from the first connection on the one that the server speaks"""
         self._trust = trust
         self._root: Root | None = None
         self._attempt: asyncio.Task[Root] | None = None
@@ -96,10 +98,11 @@ class Attachment:
     async def _connect(self) -> Root:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                client = await Client.dial(self.address, _VERSIONS, self._trust)
+                client = await Client.dial(self.address, self._versions, self._trust)
                 try:
                     fid, reply = await client.attach(self._uname, self._aname)
                     await client.recognise(fid)
+                    self._versions = (client.dialect.version,)
                 except BaseException:
                     client.close()
                     raise
