@@ -29,7 +29,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
 
-from ..errors import Busy, ConnectionLost, Error, NotFound, WorkerLost, from_ename
+from ..errors import (
+    Busy,
+    ConnectionLost,
+    Error,
+    NotFound,
+    PermissionDenied,
+    WorkerLost,
+    from_ename,
+)
 from ..fs.pending import Pending
 from ..fs.user import numbers_of
 from ..p9 import constants as c
@@ -134,10 +142,12 @@ class Client(asyncio.Protocol):
                     return await cls.connect(address, version, trust)
             except TimeoutError:
                 error: Error = WorkerLost(f"{address} does not answer 9P")
+            except PermissionDenied:
+                raise  # it is nobody whom we trust
             except Error as e:
-                if isinstance(e, WorkerLost) and not isinstance(e, ConnectionLost):
-                    raise  # nobody is there
                 error = e
+                if isinstance(e, WorkerLost) and not isinstance(e, ConnectionLost):
+                    raise (first or e) from None  # nobody is there, or any more
             first = first or error
         assert first is not None
         raise first
