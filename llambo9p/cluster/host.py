@@ -394,7 +394,7 @@ class Host:
     async def _connect_user(self, user: str) -> Client:
         async with in_time(self.address):
             client = await Client.connect(
-                self.address, self.client.dialect.version, self.trust, self.client.asked_msize
+                self.address, self.client.dialect.version, self.trust, self.client.msize
             )
             client.is_ours = self.client.is_ours
         if self.closed:

@@ -195,9 +195,7 @@ class Attachment:
         pending: list[asyncio.Future[Any]] = [*walks, *calls]
         kept = False
         try:
-            qids = await _qids(walks, len(path))
-            if node.path and qids[len(node.path) - 1].path != node.qid.path:
-                raise Stale
+            _check_place(node, await _qids(walks, len(path)))
             replies = [await call for call in calls]
             kept = keep
         except asyncio.CancelledError:
@@ -218,8 +216,7 @@ class Attachment:
         fid, qids = await client.walk(root.fid, path)
         replies = []
         try:
-            if node.path and qids[len(node.path) - 1].path != node.qid.path:
-                raise Stale
+            _check_place(node, qids)
             for request in requests:
                 replies.append(await client.call(*request(fid)))
         except BaseException:
@@ -228,6 +225,12 @@ class Attachment:
         if not keep:
             client.forget(fid)
         return _Done(client, fid, replies)
+
+
+def _check_place(node: Node, qids: Sequence[Qid]) -> None:
+    """Raises Stale when another file is at the node's place on the way that has these qids."""
+    if node.path and qids[len(node.path) - 1].path != node.qid.path:
+        raise Stale
 
 
 async def _qids(walks: Sequence[asyncio.Future[m.Rwalk]], count: int) -> list[Qid]:

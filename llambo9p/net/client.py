@@ -57,8 +57,6 @@ ASKED = 24_000
 """requests that may be outstanding"""
 MOST = 64 << 20
 """bytes that are read of a file whose size nobody knows"""
-MIN_ENTRY = 64
-"""bytes that an entry of a listing counts as"""
 _VERSION_S = 2.0
 """for a server to answer a Tversion, where there is another one to try"""
 ENDING = 40_000
@@ -82,7 +80,6 @@ class Client(asyncio.Protocol):
         """done when the connection is gone"""
         self.is_ours = False
         """the server is known to be one of ours"""
-        self.asked_msize = msize
         self._conn = ClientConn(msize)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -327,24 +324,28 @@ class Client(asyncio.Protocol):
         """All entries of an open directory; of a server of 9P2000.L their names, qids and kinds
         alone.  Raises Error for a broken listing, and for one of more than so many bytes, as one
         may have that has no end."""
-        found: list[Dir] = []
-        data = bytearray()
-        offset = 0
+        read = self._treaddirs if self.dialect is P9_2000_L else self._treads
         try:
-            while self.dialect is P9_2000_L:
-                asked = Treaddir(0, fid, offset, iounit)
-                piece = (await self.call(asked, Rreaddir)).data
-                if not piece:
-                    return found
-                some, offset = in_dotl.entries(piece)
-                found += some
-                self._check_listing(len(found) * MIN_ENTRY, most)
-            while piece := (await self.call(m.Tread(0, fid, len(data), iounit), m.Rread)).data:
-                data += piece
-                self._check_listing(len(data), most)
-            return self.dialect.unpack_dirs(bytes(data))
+            return await read(fid, iounit, most)
         except ValueError as e:
             raise Error(f"{self.address}: {e}") from None
+
+    async def _treads(self, fid: int, iounit: int, most: int) -> list[Dir]:
+        data = bytearray()
+        while piece := (await self.call(m.Tread(0, fid, len(data), iounit), m.Rread)).data:
+            data += piece
+            self._check_listing(len(data), most)
+        return self.dialect.unpack_dirs(bytes(data))
+
+    async def _treaddirs(self, fid: int, iounit: int, most: int) -> list[Dir]:
+        found: list[Dir] = []
+        offset = size = 0
+        while piece := (await self.call(Treaddir(0, fid, offset, iounit), Rreaddir)).data:
+            size += len(piece)
+            self._check_listing(size, most)
+            some, offset = in_dotl.entries(piece)
+            found += some
+        return found
 
     def _check_listing(self, size: int, most: int) -> None:
         if size > most:
@@ -533,7 +534,11 @@ class RemoteOpen:
         self.fid = fid
         room = client.msize - c.IOHDRSZ
         self.iounit = min(iounit or room, room)
-        self.is_ours = client.is_ours
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the server is known to be one of ours."""
+        return self._client.is_ours
 
     async def read(self, offset: int, count: int | None = None) -> bytes:
         """One Tread: what is there, b"" at the end."""

@@ -45,9 +45,9 @@ MAGIC = 0x0102_1997
 BLOCK = 4096
 NAME_MAX = 255
 
-_ENTRY = struct.Struct("<BIQQBH")
+ENTRY = struct.Struct("<BIQQBH")
 """of Rreaddir: qid[13] offset[8] type[1] name[s]"""
-_DT_DIR, _DT_REG = 4, 8
+DT_DIR, _DT_REG = 4, 8
 
 
 def _mode(flags: int) -> int:
@@ -139,8 +139,8 @@ def _entries(listing: Sequence[Dir]) -> list[bytes]:
 
 def _entry(of: Dir, offset: int) -> bytes:
     name = of.name.encode()
-    kind = _DT_DIR if of.mode & c.DMDIR else _DT_REG
-    return _ENTRY.pack(*of.qid, offset, kind, len(name)) + name
+    kind = DT_DIR if of.mode & c.DMDIR else _DT_REG
+    return ENTRY.pack(*of.qid, offset, kind, len(name)) + name
 
 
 def _statfs(conn: ServerConn, msg: d.Tstatfs, fid: Fid) -> Message:

@@ -22,16 +22,20 @@ from .. import errors
 from . import constants as c
 from . import dialects as d
 from . import messages as m
-from .dotl import GETATTR_BASIC, O_TRUNC, SETATTR_MODE, SETATTR_SIZE
+from .dotl import (
+    DT_DIR,
+    ENTRY,
+    GETATTR_BASIC,
+    O_TRUNC,
+    SETATTR_MODE,
+    SETATTR_SIZE,
+)
 from .wire import Dir, Qid, dont_touch
 
 _O_CREAT = 0o100
 _SETATTR_ATIME, _SETATTR_MTIME = 0x10, 0x20
 _SETATTR_ATIME_SET, _SETATTR_MTIME_SET = 0x80, 0x100
 
-_ENTRY = struct.Struct("<BIQQBH")
-"""of Rreaddir: qid[13] offset[8] type[1] name[s]"""
-_DT_DIR = 4
 
 def asked(msg: m.Message) -> m.Message:
     """The message as .L has it.  Raises NotSupported."""
@@ -54,8 +58,8 @@ def asked(msg: m.Message) -> m.Message:
 def _flags(mode: int) -> int:
     if mode & c.ORCLOSE:
         raise errors.NotSupported(f"{errors.NotSupported.ename}: ORCLOSE in 9P2000.L")
-    access = {c.OREAD: os.O_RDONLY, c.OWRITE: os.O_WRONLY, c.ORDWR: os.O_RDWR}
-    return access.get(mode & 3, os.O_RDONLY) | (O_TRUNC if mode & c.OTRUNC else 0)
+    access = c.OREAD if mode & 3 == c.OEXEC else mode & 3  # the numbers are Linux's, too
+    return access | (O_TRUNC if mode & c.OTRUNC else 0)
 
 
 def _setattr(fid: int, change: Dir) -> d.Tsetattr:
@@ -115,15 +119,15 @@ def entries(data: bytes) -> tuple[list[Dir], int]:
     at = offset = 0
     while at < len(data):
         try:
-            kind, vers, path, offset, type, size = _ENTRY.unpack_from(data, at)
-            at += _ENTRY.size + size
+            kind, vers, path, offset, type, size = ENTRY.unpack_from(data, at)
+            at += ENTRY.size + size
             raw = data[at - size : at]
             if len(raw) < size:
                 raise ValueError("an entry of a listing reaches beyond its end")
             name = raw.decode()
         except (struct.error, UnicodeDecodeError) as e:
             raise ValueError(f"a listing is not understood: {e}") from None
-        mode = c.DMDIR | 0o555 if type == _DT_DIR else 0o444
+        mode = c.DMDIR | 0o555 if type == DT_DIR else 0o444
         if name not in (".", ".."):
             found.append(Dir(name, Qid(kind, vers, path), mode))
     return found, offset

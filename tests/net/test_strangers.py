@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llambo9p.errors import NotFound
+from llambo9p.errors import Error, NotFound
 from llambo9p.fs.ctl import Command, Commands, CtlFile
 from llambo9p.fs.tree import Directory, TextFile, Tree
 from llambo9p.mount.attachment import Attachment
@@ -17,6 +17,8 @@ from llambo9p.net.client import Client
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
 from llambo9p.p9 import messages as m
+from llambo9p.p9.dialects import P9_2000_L, Rreaddir
+from llambo9p.p9.dotl import DT_DIR, ENTRY
 from tests.cluster.harness import cluster, simulated_host
 from tests.disorder import Disorder, in_disorder
 from tests.files import ANYWHERE, Files, story
@@ -125,3 +127,19 @@ async def test_a_server_of_ours_is_recognised() -> None:
         [known] = running.orchestrator._members.hosts
         assert known.client.is_ours
         assert known.client.msize == c.DEFAULT_MSIZE
+
+
+@story
+async def test_a_listing_of_nothing_but_itself_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client.gone(ANYWHERE, "only its listings are asked for")
+    client._conn.dialect = P9_2000_L
+    itself = ENTRY.pack(c.QTDIR, 0, 1, 1, DT_DIR, 1) + b"."
+
+    async def call(asked: m.Message, reply: object) -> Rreaddir:
+        return Rreaddir(0, itself * 10)
+
+    monkeypatch.setattr(client, "call", call)
+    with pytest.raises(Error, match="a listing is longer than 5000 bytes"):
+        await client.read_dir(1, 1000, most=5000)

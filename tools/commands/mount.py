@@ -37,7 +37,6 @@ from ..which_cluster import state_path
 _DIR = "/n/llambo"
 
 
-
 class Served(NamedTuple):
     """What is mounted."""
 
@@ -67,15 +66,15 @@ def mount(
     directory: str, foreground: bool, allow_other: bool, kernel: bool, user: str, aname: str
 ) -> None:
     """Mount the cluster's tree on DIR  [default: /n/llambo]."""
-    address = cluster().address
+    served = Served(cluster().address, user, aname)
     if kernel:
         if foreground or allow_other:
             raise click.UsageError("--kernel goes with neither --foreground nor --allow-other")
-        _mount_in_kernel(directory, address, user, aname)
+        _mount_in_kernel(directory, served)
     elif foreground:
-        _mount_in_foreground(directory, Served(address, user, aname), allow_other)
+        _mount_in_foreground(directory, served, allow_other)
     else:
-        _mount_in_background(directory, Served(address, user, aname), allow_other)
+        _mount_in_background(directory, served, allow_other)
 
 
 @click.command()
@@ -89,15 +88,16 @@ def unmount(directory: str) -> None:
         click.echo(f"{directory} is still in use: it ends with its last user", err=True)
 
 
-def _mount_in_kernel(directory: str, address: Address, user: str, aname: str) -> None:
+def _mount_in_kernel(directory: str, served: Served) -> None:
     """By the kernel's own 9P client, which does not ask who serves a unix socket: we do, before.
     Raises Failure."""
     where = mounting.mount_point(directory)
-    if address.net == "unix":
-        Remote(address).close()
+    if served.address.net == "unix":
+        Remote(served.address).close()
+    uname = served.user or getpass.getuser()
     with _failing():
         mounting.prepare(where)
-        mounting.mount_v9fs(where, address, user or getpass.getuser(), aname)
+        mounting.mount_v9fs(where, served.address, uname, served.aname)
 
 
 def _mount_in_background(directory: str, served: Served, allow_other: bool) -> None:
