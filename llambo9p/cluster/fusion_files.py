@@ -11,10 +11,11 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands, setting_command
 from ..conversation.limits import Limits
+from ..conversation.written import OpenKept
 from ..errors import PermissionDenied
 from ..fs.ctl import Command, Commands
 from ..fs.file import OpenFile
-from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, Tree
+from ..fs.tree import Directory, SyntheticFile, Tree
 from ..p9.node import Maybe
 from .election import SETTINGS
 from .fusion_engine import FusionEngine
@@ -36,24 +37,6 @@ class FusionConversation(Conversation):
         return election.status_text() if election is not None else ""
 
 
-class OpenVotes(OpenSnapshot):
-    """Counts as kept, for the drafts in it may be nowhere else any more."""
-
-    __slots__ = ("_conversation",)
-
-    def __init__(self, data: bytes, conversation: Conversation) -> None:
-        super().__init__(data)
-        conversation.limits.kept.take(len(data), conversation.user)
-        self._conversation = conversation
-
-    @property
-    def held(self) -> int:
-        return 0
-
-    def drop(self) -> None:
-        self._conversation.limits.kept.give_back(len(self._data), self._conversation.user)
-
-
 class VotesFile(SyntheticFile):
     """A line for each voter of the newest request, as it is at open."""
 
@@ -66,7 +49,7 @@ class VotesFile(SyntheticFile):
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
             raise PermissionDenied
-        return OpenVotes(self._conversation.votes_text().encode(), self._conversation)
+        return OpenKept(self._conversation.votes_text().encode(), self._conversation)
 
 
 def furnish(directory: Directory, conversation: FusionConversation, *verbs: Command) -> Commands:

@@ -94,11 +94,9 @@ class OpenHistory(OpenFile):
 
     def clunk(self) -> Maybe[None]:
         try:
-            if self._is_written:
+            if self._is_written or self._truncated:
                 with self._conversation.noting():
                     self._conversation.append_history(self._finished)
-            elif self._truncated:
-                self._conversation.append_history(_nothing)
         finally:
             self.drop()
         return None
@@ -110,8 +108,7 @@ class OpenHistory(OpenFile):
     def _finished(self) -> tuple[list[Message], int]:
         if self._refused is not None:
             raise self._refused.with_traceback(None)
-        assert self._reader is not None
-        return self._reader.finished()
+        return ([], 0) if self._reader is None else self._reader.finished()
 
     def drop(self) -> None:
         self._discard()
@@ -144,9 +141,4 @@ class HistoryFile(SyntheticFile):
             return OpenHistory(conversation, messages, held, bool(mode & c.OTRUNC))
 
     def truncate(self) -> None:
-        self._conversation.append_history(_nothing)
-
-
-def _nothing() -> tuple[list[Message], int]:
-    """A text without messages was written."""
-    return [], 0
+        self._conversation.append_history(lambda: ([], 0))

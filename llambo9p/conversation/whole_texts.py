@@ -95,8 +95,7 @@ class WholeTexts:
 
     def close(self) -> None:
         self.forget_tokens()
-        self._keep(self.system, "")
-        self.system = ""
+        self._set_system("")
         self._set_constraint(None)
         self._closed = True
 
@@ -118,54 +117,45 @@ class WholeTexts:
         """Replace the text by what `written` gives, or raises; blank is none, and one trailing
         newline of `system` is dropped.  Raises InvalidArgument with what is wrong, or NoSpace;
         then everything is as it was, but for the refusal."""
-        text = CONSTRAINT if name in KINDS else name
         number = self.refusals.begin()
-        with self._refusing(text, number):
+        with self._refusing(name, number):
             data = written()
-            checking = self.check(name, data)
-            if checking is None:
-                self._replace(name, text, number, data)
-                return None
-        self._checking += 1
-        return asyncio.ensure_future(self._write_checked(checking, name, text, number, data))
+            self._check_open()
+            if name == "system":
+                self._set_system(_system(data))
+            elif name == "tokens":
+                self._set_tokens(texts.parse_tokens(decode(data)), len(data))
+            elif (text := decode(data)).strip():
+                checking = self._check_constraint(name, text, len(data))
+                self._checking += 1
+                return asyncio.ensure_future(self._constrain(checking, name, text, number))
+            elif self.constraint is not None and self.constraint[0] == name:
+                self._set_constraint(None)
+            self.refusals.accept(_known_as(name), number)
+        return None
 
-    async def _write_checked(
-        self, checking: Awaitable[None], name: Name, text: str, number: int, data: bytes
+    async def _constrain(
+        self, checking: Awaitable[None], kind: Kind, text: str, number: int
     ) -> None:
         try:
-            with self._refusing(text, number):
+            with self._refusing(kind, number):
                 await checking
-                self._replace(name, text, number, data)
+                self._check_open()
+                if not self.refusals.is_superseded(CONSTRAINT, number):
+                    self._set_constraint((kind, text))
+                    self.refusals.accept(CONSTRAINT, number)
         finally:
             self._checking -= 1
             if not self._checking:
                 self._checked()
 
     @contextlib.contextmanager
-    def _refusing(self, text: str, number: int) -> Iterator[None]:
+    def _refusing(self, name: Name, number: int) -> Iterator[None]:
         try:
             yield
         except Error as e:
-            self.refusals.refuse(text, number, e)
+            self.refusals.refuse(_known_as(name), number, e)
             raise
-
-    def _replace(self, name: Name, text: str, number: int, data: bytes) -> None:
-        self._check_open()
-        if self.refusals.is_superseded(text, number):
-            return
-        if name == "tokens":
-            self._set_tokens(texts.parse_tokens(decode(data)), len(data))
-        elif name == "system":
-            system = _system(data)
-            self._keep(self.system, system)
-            self.system = system
-        else:
-            kind, constraint = name, decode(data)
-            if constraint.strip():
-                self._set_constraint((kind, constraint))
-            elif self.constraint is not None and self.constraint[0] == kind:
-                self._set_constraint(None)
-        self.refusals.accept(text, number)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -193,6 +183,10 @@ class WholeTexts:
         self._keep(before, "" if constraint is None else constraint[1])
         self.constraint = constraint
 
+    def _set_system(self, system: str) -> None:
+        self._keep(self.system, system)
+        self.system = system
+
     def _keep(self, before: str, text: str) -> None:
         """Count a text instead of the one before."""
         longer = _longer(before, text)
@@ -211,6 +205,11 @@ class WholeTexts:
         else:
             self._limits.buffer.give_back(-longer, self._user)
         self._tokens, self._token_bytes = tokens, size
+
+
+def _known_as(name: Name) -> str:
+    """By `Refusals`."""
+    return CONSTRAINT if name in KINDS else name
 
 
 def _system(data: bytes) -> str:

@@ -14,7 +14,6 @@ from . import mounts
 from .mounted import Mount
 from .mounts import mounted, needs_fuse
 
-GOOD, BAD = b"be brief\n", b"be \xff\n"
 PLACES = ".", "worker-0000"
 """the orchestrator's own conversation, and one that it passes on"""
 TEXTS = {
@@ -22,6 +21,7 @@ TEXTS = {
     "grammar": (b'root ::= "a"\n', b"root ::=\n b", "rule `b` is used"),
     "history": (b'{"role": "user", "content": "x"}\n', b"{}\n", "history line 1"),
 }
+GOOD, BAD, _ = TEXTS["system"]
 
 
 @pytest.fixture(scope="module")
