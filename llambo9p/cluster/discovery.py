@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ..errors import Error
 from ..net.address import Address
 from ..net.backoff import Backoff
+from .names import WholeTree
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +31,27 @@ class _Trying:
 
 
 class Discovery:
-    """`join` mounts what is at an address, under a name if one was given, and raises Error
-    when it cannot."""
+    """`join` mounts the host at an address, or the whole tree there, and raises Error when it
+    cannot."""
 
-    def __init__(self, join: Callable[[Address, str | None], Awaitable[None]]) -> None:
+    def __init__(self, join: Callable[[Address, WholeTree | None], Awaitable[None]]) -> None:
         self._join = join
-        self._trying: dict[tuple[Address, str | None], _Trying] = {}
+        self._trying: dict[tuple[Address, WholeTree | None], _Trying] = {}
 
-    def expect(self, address: Address, name: str | None = None) -> None:
+    def expect(self, address: Address, whole: WholeTree | None = None) -> None:
         """Try from now on.  Where an attempt is under way there is another one after it,
         even if it succeeds: who was mounted by it may be lost before it returns."""
-        key = address, name
+        key = address, whole
         if key in self._trying:
             self._trying[key].again = True
         else:
             self._trying[key] = _Trying(
-                asyncio.get_running_loop().create_task(self._try(address, name))
+                asyncio.get_running_loop().create_task(self._try(address, whole))
             )
 
-    def forget(self, address: Address, name: str | None = None) -> None:
+    def forget(self, address: Address, whole: WholeTree | None = None) -> None:
         """Nobody is expected there."""
-        trying = self._trying.pop((address, name), None)
+        trying = self._trying.pop((address, whole), None)
         if trying is not None and trying.task is not asyncio.current_task():
             trying.task.cancel()
 
@@ -58,15 +59,15 @@ class Discovery:
         for trying in self._trying.values():
             trying.task.cancel()
 
-    async def _try(self, address: Address, name: str | None) -> None:
-        trying = self._trying[address, name]
+    async def _try(self, address: Address, whole: WholeTree | None) -> None:
+        trying = self._trying[address, whole]
         backoff = Backoff(FIRST_S, LONGEST_S)
         said = ""
         try:
             while True:
                 trying.again = False
                 try:
-                    await self._join(address, name)
+                    await self._join(address, whole)
                     if not trying.again:
                         return
                 except Error as e:
@@ -78,5 +79,5 @@ class Discovery:
             log.exception("host %s is not expected any more", address)
         finally:
             # at once: who is expected from now on is not to be missed
-            if self._trying.get((address, name)) is trying:
-                del self._trying[address, name]
+            if self._trying.get((address, whole)) is trying:
+                del self._trying[address, whole]

@@ -31,6 +31,7 @@ from ..p9 import messages as m
 from .balancer import UNKNOWN
 from .health import Breaker, Circuit, Health, Pulse
 from .launchers.base import Launched
+from .names import WholeTree
 from .offer import Offer
 from .remote import Mount
 from .turns import Turns
@@ -146,8 +147,8 @@ class Host:
     """time.time() of the last one"""
     watcher: asyncio.Task[None] | None = None
     has_workers_file: bool = False
-    name: str | None = None
-    """of the one mount of a server that is none of our hosts, nested orchestrators included"""
+    whole: WholeTree | None = None
+    """the one mount of a server that is none of our hosts, nested orchestrators included"""
     expected: bool = True
     """to come back when it is lost"""
     lost: bool = False
@@ -175,6 +176,7 @@ class Host:
         user_lost: Callable[[Host, str], None],
         version: str,
         epoch: int | None = None,
+        whole: WholeTree | None = None,
     ) -> Host:
         """Raises Error naming the address, also when nobody answers there in time, and
         Stale when the host has another epoch."""
@@ -185,12 +187,14 @@ class Host:
                 for _ in range(2):
                     opened.append(await Client.connect(address, version, trust, msize))
                 client, control = opened
-                root, _ = await control.attach(uname, _of_epoch("", epoch))
+                root, _ = await control.attach(uname, _aname("", epoch, whole))
         except BaseException:
             for connection in opened:
                 connection.close()
             raise
-        return cls(address, client, control, root, uname, trust, pulse, user_lost, epoch=epoch)
+        host = cls(address, client, control, root, uname, trust, pulse, user_lost, epoch=epoch)
+        host.whole = whole
+        return host
 
     @classmethod
     def absent(
@@ -231,8 +235,7 @@ class Host:
     def comes_back(self) -> bool:
         """When it is lost: it is tried at its address until it is unmounted, or gives up its
         lease."""
-        mounted = self.has_workers_file or self.name is not None
-        return mounted and self.process is None and self.expected
+        return self.joined and self.process is None and self.expected
 
     def has_type(self, node_type: str) -> bool:
         """Whether it may answer who asks for that type, or with "" for none."""
@@ -276,7 +279,7 @@ class Host:
             model = said.title(status.get("model", "-"))
         if epoch != self.epoch:
             async with in_time(self.address):
-                fid, _ = await self.control.attach(self.uname, _of_epoch("", epoch))
+                fid, _ = await self.control.attach(self.uname, _aname("", epoch))
             self.control.forget(fid)
         self.types = frozenset({node_type})
         self.model, self.context, self.epoch = model, context, epoch
@@ -301,8 +304,8 @@ class Host:
             raise Error(f"{self.address}: its {file} file is not understood: {e}") from e
 
     def aname(self, there: str) -> str:
-        """By which one worker of it is attached."""
-        return _of_epoch(there, self.epoch)
+        """By which one worker of it is attached, or its whole tree."""
+        return _aname(there, self.epoch, self.whole)
 
     async def read(self, path: str, most: int) -> str:
         """A file of the host's own tree, of at most so many bytes.  Raises Error."""
@@ -435,13 +438,13 @@ class Look(NamedTuple):
     """of an orchestrator"""
 
 
-async def look(address: Address, uname: str, trust: Trust) -> Look:
+async def look(address: Address, uname: str, aname: str, trust: Trust) -> Look:
     """Raises Error."""
     async with in_time(address):
         client = await Client.dial(address, (c.VERSION_9P2000, c.VERSION_9P2000_L), trust)
         version = client.dialect.version
         try:
-            root, _ = await client.attach(uname)
+            root, _ = await client.attach(uname, aname)
             entries = await _entries(client, root)
             answers, is_host = entries >= _WORKER_FILES, entries >= _HOST_FILES
             if not (answers or is_host) or "status" not in entries:
@@ -464,8 +467,10 @@ def not_a_host(address: Address) -> Error:
     return InvalidArgument(f"{address} is no host: mount it with a name")
 
 
-def _of_epoch(name: str, epoch: int | None) -> str:
-    return name if epoch is None else f"{name}@{epoch}"
+def _aname(there: str, epoch: int | None, whole: WholeTree | None = None) -> str:
+    if whole is not None:
+        return whole.aname
+    return there if epoch is None else f"{there}@{epoch}"
 
 
 @contextlib.asynccontextmanager

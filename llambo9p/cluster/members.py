@@ -50,6 +50,7 @@ from .health import Circuit, Health, Pulse, Rules
 from .heartbeats import Heartbeats
 from .host import Host, Worker, in_time, look, not_a_host
 from .launchers.base import Launched
+from .names import WholeTree
 from .offer import Offer
 from .remote import Mount
 from .state import SavedHost
@@ -253,27 +254,27 @@ class Members:
             with contextlib.suppress(Error):  # it may be lost at this moment
                 await self._tell(worker, "shutdown")
 
-    async def mount(self, address: Address, name: str | None) -> None:
-        """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or with
-        NAME the whole tree there, which is balanced over if it has a worker's files, an
-        orchestrator's for all that it has.  Raises Error."""
-        if name is None:
+    async def mount(self, address: Address, whole: WholeTree | None) -> None:
+        """`mount ADDR [NAME]`: a host's workers, those that are not mounted yet, or the `whole`
+        tree there, which is balanced over if it has a worker's files, an orchestrator's for all
+        that it has.  Raises Error."""
+        if whole is None:
             await self._mount_host(address)
             return
-        answers, ours, version, offer = await look(address, _own_uname(address), self._trust)
+        uname = _own_uname(address, whole)
+        answers, ours, version, offer = await look(address, uname, whole.aname, self._trust)
         if offer is not None:
             self._check_loop(address, offer)
-        host = await self._connect(address, version)
+        host = await self._connect(address, version, whole=whole)
         host.offer = offer
         if ours:
             host.is_ours()
         try:
-            mount = self._mount_of(host, name, ours=ours)
+            mount = self._mount_of(host, whole.name, ours=ours)
             async with in_time(address):
                 await mount.attach()
-            self._check_free(host, name)  # which we have waited for
+            self._check_free(host, whole.name)  # which we have waited for
             replaced = self._put(host, mount, "", int(answers), answers)
-            host.name = name
             await self._remove_replaced([replaced])
         except BaseException:
             await self.remove_host(host)
@@ -297,12 +298,12 @@ class Members:
             except NotFound:
                 raise not_a_host(address) from None
 
-    async def _rejoin(self, address: Address, name: str | None) -> None:
+    async def _rejoin(self, address: Address, whole: WholeTree | None) -> None:
         try:
-            await self.mount(address, name)
+            await self.mount(address, whole)
         except Exists:
-            if name is not None:
-                there = self.workers.get(name)
+            if whole is not None:
+                there = self.workers.get(whole.name)
                 if there is None or there.host.lost or there.host.address != address:
                     raise
             # by somebody else meanwhile
@@ -317,13 +318,20 @@ class Members:
     def _one_at(self, address: Address) -> asyncio.Lock:
         return self._joining.setdefault(address, asyncio.Lock())
 
-    async def _connect(self, address: Address, version: str, epoch: int | None = None) -> Host:
+    async def _connect(
+        self,
+        address: Address,
+        version: str,
+        epoch: int | None = None,
+        whole: WholeTree | None = None,
+    ) -> Host:
         """Hosts, and orchestrators, are spoken to in 9P2000.u, whose errors have an
         errno; strangers in plain 9P2000, for some answer to every version and speak but one."""
         loop = asyncio.get_running_loop()
         pulse = Pulse(self._rules, loop.time())
+        uname = _own_uname(address, whole)
         host = await Host.connect(
-            address, _own_uname(address), self._trust, pulse, self._views.renew, version, epoch
+            address, uname, self._trust, pulse, self._views.renew, version, epoch, whole
         )
         host.heartbeat = time.time()
         self.hosts.append(host)
@@ -333,8 +341,10 @@ class Members:
     def _mount_of(self, host: Host, name: str, there: str = "", ours: bool = False) -> Mount:
         """What is to be mounted as `name`: the worker that the host calls `there`, or if that
         is "" its whole tree."""
-        aname = host.aname(there) if there else ""
-        return Mount(self._tree, name, host.connection, host.uname, aname, ours=ours)
+        aname, worker = host.aname(there), bool(there)
+        return Mount(
+            self._tree, name, host.connection, host.uname, aname, of_worker=worker, ours=ours
+        )
 
     def _check_free(self, host: Host, name: str, instead: Worker | None = None) -> None:
         if not self.promises.allow(name, host.started_as):
@@ -411,17 +421,20 @@ class Members:
             if name not in self.workers and self.is_free(name)
         }
         there_is = any(
-            (h.address, h.epoch, h.name) == (where, saved.epoch, saved.workers.get(""))
+            (h.address, h.epoch, h.whole and h.whole.name)
+            == (where, saved.epoch, saved.workers.get(""))
             for h in self.hosts
         )
         if there_is or not names:
             return None
         pulse = Pulse(self._rules, asyncio.get_running_loop().time())
-        host = Host.absent(where, _own_uname(where), self._trust, pulse, self._views.renew)
+        whole = WholeTree(names[""], saved.user, saved.aname) if "" in names else None
+        uname = _own_uname(where, whole)
+        host = Host.absent(where, uname, self._trust, pulse, self._views.renew)
         host.types, host.model, host.epoch = frozenset(saved.types), saved.model, saved.epoch
         host.expected, host.process = saved.expected, process
-        host.name = names.get("")
-        host.has_workers_file = host.name is None
+        host.whole = whole
+        host.has_workers_file = whole is None
         self.hosts.append(host)
         for there, name in names.items():
             mount = self._mount_of(host, name, there)
@@ -435,8 +448,8 @@ class Members:
         """Mount what is remembered of a host that was not started here, if it is the same
         process; otherwise it is tried again as one that is lost."""
         try:
-            if host.name is not None:
-                await self.mount(host.address, host.name)
+            if host.whole is not None:
+                await self.mount(host.address, host.whole)
                 return
             async with self._one_at(host.address):
                 if self._known(host.address) is host:
@@ -446,7 +459,7 @@ class Members:
         except Error as e:
             log.warning("host %s is not back: %s", host.address, e)
             if host.expected and host in self.hosts:
-                self.discovery.expect(host.address, host.name)
+                self.discovery.expect(host.address, host.whole)
 
     # -- leaving ------------------------------------------------------------------
 
@@ -524,7 +537,7 @@ class Members:
         host = worker.host
         self._drop_worker(worker)
         if not host.workers:
-            self.discovery.forget(host.address, host.name)
+            self.discovery.forget(host.address, host.whole)
             await self.remove_host(host)
 
     def _drop_worker(self, worker: Worker) -> None:
@@ -581,7 +594,7 @@ class Members:
             self._judge(worker)
         log.warning("host %s is lost with %d workers", host.address, len(host.workers))
         if host.comes_back:
-            self.discovery.expect(host.address, host.name)
+            self.discovery.expect(host.address, host.whole)
 
     # -- health -------------------------------------------------------------------
 
@@ -659,8 +672,10 @@ class Members:
             await host.process.kill()
 
 
-def _own_uname(address: Address) -> str:
+def _own_uname(address: Address, whole: WholeTree | None = None) -> str:
     """As whom the owner attaches.  On unix sockets and under TLS it is as whom the connection
     shows us, for the name may be another user's there.  On plain TCP no name means anything to
     our own servers, but one may to others."""
+    if whole is not None and whole.user:
+        return whole.user
     return owner().name if address.net == "tcp" else ""

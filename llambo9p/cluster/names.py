@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..conversation.worker_names import number_of, worker_name
 
@@ -27,6 +28,15 @@ def check_mount(name: str) -> str:
             "most 64 in all"
         )
     return name
+
+
+class WholeTree(NamedTuple):
+    """A server's whole tree that is mounted under one name, and as whom it is attached."""
+
+    name: str
+    user: str = ""
+    """the uname of the owner's attach; empty: see `Members`"""
+    aname: str = ""
 
 
 def assign(

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -142,7 +142,9 @@ class Orchestrator:
             ),
             Command("scale", "N [TYPE]", 1, 2, self._scale),
             Command("load", "NAME MODEL", 2, 2, partial(self._load, user)),
-            Command("mount", "ADDR [NAME]", 1, 2, partial(self._mount, user)),
+            Command(
+                "mount", "ADDR [NAME [--user U] [--aname TREE]]", 1, 6, partial(self._mount, user)
+            ),
             Command("unmount", "NAME", 1, 1, self._unmount),
             Command("strategy", "NAME", 1, 1, self._use_strategy),
             self._for_each("drain", self._members.living, self._members.drain),
@@ -265,12 +267,8 @@ class Orchestrator:
             "--model": "",
             "--engine": self.config.orchestrator.engine,
         }
-        rest = list(words)
-        while rest:
-            option = rest.pop(0)
-            if option not in options or not rest:
-                raise InvalidArgument(f"spawn: bad option {option!r}; use {' '.join(options)}")
-            options[option] = rest.pop(0)
+        if rest := _options("spawn", options, words):
+            raise _bad_option("spawn", rest[0], options)
         node = self.config.node_type(options["--type"])
         count = _count(options["--count"]) if options["--count"] else node.count
         engine = options["--engine"]
@@ -318,13 +316,22 @@ class Orchestrator:
         at = address.parse(words[0])
         if at.net == "unix":
             user.check_owner("mount of a unix socket", UNIX_REFUSED)
-        name = words[1] if len(words) > 1 else None
-        if name is not None:
-            try:
-                names.check_mount(name)
-            except ValueError as e:
-                raise InvalidArgument(f"mount: {e}") from None
-        return lambda: self._members.mount(at, name)
+        options = {"--user": "", "--aname": ""}
+        rest = _options("mount", options, words[1:])
+        if len(rest) > 1:
+            raise _bad_option("mount", rest[1], options)
+        if not rest:
+            if any(options.values()):
+                raise InvalidArgument(
+                    "mount: --user and --aname are for a whole tree: give it a NAME after ADDR"
+                )
+            return lambda: self._members.mount(at, None)
+        try:
+            names.check_mount(rest[0])
+        except ValueError as e:
+            raise InvalidArgument(f"mount: {e}") from None
+        whole = names.WholeTree(rest[0], options["--user"], options["--aname"])
+        return lambda: self._members.mount(at, whole)
 
     def _unmount(self, words: Sequence[str]) -> Action:
         self._members.mounted(words[0])
@@ -407,6 +414,26 @@ async def _attached(walk: Maybe[Walk]) -> Node:
     if walked.file is None:
         raise walked.error or NotFound()
     return walked.file
+
+
+def _options(verb: str, options: dict[str, str], words: Sequence[str]) -> list[str]:
+    """Put the values that `words` give into `options`; the words that are none of them, or
+    their values.  Raises InvalidArgument."""
+    rest = []
+    each = iter(words)
+    for word in each:
+        value = next(each, None) if word in options else None
+        if value is not None:
+            options[word] = value
+        elif word.startswith("--"):
+            raise _bad_option(verb, word, options)
+        else:
+            rest.append(word)
+    return rest
+
+
+def _bad_option(verb: str, word: str, options: Iterable[str]) -> InvalidArgument:
+    return InvalidArgument(f"{verb}: bad option {word[:80]!r}; use {' '.join(options)}")
 
 
 def _count(word: str) -> int:

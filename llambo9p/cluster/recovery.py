@@ -130,6 +130,8 @@ class Recovery:
             workers={there: worker.name for there, worker in host.workers.items()},
             expected=host.expected and host.address not in self._registry.services,
             gone=host.lost and not host.expected and process is None,
+            user=host.whole.user if host.whole is not None else "",
+            aname=host.whole.aname if host.whole is not None else "",
             started=started,
         )
 

@@ -22,6 +22,7 @@ from ..fs.user import numbers_of
 from ..net.client import Client
 from ..p9 import constants as c
 from ..p9 import messages as m
+from ..p9.dialects import P9_2000_L
 from ..p9.node import Handle, Maybe, Node, Walk
 from ..p9.relay import Way
 from ..p9.wire import Dir, Qid, dont_touch
@@ -33,6 +34,8 @@ _FIXED = 100_000
 """files of one server whose qid.path has more bits: each is remembered"""
 _LISTING = 64 << 20
 """bytes of a listing"""
+_AT_ONCE = 64
+"""entries of one that are asked for at a time"""
 
 
 class QidMap:
@@ -77,16 +80,17 @@ class Mount(SyntheticFile):
         aname: str = "",
         refusal: Error | None = None,
         *,
+        of_worker: bool = False,
         ours: bool = False,
     ) -> None:
-        """`aname` names one worker of a host of ours, and nothing else is below it; other
-        servers are `ours` if they are orchestrators or hosts.  A mount with a `refusal` is only
-        there to be seen."""
+        """With `of_worker`, `aname` names one worker of a host of ours, and nothing else is below
+        it; other servers are `ours` if they are orchestrators or hosts.  A mount with a `refusal`
+        is only there to be seen."""
         super().__init__(tree, name, c.DMDIR | 0o555, tree.qid(c.QTDIR))
         self.connect = connect
         """another one may be set as long as it is not attached"""
         self._client: Client | None = None
-        self.of_worker = bool(aname)
+        self.of_worker = of_worker
         self.ours = ours or self.of_worker
         self.parent: Directory | None = None
         self.qids = QidMap(tree)
@@ -333,9 +337,30 @@ class RemoteFile:
 
     async def readdir(self, count: int) -> list[Dir]:
         """All entries that have a name which a file can have, and whose names differ."""
-        listing = await self._mount.client.read_dir(self._fid, count, _LISTING)
-        entries = {entry.name: entry for entry in listing}
-        return [self._mount.local(entry) for name, entry in entries.items() if _may_be(name)]
+        client = self._mount.client
+        listing = await client.read_dir(self._fid, count, _LISTING)
+        entries = {entry.name: entry for entry in listing if _may_be(entry.name)}
+        found = list(entries.values())
+        if client.dialect is P9_2000_L:  # whose listings have not all that ours need
+            for at in range(0, len(found), _AT_ONCE):
+                some = found[at : at + _AT_ONCE]
+                found[at : at + _AT_ONCE] = await asyncio.gather(*map(self._looked_at, some))
+        return [self._mount.local(entry) for entry in found]
+
+    async def _looked_at(self, entry: Dir) -> Dir:
+        """The stat of an entry of this directory; the entry itself when it has none."""
+        client = self._mount.client
+        try:
+            fid, _ = await client.walk(self._mount.fid, (*self._names, entry.name))
+        except Error:
+            return entry
+        try:
+            stat = (await client.call(m.Tstat(0, fid), m.Rstat)).stat
+        except Error:
+            return entry
+        finally:
+            client.forget(fid)
+        return replace(stat, name=entry.name)
 
     def write(self, offset: int, data: bytes) -> Pending[int]:
         return self._mount.client.ask(m.Twrite(0, self._fid, offset, data), m.Rwrite, _count)

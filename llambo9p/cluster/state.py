@@ -54,6 +54,10 @@ class SavedHost:
     """it is lost, and nobody waits for it; should it register again, these are its names"""
     drained: list[str] = field(default_factory=list)
     """those of its workers that get nothing new, as the host calls them"""
+    user: str = ""
+    """as whom its whole tree is attached; empty: as for any host"""
+    aname: str = ""
+    """of its whole tree"""
     started: Started | None = None
     """None for one that was mounted or registered"""
 

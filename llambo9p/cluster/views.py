@@ -97,7 +97,6 @@ class Views:
         mount = worker.mount
         if user != self._tree.owner:
             host = worker.host
-            aname = host.aname(worker.there) if mount.of_worker else ""
             refusal = None
             if host.address.net == "tcp":
                 refusal = PermissionDenied(
@@ -109,8 +108,9 @@ class Views:
                 worker.name,
                 lambda: worker.host.client_of(user),
                 user,
-                aname,
+                host.aname(worker.there),
                 refusal,
+                of_worker=mount.of_worker,
                 ours=mount.ours,
             )
         mount.parent = root

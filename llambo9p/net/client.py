@@ -35,6 +35,7 @@ from ..errors import (
     Error,
     NotFound,
     PermissionDenied,
+    TimedOut,
     WorkerLost,
     from_ename,
 )
@@ -103,18 +104,24 @@ class Client(asyncio.Protocol):
         version: str = c.VERSION_9P2000,
         trust: Trust = NOBODY_ELSE,
         msize: int = c.STRANGERS_MSIZE,
+        patience: float | None = None,
     ) -> Self:
         """Connect and negotiate `version`, 9P2000.u or plain: with .u errors keep their
         errno; and an msize of at most so many bytes.
 
-        Raises `WorkerLost` naming the address, and what `sockets.connect` does of a server that
-        we do not `trust`.
+        Raises `WorkerLost` naming the address, what `sockets.connect` does of a server that
+        we do not `trust`, and TimedOut when it is connected and does not answer the Tversion in
+        `patience` seconds.
         """
         client = await sockets.connect(address, lambda: cls(address, msize), trust)
         try:
-            reply = await client.call(m.Tversion(c.NOTAG, msize, version), m.Rversion)
+            async with asyncio.timeout(patience):
+                reply = await client.call(m.Tversion(c.NOTAG, msize, version), m.Rversion)
             if reply.version not in (version, c.VERSION_9P2000):
                 raise Error(f"{address} speaks {reply.version!r}, not {version}")
+        except TimeoutError:
+            client.close()
+            raise TimedOut(f"{TimedOut.ename}: {address} does not answer 9P") from None
         except WorkerLost as e:
             if address.net != "tls":
                 raise
@@ -135,17 +142,13 @@ class Client(asyncio.Protocol):
         first: Error | None = None
         for version in versions:
             try:
-                async with asyncio.timeout(_VERSION_S):
-                    return await cls.connect(address, version, trust)
-            except TimeoutError:
-                error: Error = WorkerLost(f"{address} does not answer 9P")
+                return await cls.connect(address, version, trust, patience=_VERSION_S)
             except PermissionDenied:
                 raise  # it is nobody whom we trust
             except Error as e:
-                error = e
                 if isinstance(e, WorkerLost) and not isinstance(e, ConnectionLost):
                     raise (first or e) from None  # nobody is there, or any more
-            first = first or error
+                first = first or e
         assert first is not None
         raise first
 

@@ -17,10 +17,11 @@ import pytest
 
 from llambo9p.errors import Error, NotFound, NotSupported
 from llambo9p.fs.tree import Directory, TextFile, Tree
+from llambo9p.fs.user import User
 from llambo9p.mount.attachment import Attachment
 from llambo9p.mount.nodes import Node
 from llambo9p.net import client as net_client
-from llambo9p.net.address import Address
+from llambo9p.net.address import Address, parse
 from llambo9p.net.client import Client
 from llambo9p.net.server import Server
 from llambo9p.p9 import constants as c
@@ -30,6 +31,7 @@ from tests.cluster.harness import cluster, simulated_host
 from tests.conformance.subjects import Note
 from tests.disorder import frame_of
 from tests.files import ANYWHERE, Files, story
+from tests.tools.test_trace import tracing
 
 from .mounts import mounted, needs_fuse
 
@@ -149,6 +151,93 @@ def test_a_fuse_mount_of_it(diod: Diod, tmp_path: Path) -> None:
         found = (diod.directory / "copy").stat()
         assert (found.st_size, found.st_mode & 0o777, found.st_mtime) == (2, 0o640, 1000)
         assert mount.run("cat nowhere").stderr.endswith("No such file or directory\n")
+
+
+def test_an_orchestrator_mounts_it_by_its_aname(diod: Diod) -> None:
+    @story
+    async def main() -> None:
+        async with cluster() as running:
+            files, orchestrator = running.files, running.orchestrator
+            with pytest.raises(Error):
+                await files.write("ctl", f"mount {diod.address} disk")
+            assert await files.ls("nodes") == []
+            await files.write("ctl", f"mount {diod.address} disk --aname {diod.directory}")
+            assert await files.read("disk/hello") == "hello, world\n"
+            entries = {e.name: e for e in await (await files.open("disk/deep/er")).read_dir()}
+            assert (entries["leaf"].length, entries["leaf"].mode & c.DMDIR) == (200_000, 0)
+            deep = await (await files.open("disk/deep")).read_dir()
+            lengths = {entry.name: entry.length for entry in deep}
+            assert lengths.pop("er") == 0
+            assert lengths == {f"file{n}": len(str(n)) for n in range(300)}
+            # what is saved has it all
+            (saved,) = orchestrator.recovery.describe().hosts
+            assert (saved.user, saved.aname) == ("", str(diod.directory))
+        async with cluster() as after:
+            host = after.orchestrator._members.remember(saved)
+            assert host is not None
+            await after.orchestrator._members.take_back(host)
+            assert await after.files.read("disk/hello") == "hello, world\n"
+
+    main()
+
+
+def test_an_orchestrator_attaches_as_the_user_it_is_given(tmp_path: Path) -> None:
+    attached = []
+    tree = Tree()
+    root = Directory(tree, "/")
+
+    def attach(user: User, aname: str) -> Directory:
+        attached.append((user.name, aname))
+        return root
+
+    @story
+    async def main() -> None:
+        server = Server(attach)
+        address = await server.listen(Address("unix", path=str(tmp_path / "9p")))
+        async with cluster() as running:
+            mount = f"mount {address} other --user glenda --aname 'some where'"
+            await running.files.write("ctl", mount)
+            await running.files.ls("other")
+            assert set(attached) == {("glenda", "some where")}
+        await server.close()
+
+    main()
+
+
+@pytest.mark.parametrize(
+    "words, error",
+    [
+        ("--user glenda", "are for a whole tree: give it a NAME"),
+        ("other --usr glenda", "bad option '--usr'; use --user --aname"),
+        ("other --user", "bad option '--user'"),
+        ("other another", "bad option 'another'"),
+        ("2other --aname x", "bad name '2other'"),
+    ],
+)
+def test_bad_words_of_mount_are_named(words: str, error: str) -> None:
+    @story
+    async def main() -> None:
+        async with cluster() as running:
+            with pytest.raises(Error, match=error):
+                await running.files.write("ctl", f"mount tcp!127.0.0.1!9 {words}")
+
+    main()
+
+
+def test_what_is_said_to_it_can_be_traced(diod: Diod) -> None:
+    with tracing(str(diod.address)) as trace:
+
+        @story
+        async def main() -> None:
+            client = await Client.dial(parse(trace.address), VERSIONS)
+            fid, _ = await client.attach("", str(diod.directory))
+            assert await client.get(fid, "hello") == b"hello, world\n"
+            client.close()
+
+        main()
+        lines = trace.interrupt()
+    assert any("Tgetattr" in line or "Tlopen" in line for line in lines), lines
+    assert any(f'aname "{diod.directory}"' in line for line in lines), lines
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from llambo9p.cluster import discovery
 from llambo9p.cluster.discovery import Discovery
+from llambo9p.cluster.names import WholeTree
 from llambo9p.errors import Error, WorkerLost
 from llambo9p.net.address import Address, parse
 from tests.files import story, turns_of_the_loop, until
@@ -26,7 +27,7 @@ class Joins:
     def __init__(self) -> None:
         self.attempts: list[asyncio.Future[None]] = []
 
-    async def join(self, address: Address, name: str | None) -> None:
+    async def join(self, address: Address, whole: WholeTree | None) -> None:
         attempt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.attempts.append(attempt)
         await attempt

@@ -21,6 +21,7 @@ from llambo9p.cluster.host import Host
 from llambo9p.cluster.launchers.base import HostSpec, Launched, Progress
 from llambo9p.cluster.launchers.local import LocalHost
 from llambo9p.cluster.members import Members
+from llambo9p.cluster.names import WholeTree
 from llambo9p.errors import Error
 from llambo9p.p9 import constants as c
 from tests.files import story, turns_of_the_loop, until
@@ -204,7 +205,7 @@ async def test_names_are_a_hosts_from_the_moment_that_it_is_to_be_started(
             for name in ("worker-0001", "worker-0003"):  # on the host that grows, and the new one
                 if name not in members.workers:
                     with pytest.raises(Error, match=f"{name} is being started"):
-                        await members.mount(tree.address, name)
+                        await members.mount(tree.address, WholeTree(name))
             await members.join(other.address, epoch=1, first=3)
             return await start(spec, progress)
 

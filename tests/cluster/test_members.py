@@ -14,6 +14,7 @@ from llambo9p.cluster.health import FAILURES, Circuit, Health, Rules
 from llambo9p.cluster.host import Host as Mounted
 from llambo9p.cluster.labels import Labels
 from llambo9p.cluster.members import Members
+from llambo9p.cluster.names import WholeTree
 from llambo9p.cluster.remote_conversation import RemoteConversation
 from llambo9p.cluster.state import SavedHost
 from llambo9p.engine.simulated import Gate
@@ -313,7 +314,7 @@ async def test_a_tree_that_somebody_mounts_again_first_is_not_expected_any_more(
     async with cluster(OFTEN) as running, a_tree() as address:
         members = members_of(running)
         await running.files.write("ctl", f"mount {address} disk")
-        members.discovery.expect(address, "disk")
+        members.discovery.expect(address, WholeTree("disk"))
         await until(lambda: not members.discovery._trying)
         assert members.counts[Health.HEALTHY] == 1
 
