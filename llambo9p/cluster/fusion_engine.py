@@ -251,5 +251,6 @@ def _sum(usages: Sequence[Usage], answer: Usage) -> Usage:
         given_tokens=sum(usage.given_tokens for usage in usages),
         queue_ms=min(usage.queue_ms for usage in usages),
         ttft_ms=min(usage.ttft_ms for usage in usages),
+        trimmed_turns=max(usage.trimmed_turns for usage in usages),
         finish_reason=answer.finish_reason,
     )

@@ -69,6 +69,8 @@ class Conversation:
         self.user = user
         self.history_bytes = 0
         """of `history`, as the quota of what is kept has them"""
+        self._forgotten = 0
+        """turns that `history` had, of this conversation"""
         self._queue: deque[Turn] = deque()
         self._one_shots: set[Turn] = set()
 
@@ -165,6 +167,7 @@ class Conversation:
             self.limits.buffer.give_back(turn.size, self.user)
             turn.failed(why or Interrupted("the conversation was reset"))
         self.history.clear()
+        self._forgotten = 0
         self._forget_bytes(self.history_bytes)
         self.texts.forget_tokens()
         self.texts.refusals.forget(TOKENS, HISTORY)
@@ -287,7 +290,8 @@ class Conversation:
             return  # refused, or reset meanwhile
         self.running = None
         if turn.usage is not None:
-            self.last_usage = turn.usage
+            trimmed = turn.usage.trimmed_turns + self._forgotten
+            self.last_usage = replace(turn.usage, trimmed_turns=trimmed)
             assert turn.request is not None
             answer = turn.stream.data.decode()
             if not isinstance(turn.request.prompt, str) and answer:
@@ -317,6 +321,7 @@ class Conversation:
         """Forget as many of the oldest turns as have `count` bytes, and one at least."""
         oldest = size = 0
         while oldest < len(self.history) and (size < count or not oldest):
+            self._forgotten += 1
             size += history_text.size(self.history[oldest : oldest + 1])
             oldest += 1
             while oldest < len(self.history) and self.history[oldest].role != "user":
@@ -428,8 +433,8 @@ class Conversation:
 
     def status_text(self) -> str:
         """`attr value` lines: state, position in the engine's queue, a number that grows when
-        the running request gets further, prompts queued here, turns so far, the newest
-        request's id, last error."""
+        the running request gets further, prompts queued here, turns so far, those that the last
+        answer did not know any more, the newest request's id, last error."""
         running = self.running
         lines = [
             f"state {self.state.value}",
@@ -437,6 +442,7 @@ class Conversation:
             f"progress {running.progress_in(self._engine) if running is not None else 0}",
             f"queued {len(self._queue)}",
             f"turns {len(self.history) // 2}",
+            f"trimmed_turns {self.last_usage.trimmed_turns if self.last_usage else 0}",
         ]
         if self.last_request:
             lines.append(f"request {self.last_request}")

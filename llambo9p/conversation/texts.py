@@ -122,6 +122,8 @@ def parse_usage(text: str) -> Usage:
             ttft_ms=said.milliseconds(attrs["ttft_ms"]),
             total_ms=said.milliseconds(attrs["total_ms"]),
             interrupted_ms=said.milliseconds(attrs["interrupted_ms"]),
+            # a host that is older than we are says nothing of it
+            trimmed_turns=said.whole(attrs.get("trimmed_turns", "0"), said.MANY),
             finish_reason=_finish_reason(attrs["finish_reason"]),
         )
         if usage.cached_tokens > usage.prompt_tokens:

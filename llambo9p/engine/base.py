@@ -187,6 +187,9 @@ class Usage:
     total_ms: float = 0.0
     interrupted_ms: float = 0.0
     """in the queue after the first token: the answer gave up its slot to another user"""
+    trimmed_turns: int = 0
+    """of the conversation, the oldest: the model did not read them, for the prompt would not have
+    fitted the context"""
     finish_reason: FinishReason = "stop"
 
     @property

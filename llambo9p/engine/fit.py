@@ -11,11 +11,13 @@ Rules it keeps:
   and finds its prefix in the KV cache; dropping turn by turn would prefill the whole
   context anew for every prompt of a full chat.
 - What cannot fit fails with `ContextOverflow`, which names both numbers.
+- Forgetting is told: with the tokens comes how many turns were dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request
@@ -25,11 +27,17 @@ LONG = 16
 """bytes a token: a longer chat is not worth tokenizing whole"""
 
 
-def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -> list[int]:
-    """The tokens of the request's prompt, at most `n_ctx`.  Raises `ContextOverflow`."""
+class Fitted(NamedTuple):
+    tokens: list[int]
+    trimmed_turns: int
+    """that were dropped"""
+
+
+def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -> Fitted:
+    """The request's prompt in at most `n_ctx` tokens.  Raises `ContextOverflow`."""
     prompt = request.prompt
     if request.overflow == "error" or isinstance(prompt, str):
-        return _checked(tokenize(prompt), n_ctx)
+        return Fitted(_checked(tokenize(prompt), n_ctx), 0)
     limit = n_ctx - min(request.params.max_tokens, n_ctx // 4)
 
     def attempt(prompt: Prompt) -> list[int] | None:
@@ -43,17 +51,19 @@ def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -
     if sum(len(message.content) for message in prompt) <= n_ctx * LONG:
         tokens = attempt(prompt)
         if tokens is not None:
-            return tokens
-    return _checked(tokenize(_trimmed(prompt, attempt)), n_ctx)
+            return Fitted(tokens, 0)
+    kept, dropped = _trimmed(prompt, attempt)
+    return Fitted(_checked(tokenize(kept), n_ctx), dropped)
 
 
 def _trimmed(
     prompt: tuple[Message, ...], attempt: Callable[[Prompt], list[int] | None]
-) -> tuple[Message, ...]:
-    """The prompt without its oldest turns: as few blocks as make the attempt succeed."""
+) -> tuple[tuple[Message, ...], int]:
+    """The prompt without its oldest turns, as few blocks as make the attempt succeed; and how
+    many turns these were."""
     head, turns = split_turns(prompt)
     if len(turns) < 2:
-        return prompt
+        return prompt, 0
 
     def newest(kept: int) -> tuple[Message, ...]:
         return (*head, *(message for turn in turns[len(turns) - kept :] for message in turn))
@@ -73,7 +83,7 @@ def _trimmed(
     dropped = len(turns) - fits
     block = 1 << max(0, (fits // 4).bit_length() - 1)
     dropped = min(-(-dropped // block) * block, len(turns) - 1)
-    return newest(len(turns) - dropped)
+    return newest(len(turns) - dropped), dropped
 
 
 def split_turns(messages: tuple[Message, ...]) -> tuple[list[Message], list[list[Message]]]:

@@ -22,7 +22,7 @@ from llambo9p.engine.sandbox.compiler import Compiler
 def prepare(request: Request, model: Model, n_ctx: int, compiler: Compiler) -> Prepared:
     """Raises what is wrong with the request: `ContextOverflow`, `InvalidArgument`,
     `ModelError`.  May take long."""
-    prompt = fit(request, n_ctx, model.tokenize)
+    prompt, trimmed_turns = fit(request, n_ctx, model.tokenize)
     # an answer is not longer, and a sampler would be busy with the rest for seconds
     most = min(request.params.max_tokens, n_ctx - len(prompt) + 1)
     given = request.answer[:most]
@@ -32,7 +32,7 @@ def prepare(request: Request, model: Model, n_ctx: int, compiler: Compiler) -> P
     if constraint is not None:
         grammar = compiler.grammar(constraint, request.user).result()
         compiled = model.compile(grammar, request.user)
-    return Prepared(request, array("i", prompt), given, compiled)
+    return Prepared(request, array("i", prompt), given, compiled, trimmed_turns)
 
 
 def _check_answer(tokens: Sequence[int], model: Model) -> None:

@@ -125,6 +125,8 @@ class Prepared:
     """tokens that the answer begins with: of `Request.answer` those that fit"""
     compiled: object = None
     """what `Model.compile` made of the request's constraint; None: there is none"""
+    trimmed_turns: int = 0
+    """of the request's prompt, those that these tokens leave out"""
 
 
 class Later(Protocol):

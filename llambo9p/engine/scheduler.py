@@ -535,6 +535,7 @@ class Scheduler:
             interrupted_ms=slot.interrupted_seconds * 1000,
             ttft_ms=0.0 if first is None else (first - slot.submitted) * 1000,
             total_ms=(now - slot.submitted) * 1000,
+            trimmed_turns=slot.prepared.trimmed_turns,
             finish_reason=reason,
         )
         self._events.append(Finished(slot.request, usage))

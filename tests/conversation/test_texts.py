@@ -191,7 +191,7 @@ def test_any_text_is_a_history_or_is_refused(text):
 
 
 def test_usage_reads_back():
-    usage = Usage(10, 4, 3, 1, 1.5, 2.0, 4.5, 0.5, "length")
+    usage = Usage(10, 4, 3, 1, 1.5, 2.0, 4.5, 0.5, 6, "length")
     assert texts.parse_usage(texts.show_usage(usage)) == usage
     assert "tokens_per_second 500.0\n" in texts.show_usage(usage)
 
@@ -214,7 +214,8 @@ async def test_status_follows_a_request():
     gate = Gate()
     async with conversing(gate=gate, slots=1, prefill_chunk=16) as place:
         clone = await place.files.open("clone", c.ORDWR)
-        idle = {"state": "idle", "position": "0", "progress": "0", "queued": "0", "turns": "0"}
+        counts = ("position", "progress", "queued", "turns", "trimmed_turns")
+        idle = {"state": "idle", **dict.fromkeys(counts, "0")}
         assert await place.files.attrs("status") == idle
         await place.files.write("ctl", "request_id mine")
         await place.files.write("0/ctl", "request_id other")

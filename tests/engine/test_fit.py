@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llambo9p import errors
 from llambo9p.engine.base import Message, Request, SamplingParams
 from llambo9p.engine.cache import common_prefix
-from llambo9p.engine.fit import fit, split_turns
+from llambo9p.engine.fit import Fitted, fit, split_turns
 from llambo9p.engine.simulated import SimulatedRunner
 from tests.engine.harness import user
 
@@ -30,19 +30,19 @@ def kept_of(tokens: list[int]) -> str:
 
 def test_a_chat_that_fits_is_whole():
     prompt = chat(3)
-    assert fit(Request(prompt, ONE), 500, tokenize) == tokenize(prompt)
+    assert fit(Request(prompt, ONE), 500, tokenize) == Fitted(tokenize(prompt), 0)
 
 
 def test_the_oldest_turns_go_first_and_the_system_prompt_stays():
-    tokens = fit(Request(chat(10), ONE), 100, tokenize)
-    assert len(tokens) <= 100
+    tokens, trimmed = fit(Request(chat(10), ONE), 100, tokenize)
+    assert len(tokens) <= 100 and trimmed == 6
     assert kept_of(tokens) == "sys" + "".join(f"{i:08}" * 2 for i in range(6, 10)) + "last"
 
 
 def test_room_is_left_for_an_answer_while_there_are_turns_to_drop():
     asked = SamplingParams(max_tokens=1000)
-    assert len(fit(Request(chat(10), asked), 100, tokenize)) <= 75
-    assert len(fit(Request(user("x" * 90), asked), 100, tokenize)) == 93
+    assert len(fit(Request(chat(10), asked), 100, tokenize).tokens) <= 75
+    assert len(fit(Request(user("x" * 90), asked), 100, tokenize).tokens) == 93
 
 
 def test_a_prompt_that_cannot_fit_says_both_numbers():
@@ -50,7 +50,7 @@ def test_a_prompt_that_cannot_fit_says_both_numbers():
         fit(Request(user("x" * 100), ONE), 100, tokenize)
     with pytest.raises(errors.ContextOverflow, match="101 tokens.* 100"):
         fit(Request("x" * 101), 100, tokenize)
-    assert len(fit(Request("x" * 100), 100, tokenize)) == 100
+    assert len(fit(Request("x" * 100), 100, tokenize).tokens) == 100
 
 
 def test_overflow_error_drops_nothing():
@@ -62,7 +62,7 @@ def test_a_growing_chat_keeps_its_prefix_for_several_turns():
     previous: list[int] = []
     kept = 0
     for n in range(40, 60):
-        tokens = fit(Request(chat(n), ONE), 400, tokenize)
+        tokens = fit(Request(chat(n), ONE), 400, tokenize).tokens
         kept += common_prefix(previous, tokens) > 200
         previous = tokens
     assert kept >= 14
@@ -87,9 +87,10 @@ def test_every_trim_keeps_whole_newest_turns(sizes, n_ctx, max_tokens):
         messages.append(Message("user" if i % 2 == 0 else "assistant", chr(97 + i % 26) * size))
     messages.append(Message("user", "end"))
     prompt = tuple(messages)
-    tokens = fit(Request(prompt, SamplingParams(max_tokens=max_tokens)), max(n_ctx, 70), tokenize)
+    asked = Request(prompt, SamplingParams(max_tokens=max_tokens))
+    tokens, trimmed = fit(asked, max(n_ctx, 70), tokenize)
     head, turns = split_turns(prompt)
     suffixes = [
         tokenize((*head, *(m for turn in turns[i:] for m in turn))) for i in range(len(turns))
     ]
-    assert tokens in suffixes
+    assert suffixes[trimmed] == tokens
