@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -133,6 +133,24 @@ def words(text: str) -> dict[str, str]:
     """`attr value` lines; of an attribute that comes more than once, all in one."""
     found = attributes(text).items()
     return {name: value if isinstance(value, str) else " ".join(value) for name, value in found}
+
+
+def cut(usage: Mapping[str, str], max_tokens: str, more: str) -> str:
+    """Of an answer that did not end by itself, why; "" for any other.  `max_tokens` is what it
+    was allowed, and `more` says how it can have more."""
+    if usage.get("finish_reason") != "length":
+        return ""
+    if usage.get("completion_tokens") == max_tokens:
+        return f"cut at max_tokens {max_tokens}; {more}"
+    tokens = sum(int(usage.get(name, "0")) for name in ("prompt_tokens", "completion_tokens"))
+    return f"cut: the context is full, with {tokens} tokens of prompt and answer"
+
+
+def logprobs(settings: Mapping[str, str], lines: str) -> dict[str, list[Any]]:
+    """What JSON about an answer has of the lines of `logprobs`, if they were asked for."""
+    if "logprobs" not in settings:
+        return {}
+    return {"logprobs": [json.loads(line) for line in lines.splitlines()]}
 
 
 def numbers(text: str) -> dict[str, int | float | str]:

@@ -131,6 +131,7 @@ def text(worker: Worker, figures: bool) -> str:
         "type": host.type,
         "state": _state(worker),
         "model": host.model,
+        "context": host.context or "-",
         "capacity": worker.capacity,
         "load": worker.active,
         "queued": worker.queued,

@@ -45,9 +45,11 @@ class Setting(NamedTuple):
     n_max: int
     read: Callable[[Sequence[str]], Any]
     show: Callable[[Any], str]
+    about: str = ""
+    """what it is for, in a few words"""
 
 
-def integer(name: str, low: int, high: int) -> Setting:
+def integer(name: str, low: int, high: int, about: str = "") -> Setting:
     """A whole number from `low` to `high`."""
 
     def read(words: Sequence[str]) -> int:
@@ -58,10 +60,10 @@ def integer(name: str, low: int, high: int) -> Setting:
             )
         return value
 
-    return Setting(name, f"{low}..{high}", 1, 1, read, str)
+    return Setting(name, f"{low}..{high}", 1, 1, read, str, about)
 
 
-def _number(name: str, low: float, high: float) -> Setting:
+def _number(name: str, low: float, high: float, about: str) -> Setting:
     def read(words: Sequence[str]) -> float:
         value = number(words[0], low, high)
         if value is None:
@@ -70,10 +72,12 @@ def _number(name: str, low: float, high: float) -> Setting:
             )
         return value
 
-    return Setting(name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:.15g}")
+    return Setting(
+        name, f"{low:g}..{high:g}", 1, 1, read, lambda value: f"{value:.15g}", about
+    )
 
 
-def word(name: str, *allowed: str) -> Setting:
+def word(name: str, *allowed: str, about: str = "") -> Setting:
     """One of several words."""
     usage = "|".join(allowed)
 
@@ -82,10 +86,10 @@ def word(name: str, *allowed: str) -> Setting:
             raise InvalidArgument(f"{name} must be {usage}, not {quote(shown(words[0]))}")
         return words[0]
 
-    return Setting(name, usage, 1, 1, read, str)
+    return Setting(name, usage, 1, 1, read, str, about)
 
 
-def switch(name: str) -> Setting:
+def _switch(name: str, about: str) -> Setting:
     """on or off."""
     read = word(name, "on", "off").read
     return Setting(
@@ -95,6 +99,7 @@ def switch(name: str) -> Setting:
         1,
         lambda words: read(words) == "on",
         lambda value: "on" if value else "off",
+        about,
     )
 
 
@@ -159,25 +164,45 @@ def _read_label(words: Sequence[str]) -> str:
 
 
 SETTINGS = (
-    word("mode", "chat", "complete"),
-    integer("max_tokens", *INTEGERS["max_tokens"]),
-    _number("temperature", *NUMBERS["temperature"]),
-    _number("top_p", *NUMBERS["top_p"]),
-    integer("top_k", *INTEGERS["top_k"]),
-    _number("min_p", *NUMBERS["min_p"]),
-    _number("repeat_penalty", *NUMBERS["repeat_penalty"]),
-    Setting("seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed),
-    Setting("stop", "[STRING]...", 0, MAX_STOPS, _read_stop, lambda v: " ".join(map(quote, v))),
-    integer("logprobs", *INTEGERS["logprobs"]),
-    switch("whitespace_flexible"),
-    switch("coerce_one_of"),
-    switch("lenient"),
-    word("overflow", "trim", "error"),
+    word("mode", "chat", "complete", about="Answer a chat's turn, or continue the text as it is."),
+    integer("max_tokens", *INTEGERS["max_tokens"], "The longest answer."),
+    _number("temperature", *NUMBERS["temperature"], "How far from the likeliest; 0 is greedy."),
+    _number("top_p", *NUMBERS["top_p"], "Sample of the likeliest tokens with this probability."),
+    integer("top_k", *INTEGERS["top_k"], "Sample of so many tokens; 0 is of all."),
+    _number("min_p", *NUMBERS["min_p"], "Leave out what is less likely than this times the best."),
+    _number("repeat_penalty", *NUMBERS["repeat_penalty"], "Repeat less; 1 is off."),
+    Setting(
+        "seed", f"random|0..{MAX_SEED}", 1, 1, _read_seed, _show_seed, "The same draws each time."
+    ),
+    Setting(
+        "stop",
+        "[STRING]...",
+        0,
+        MAX_STOPS,
+        _read_stop,
+        lambda v: " ".join(map(quote, v)),
+        "End the answer before this text.",
+    ),
+    integer("logprobs", *INTEGERS["logprobs"], "Note the probability of so many tokens a place."),
+    _switch("whitespace_flexible", "Let JSON have white space between its tokens."),
+    _switch("coerce_one_of", "Take oneOf for anyOf where a schema cannot be kept."),
+    _switch("lenient", "Ignore what cannot be kept of a schema."),
+    word("overflow", "trim", "error", about="Forget the oldest turns of a full context, or fail."),
     # nobody can get ahead of others, only let them go first: see `engine.fair`
-    integer("priority", -10, 0),
-    Setting("type", "[NAME]", 0, 1, _read_type, str),
-    Setting("request_id", "random|ID", 1, 1, _read_request_id, lambda value: value or "random"),
-    Setting("cache_label", "[LABEL]", 0, 1, _read_label, str),
+    integer("priority", -10, 0, "Below 0, for what can wait."),
+    Setting("type", "[NAME]", 0, 1, _read_type, str, "Only workers of this node type answer."),
+    Setting(
+        "request_id",
+        "random|ID",
+        1,
+        1,
+        _read_request_id,
+        lambda value: value or "random",
+        "By which logs tell of it.",
+    ),
+    Setting(
+        "cache_label", "[LABEL]", 0, 1, _read_label, str, "Share the cache with this label alone."
+    ),
 )
 
 _IN_PARAMS = {f.name for f in fields(SamplingParams)}

@@ -43,6 +43,7 @@ async def simulated_host(
     count: int = 1,
     first: int = 0,
     *,
+    node_type: str = "tiny",
     answer: Callable[[str], bytes] | None = None,
     gate: Gate | None = None,
     at: Address = ANYWHERE,
@@ -62,7 +63,7 @@ async def simulated_host(
     host = Host(
         engine,
         engine.info,
-        node_type="tiny",
+        node_type=node_type,
         context_size=n_ctx,
         shutdown=lambda: None,
         limits=limits,

@@ -105,10 +105,16 @@ class ScriptedCluster(Cluster):
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._held = contextlib.AsyncExitStack()
-        host = simulated_host(2, answer=script, gate=_Pace(), n_ctx=32768, slots=SLOTS)
+        super().__init__(directory)
+        self.add("tiny", 32768)
+
+    def add(self, node_type: str, n_ctx: int) -> None:
+        """Two workers of a type, on a host of their own."""
+        host = simulated_host(
+            2, node_type=node_type, answer=script, gate=_Pace(), n_ctx=n_ctx, slots=SLOTS
+        )
         entering = self._held.enter_async_context(host)
         address = asyncio.run_coroutine_threadsafe(entering, self._loop).result(10).address
-        super().__init__(directory)
         self.out("write", "ctl", f"mount {address}")
 
     @contextlib.contextmanager

@@ -114,7 +114,7 @@ def test_fuse_asks_several_and_prints_one_answer(running):
     assert len(lines) == 2 and len({line.split()[0] for line in lines}) == 2
     assert all(line.split()[3:] == ["voted", "simulated", "simulated"] for line in lines)
     said = running.error("fuse", "a long question that holds nothing which anybody could count")
-    assert said.startswith("llamboctl: fusion/2/data: no consensus: majority-vote: 0 of 3 answers")
+    assert said.startswith("llamboctl: no consensus: majority-vote: 0 of 3 answers")
     assert running.run("fuse", "--strategy", "best", "?").returncode == 2
     # the conversations are gone again
     assert not [name for name in running.out("ls", "fusion").splitlines() if name.isdigit()]

@@ -37,10 +37,8 @@ def test_a_conversation_of_its_own_is_held_open_until_its_end() -> None:
         "read n <&3",
         "echo 'seed 7' >&3",
         "printf %s 'Be brief.' >$n/system",
-        "exec 4<>$n/data",
-        """printf %s 'Who'"'"'s there?' >&4""",
-        "cat <&4",
-        "exec 4>&-",
+        """printf %s 'Who'"'"'s there?' >$n/prompt""",
+        "cat $n/out",
         "exec 3>&-",
     ]
 

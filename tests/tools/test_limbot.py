@@ -75,9 +75,16 @@ class TestOneQuestion:
             assert isinstance(done.exception, click.UsageError) and done.stdout == ""
 
     def test_what_the_cluster_refuses_it_says(self, cluster):
-        done = llamboctl("limbot", "--temperature", "99", "Hi", **cluster.env)
+        done = llamboctl("limbot", "--type", "nowhere", "--priority", "-1", "Hi", **cluster.env)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr.startswith(b"llamboctl: clone: temperature must be a number 0..5")
+        assert done.stderr == b"llamboctl: no healthy worker of type nowhere; types are tiny\n"
+        bad = cluster.state.with_name("bad.gbnf")
+        bad.write_text("root ::=\n  b")
+        for command in ("limbot", "infer", "fuse"):
+            done = llamboctl(command, "--grammar", str(bad), "Hi", **cluster.env)
+            assert (done.returncode, done.stdout) == (1, b"")
+            why = f"{bad}: line 2: the rule `b` is used and not defined\n"
+            assert done.stderr.decode() == f"llamboctl: {why}"
 
     def test_without_a_cluster_it_says_how_to_get_one(self, cluster, tmp_path):
         for args in (("Hi",), ("-i",)):
@@ -222,7 +229,7 @@ class TestChat:
         out, err = chat(cluster, "/set max_tokens 5", "one", "/set stop ' after'", "/set stop",
                         "/set max_tokens -", "two", "/set")  # fmt: skip
         assert out[0].split() == ["max_tokens", "5"] and out[1] == "'one'"
-        assert err == ["[cut off after 5 tokens; /set max_tokens allows more]"]
+        assert err == ["[cut at max_tokens 5; /more goes on]"]
         assert out[2] == out[3] and out[2].split(None, 1) == ["stop", "' after'"]
         assert out[4].split() == ["max_tokens", DEFAULTS["max_tokens"]] and out[5] == "'two'"
         assert [line.split()[0] for line in out[6:]] == list(DEFAULTS)
@@ -236,6 +243,39 @@ class TestChat:
                            "limbot: there is no setting xyzzy; /set shows them"]  # fmt: skip
         assert "max_tokens must be a whole number 1.." in err[2] and err[2].endswith("not lots")
         assert err[3:] == ["limbot: max_tokens: a setting has one line"]
+
+    def test_more_goes_on_with_what_was_cut(self, cluster):
+        whole = " ".join(map(str, range(1, 21)))
+        out, err = chat(cluster, "one", "/set max_tokens 9", "count to 20", *["/more"] * 6,
+                        "/history", "/set max_tokens -", "last")  # fmt: skip
+        shown = out.index("1 2 3 4 5")
+        assert out[shown : shown + 6] == [whole[at : at + 9] for at in range(0, 54, 9)]
+        cuts = [f"[cut at max_tokens {most}; /more goes on]" for most in range(9, 50, 9)]
+        assert err == [*cuts, "limbot: there is no answer that was cut or stopped"]
+        assert out[shown + 6 : -2] == ["> one", "'one' after 0", "> count to 20", whole]
+        assert out[-1] == "'last' after 4", "the cluster knows the turn once, and whole"
+
+    def test_more_keeps_to_the_newest_answer(self, cluster, tmp_path):
+        none = "limbot: there is no answer that was cut or stopped"
+        for between in ("/clear", f"/load {os.devnull}", "two"):
+            lines = ("/set max_tokens 3", "one", "/set max_tokens -", between, "/more")
+            _, err = chat(cluster, *lines)
+            assert err[-1] == none
+        assert chat(cluster, "/more") == ([], [none])
+
+    def test_more_that_fails_leaves_the_turn_as_it_was(self, cluster):
+        out, err = chat(cluster, "/set max_tokens 9", "count to 20", "/set type nowhere", "/more",
+                        "/set type -", "/more", "/history")  # fmt: skip
+        assert err == ["[cut at max_tokens 9; /more goes on]",
+                       "limbot: no healthy worker of type nowhere; types are tiny",
+                       "[cut at max_tokens 18; /more goes on]"]  # fmt: skip
+        assert out[-2:] == ["> count to 20", "1 2 3 4 5 6 7 8 9 "]
+
+    def test_it_fails_when_a_prompt_or_a_command_of_it_failed(self, cluster):
+        for line, code in (("one", 0), ("/xyzzy", 1), ("/load /nowhere", 1), ("/set type -", 0)):
+            done = llamboctl("limbot", "-i", stdin=f"{line}\ntwo\n".encode(), **cluster.env)
+            assert done.returncode == code
+            assert done.stdout.splitlines()[-1].startswith(b"'two' after")
 
     def test_save_and_load(self, cluster, tmp_path):
         path = tmp_path / "said.jsonl"
@@ -293,3 +333,21 @@ class TestChat:
         assert told >= {"/help", "/history", "/clear", "/status", "/exit", "/system", "/model",
                         "/set", "/save", "/load", "/usage", "/retry"}  # fmt: skip
         assert max(map(len, out)) <= 60
+
+
+def test_forgetting_is_told_when_it_begins(tmp_path):
+    cluster = ScriptedCluster(tmp_path)
+    try:
+        cluster.add("small", 400)
+        turn = "x" * 60
+        out, err = chat(cluster, "/model small", turn, turn, turn, turn, turn, "/usage")
+        hint = "/model tiny has 32768 tokens"
+        assert err[1:] == [f"[the first turn is forgotten: the context is full; {hint}]"]
+        assert "trimmed_turns      3" in out
+        # where there is nothing larger, and once more when it was forgotten on purpose
+        cluster.add("large", 32768)
+        _, err = chat(cluster, "/model large", *["y" * 12000] * 3, "/clear", *["y" * 12000] * 3)
+        told = [line for line in err if "context is full" in line]
+        assert told == ["[the first turn is forgotten: the context is full]"] * 2
+    finally:
+        cluster.close()

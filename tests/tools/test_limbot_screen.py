@@ -68,7 +68,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(chat, cluster):
     chat.enter(LONG)
     chat.wait_for("1 2 3 4 5")
     chat.type("\x03")
-    chat.wait_for("[stopped]")
+    chat.wait_for("[stopped; /more goes on]")
     cluster.wait_until_idle()
     chat.enter("next")
     chat.wait_for("'next' after 2")
@@ -217,7 +217,7 @@ def test_an_interrupt_ends_the_waiting_and_keeps_what_there_is(chat, cluster):
     try:
         chat.wait_for("waiting for it")
         chat.type("\x03")
-        chat.wait_for("[stopped]")
+        chat.wait_for("[stopped; /more goes on]")
         chat.enter("/history")
         chat.wait_for_prompt()
     finally:
@@ -234,7 +234,7 @@ def test_a_second_interrupt_leaves_a_cluster_that_does_not_react(chat, cluster):
         chat.type("\x03")
         chat.wait_for("[the cluster does not react; ^C again hangs up]")
         chat.type("\x03")
-        chat.wait_for("[stopped]")
+        chat.wait_for("[stopped; /more goes on]")
     finally:
         os.kill(cluster.pid, signal.SIGCONT)
     chat.enter("next")

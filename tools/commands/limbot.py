@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import click
 
 from .. import options, show
+from ..asking import Given, question, question_options
 from ..calls import apart
 from ..limbot.answer import Answer
 from ..limbot.chat import Chat
@@ -25,76 +27,66 @@ _PATIENCE_S = 30.0
 @click.argument("prompt", nargs=-1)
 @click.option("-i", "--interactive", is_flag=True, help="Chat, even after a PROMPT or in a pipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its usage as JSON.")
-@click.option("--system", metavar="TEXT", default="", help="The system prompt.")
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Longest answer.")
-@click.option("--temperature", metavar="T", type=click.FloatRange(min=0), help="0 is greedy.")
-@click.option("--seed", metavar="N", type=click.IntRange(min=0))
+@question_options
 @addr_option
-def limbot(
-    prompt: tuple[str, ...],
-    interactive: bool,
-    as_json: bool,
-    system: str,
-    **settings: float | None,
-) -> None:
-    """Chat with the cluster, or ask it one PROMPT (`-`: standard input).
+def limbot(prompt: tuple[str, ...], interactive: bool, as_json: bool, given: Given) -> None:
+    """Chat with the cluster, or ask it one PROMPT.
 
-    /help in the chat shows its commands.  A chat survives a restart of the cluster's
-    orchestrator.
+    What is piped counts, too: PROMPT, an empty line, and the input.  With `-` instead of it, and
+    without it in a pipe, the input is the prompt.  /help in the chat shows its commands.  A chat
+    survives a restart of the cluster's orchestrator; one in a pipe (-i) fails when a prompt or a
+    command of it has failed.
     """
     if interactive and as_json:
         raise click.UsageError("--json is for one question, without -i")
-    given = {name: str(value) for name, value in settings.items() if value is not None}
-    question = _question(prompt, interactive)
-    if question is None or interactive:
-        _chat(question, given, system)
+    words = " ".join(prompt) if prompt else None
+    chats = interactive or (words is None and not given.files and sys.stdin.isatty())
+    if not chats:
+        given.check_shown(as_json)
+        _ask(_text(question(words, given.files)), given, as_json)
+    elif words is None and not given.files:
+        _chat(None, given)
     else:
-        _ask(question, given, system, as_json)
+        _chat(_text(question(words, given.files, pipe=False)), given)
 
 
-def _question(words: tuple[str, ...], interactive: bool) -> str | None:
-    """None for a chat."""
-    if words == ("-",) or (not words and not interactive and not sys.stdin.isatty()):
-        if interactive:
-            raise click.UsageError("standard input is the chat's; it cannot be the PROMPT, too")
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    elif words:
-        text = " ".join(words)
-    else:
-        return None
-    if not text.strip():
-        raise click.UsageError("the PROMPT is empty")
-    return text
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
-def _ask(question: str, settings: Mapping[str, str], system: str, as_json: bool) -> None:
+def _ask(prompt: str, given: Given, as_json: bool) -> None:
     screen = Screen()
     patience = 0.0 if options.explaining() else _PATIENCE_S
     queued = screen.queued if patience else None
-    chat = Chat(options.connecting(), settings, system, screen.note, patience, queued)
+    chat = _chat_with(given, screen.note, patience, queued)
     shown = _nothing if as_json else screen.answer
 
-    def ask() -> Answer:
+    def ask() -> tuple[Answer, str]:
         chat.open()
-        answer = chat.ask(question, shown)
+        answer = chat.ask(prompt, shown)
+        logprobs = chat.read_own("logprobs") if "logprobs" in given.settings else ""
         chat.close()
-        return answer
+        return answer, logprobs
 
-    answer = apart(ask)
+    answer, logprobs = apart(ask)
     if as_json:
         usage = {name: show.number(value) for name, value in answer.usage.items()}
-        show.as_json({"text": answer.text, "usage": usage})
+        show.as_json(
+            {"text": answer.text, **show.logprobs(given.settings, logprobs), "usage": usage}
+        )
     elif screen.is_terminal:
         screen.end_line()
+        if cut := show.cut(answer.usage, chat.max_tokens, "--max-tokens allows more"):
+            screen.note(cut)
 
 
 @options.beyond_files(
     "each prompt is written to a conversation cloned at the root; "
     "`llamboctl --explain limbot PROMPT` shows how"
 )
-def _chat(first: str | None, settings: Mapping[str, str], system: str) -> None:
+def _chat(first: str | None, given: Given) -> None:
     screen = Screen()
-    chat = Chat(options.connecting(), settings, system, screen.note, queued=screen.queued)
+    chat = _chat_with(given, screen.note, queued=screen.queued)
     apart(chat.open)
     reader: Reader = Pipe()
     if sys.stdin.isatty() and screen.is_terminal:
@@ -105,6 +97,20 @@ def _chat(first: str | None, settings: Mapping[str, str], system: str) -> None:
     session.greet(str(options.cluster().address))
     session.run(first)
     session.call(chat.close)
+    if session.failed and not sys.stdin.isatty():
+        raise click.exceptions.Exit(1)
+
+
+def _chat_with(
+    given: Given,
+    notice: Callable[[str], None],
+    patience: float = math.inf,
+    queued: Callable[[int], None] | None = None,
+) -> Chat:
+    texts = {name: _text(text).removesuffix("\n") for name, text in given.texts.items()}
+    return Chat(
+        options.connecting(), given.settings, texts, given.sources, notice, patience, queued
+    )
 
 
 def _nothing(piece: bytes) -> None:

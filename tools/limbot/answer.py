@@ -10,11 +10,17 @@ from collections.abc import Callable, Iterable
 
 
 class Answer:
-    def __init__(self, show: Callable[[bytes], None], differs: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        show: Callable[[bytes], None],
+        differs: Callable[[], None],
+        after: Answer | None = None,
+    ) -> None:
         """`show` is given each piece; `differs` is called before an answer that is another
-        one than what was shown of it, as when a lost worker's model is gone, too."""
-        self.shown = b""
-        self.given = b""
+        one than what was shown of it, as when a lost worker's model is gone, too.  What is there
+        of the one `after` which it goes on was shown."""
+        self.shown: bytes = b"" if after is None else after.shown
+        self.given: bytes = b"" if after is None else after.tokens
         """lines of `tokens` that the next connection's answer is to begin with"""
         self.usage: dict[str, str] = {}
         self.complete = False
@@ -23,6 +29,11 @@ class Answer:
         self._differs = differs
         self._text = b""
         self._tokens = b""
+
+    @property
+    def tokens(self) -> bytes:
+        """Whole lines of `tokens`, of all that is known of it."""
+        return max(self.given, self._tokens[: self._tokens.rfind(b"\n") + 1], key=len)
 
     @property
     def text(self) -> str:
@@ -35,9 +46,7 @@ class Answer:
 
     def begin(self) -> None:
         """What comes now comes from its start."""
-        # the last line may have been cut
-        tokens = self._tokens[: self._tokens.rfind(b"\n") + 1]
-        self.given = max(self.given, tokens, key=len)
+        self.given = self.tokens
         self._text = self._tokens = b""
 
     def add(self, piece: bytes) -> None:

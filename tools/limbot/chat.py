@@ -21,10 +21,14 @@ from typing import NamedTuple, TypeVar
 from py9p.constants import ORDWR
 
 from llambo9p.conversation.history import show as show_history
+from llambo9p.conversation.settings import Settings
+from llambo9p.conversation.settings import show as show_settings
 from llambo9p.engine.base import Message
+from llambo9p.engine.sampling import INTEGERS
 from llambo9p.net.backoff import Backoff
 
 from .. import show
+from ..asking import put_text
 from ..failure import Failure
 from ..remote import Unreachable
 from ..tree import OpenFile, Tree
@@ -38,6 +42,9 @@ _FIRST_S, _LONGEST_S = 0.2, 3.0
 _QUEUE_S = 2.0
 """between two looks at the queue"""
 
+_MAX_TOKENS = show.words(show_settings(Settings()))["max_tokens"]
+"""of a conversation that was told nothing"""
+
 _GONE = "the cluster is gone; waiting for it (`llamboctl init`), ^C gives up"
 
 
@@ -45,6 +52,8 @@ class _Clone(NamedTuple):
     tree: Tree
     ctl: OpenFile
     directory: str
+    settings: dict[str, str]
+    """that it was told"""
 
 
 class Chat:
@@ -52,17 +61,21 @@ class Chat:
         self,
         connect: Callable[[], Tree],
         settings: Mapping[str, str],
-        system: str = "",
+        texts: Mapping[str, str] | None = None,
+        sources: Mapping[str, str] | None = None,
         notice: Callable[[str], None] = lambda text: None,
         patience: float = math.inf,
         queued: Callable[[int], None] | None = None,
     ) -> None:
-        """`settings` are those of `ctl` that shall not have their defaults.  A lost cluster is
+        """`settings` are those of `ctl` that shall not have their defaults, `texts` those that
+        are written to files of the conversation, as its system prompt, and `sources` what errors
+        call these.  A lost cluster is
         waited for `patience` seconds; without any nothing is prepared for it, either.  `queued`
         is told, until the answer begins, the prompt's place in the queue: once, and whenever
         only half as many are before it."""
         self.settings = dict(settings)
-        self.system = system
+        self.texts = dict(texts or {})
+        self._sources = dict(sources or {})
         self.history: list[Message] = []
         self.asked = ""
         """the last prompt of this conversation, whatever became of it"""
@@ -73,6 +86,8 @@ class Chat:
         self._patience = patience
         self._queued = queued
         self._clone: _Clone | None = None
+        self._history_differs = False
+        """the clone's, from ours"""
 
     # -- its life -----------------------------------------------------------------
 
@@ -104,15 +119,19 @@ class Chat:
 
     # -- what can be done ---------------------------------------------------------
 
-    def ask(self, prompt: str, show: Callable[[bytes], None]) -> Answer:
+    def ask(
+        self, prompt: str, show: Callable[[bytes], None], after: Answer | None = None
+    ) -> Answer:
         """`show` is given the answer as it comes; what was shown of one that is stopped is
-        remembered.  Raises Failure when there is none."""
+        remembered.  It goes on `after` what there is of it.  Raises Failure when there is none."""
         self.asked = prompt = prompt.removesuffix("\n")
-        answer = Answer(show, lambda: self._notice("it cannot go on; this is another answer:"))
+        differs = lambda: self._notice("it cannot go on; this is another answer:")  # noqa: E731
+        answer = Answer(show, differs, after)
+        allowed = int(self.max_tokens) if after is None else self.most_after(after)
         while (clone := self._connected()) is not None:
             answer.begin()
             try:
-                self._read(clone, prompt, answer)
+                self._read(clone, prompt, answer, str(allowed))
                 break
             except Unreachable:
                 self._lost()
@@ -126,8 +145,44 @@ class Chat:
             self.history += [Message("user", prompt), Message("assistant", answer.text)]
         return answer
 
+    @property
+    def system(self) -> str:
+        """The system prompt."""
+        return self.texts.get("system", "")
+
     def set_system(self, text: str) -> None:
-        self._change("system", text, self._put_system)
+        self._sources.pop("system", None)
+        texts = {**self.texts, "system": text}
+        self._change("texts", texts, lambda clone: self._put_text(clone, "system"))
+
+    @property
+    def max_tokens(self) -> str:
+        """Of an answer."""
+        return self.settings.get("max_tokens", _MAX_TOKENS)
+
+    def can_go_on(self, answer: Answer) -> bool:
+        """Whether it is the newest of this conversation, and did not end by itself."""
+        cut = answer.stopped or answer.usage.get("finish_reason") == "length"
+        ours = [Message("user", self.asked), Message("assistant", answer.text)]
+        return cut and bool(answer.tokens) and self.history[-2:] == ours
+
+    def most_after(self, answer: Answer) -> int:
+        """How many tokens it may have when it goes on: as many again as one may have."""
+        return min(answer.tokens.count(b"\n") + int(self.max_tokens), INTEGERS["max_tokens"][1])
+
+    def more(self, cut: Answer, show: Callable[[bytes], None]) -> Answer:
+        """Go on with an answer that `can_go_on`, from its tokens; `show` is given what is new.
+        The conversation has one turn then, as if it had never been cut.  Raises Failure, and then
+        the turn is as it was."""
+        history, self.history = self.history, self.history[:-2]
+        self._history_differs = True
+        try:
+            answer = self.ask(self.asked, show, cut)
+            self._history_differs = answer.stopped  # perhaps before it had gone on
+            return answer
+        finally:
+            if len(self.history) < len(history):
+                self.history, self._history_differs = history, True
 
     def set(self, name: str, value: str) -> None:
         """A setting, in the words that `ctl` takes."""
@@ -199,11 +254,12 @@ class Chat:
         """A new clone that is as ours was."""
         try:
             ctl = tree.open("clone", ORDWR).__enter__()
-            clone = _Clone(tree, ctl, b"".join(ctl.chunks()).decode().strip())
+            clone = _Clone(tree, ctl, b"".join(ctl.chunks()).decode().strip(), {})
             if self.settings:
                 self._put_settings(clone)
-            if self.system:
-                self._put_system(clone)
+            for name in self.texts:
+                self._put_text(clone, name)
+            self._history_differs = bool(self.history)
             if self.history:
                 self._put_history(clone)
             return clone
@@ -214,19 +270,27 @@ class Chat:
     def _put_settings(self, clone: _Clone) -> None:
         lines = [f"{name} {value}\n" for name, value in self.settings.items()]
         clone.ctl.write("".join(lines).encode())
+        clone.settings.update(self.settings)
 
-    def _put_system(self, clone: _Clone) -> None:
+    def _put_text(self, clone: _Clone, name: str) -> None:
         # nothing written would change nothing; the newline is not part of it
-        clone.tree.write(f"{clone.directory}/system", _encode(self.system + "\n"))
+        text = _encode(self.texts.get(name, "") + "\n")
+        put_text(clone.tree, clone.directory, name, text, self._sources.get(name, name))
 
     def _put_history(self, clone: _Clone) -> None:
         clone.ctl.write(b"reset\n")
+        self._history_differs = False
         if self.history:
             lines = show_history(self.history)
             clone.tree.write(f"{clone.directory}/history", lines.encode())
 
-    def _read(self, clone: _Clone, prompt: str, answer: Answer) -> None:
-        tree, ctl, directory = clone
+    def _read(self, clone: _Clone, prompt: str, answer: Answer, allowed: str) -> None:
+        tree, ctl, directory, told = clone
+        if self._history_differs:
+            self._put_history(clone)
+        if told.get("max_tokens", _MAX_TOKENS) != allowed:
+            ctl.write(f"max_tokens {allowed}\n".encode())
+            told["max_tokens"] = allowed
         if answer.given:
             tree.write(f"{directory}/tokens", answer.given)
         tree.write(f"{directory}/prompt", _encode(prompt))

@@ -259,6 +259,26 @@ def _retry(session: Session, rest: str) -> None:
     session.ask(asked)
 
 
+def _more(session: Session, rest: str) -> None:
+    session.more()
+
+
+def larger_types(session: Session) -> str:
+    """Which node types have a larger context than those that answer, in some words; "" for
+    none."""
+    chat = session.chat
+    contexts: dict[str, int] = {}
+    for worker in workers.parse(chat.read("workers")):
+        if worker.type not in contexts:
+            node = show.words(chat.read(f"nodes/{worker.name}"))
+            contexts[worker.type] = int(node.get("context", "0"))
+    ours = contexts.get(chat.settings.get("type", ""), max(contexts.values(), default=0))
+    larger = {name: context for name, context in contexts.items() if context > ours}
+    return ", ".join(
+        f"/model {name} has {context} tokens" for name, context in sorted(larger.items())
+    )
+
+
 def _exit(session: Session, rest: str) -> None:
     session.over = True
 
@@ -267,6 +287,7 @@ TABLE = {
     "help": Command("", "this list", _help),
     "history": Command("", "the conversation", _history),
     "clear": Command("", "forget it", _clear),
+    "more": Command("", "go on with an answer that was cut", _more),
     "retry": Command("", "ask again, without the last answer", _retry),
     "system": Command("[TEXT|-]", "show or set the system prompt", _system),
     "model": Command("[NAME|-]", "choose a node type or its model", _model),

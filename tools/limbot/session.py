@@ -48,6 +48,10 @@ class Session:
         self.last: Answer | None = None
         """the newest answer, for what it took"""
         self.over = False
+        self.failed = False
+        """a prompt or a command did"""
+        self._forgets = False
+        """that turns are forgotten was said"""
 
     def run(self, first: str | None = None) -> None:
         """`first` is asked before anything is read."""
@@ -68,6 +72,7 @@ class Session:
             elif line.strip():
                 self.ask(line)
         except Failure as e:
+            self.failed = True
             self.screen.error(e.message)
         if line.strip():
             self.screen.end_line()
@@ -75,13 +80,34 @@ class Session:
 
     def ask(self, prompt: str) -> None:
         """Show the answer, and what is to be said of it.  Raises Failure."""
+        self._show(lambda: self.chat.ask(prompt, self.screen.answer), int(self.chat.max_tokens))
+
+    def more(self) -> None:
+        """Go on with the last answer.  Raises Failure when there is nothing to go on with."""
+        last = self.last
+        if last is None or not self.chat.can_go_on(last):
+            raise Failure("there is no answer that was cut or stopped")
+        allowed = self.chat.most_after(last)
+        self._show(lambda: self.chat.more(last, self.screen.answer), allowed)
+
+    def _show(self, answering: Callable[[], Answer], allowed: int) -> None:
+        """With what is to be said of an answer of at most so many tokens."""
         with self.screen.silence():
-            self.last = answer = self.call(lambda: self.chat.ask(prompt, self.screen.answer))
+            self.last = answer = self.call(answering)
         if answer.stopped:
-            self.screen.note("stopped")
-        elif answer.usage.get("finish_reason") == "length":
-            tokens = answer.usage.get("completion_tokens")
-            self.screen.note(f"cut off after {tokens} tokens; /set max_tokens allows more")
+            self.screen.note("stopped; /more goes on")
+        elif cut := show.cut(answer.usage, str(allowed), "/more goes on"):
+            self.screen.note(cut)
+        self._tell_what_is_forgotten(int(answer.usage.get("trimmed_turns", "0")))
+
+    def _tell_what_is_forgotten(self, turns: int) -> None:
+        """When it begins."""
+        begins, self._forgets = turns > 0 and not self._forgets, turns > 0
+        if begins:
+            what = "the first turn is" if turns == 1 else f"the first {turns} turns are"
+            larger = self.call(lambda: commands.larger_types(self))
+            hint = f"; {larger}" if larger else ""
+            self.screen.note(f"{what} forgotten: the context is full{hint}")
 
     def call(self, method: Callable[[], T]) -> T:
         """A method of the chat, which ^C stops; a second one hangs up."""
