@@ -113,13 +113,13 @@ def main(
         try:
             if monitoring.export_port is not None:
                 url = await exporter.listen(monitoring.export_host, monitoring.export_port)
-                print(f"exporting {url}/metrics", flush=True)
+                process.tell(f"exporting {url}/metrics")
             addresses = [await server.listen(address) for address in addresses]
             # tools of this machine need no certificate where there is another way
             local = next((a for a in addresses if a.net != "tls"), addresses[0])
             await orchestrator.recovery.begin(local, before)
             for address in addresses:
-                print(f"listening {address}", flush=True)
+                process.tell(f"listening {address}")
             os.chdir("/")  # or we and our hosts would keep a file system busy
             with guard.guarding():
                 await stop.wait()

@@ -8,6 +8,7 @@ when it could not do its work; a traceback is a bug.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from llambo9p import standard_streams
 from llambo9p.cluster import config, environment
 from llambo9p.conversation import limits
 from llambo9p.errors import AddressInUse, Error, InvalidArgument
@@ -34,12 +36,15 @@ from llambo9p.p9.messages import Message
 
 from . import logs
 
+log = logging.getLogger(__name__)
+
 _OTHER_FILES = 128 + sockets.HANDSHAKES
 """that a program has open beside its clients' connections"""
 
 
 def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `main(stop)` until it returns; SIGINT and SIGTERM set `stop`."""
+    standard_streams.fill(needs_output=False)
     logs.start(program)
 
     # each connection is an open file, and the usual limit of 1,024 is only a default
@@ -68,6 +73,17 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         for line in str(e).splitlines():
             print(f"{program}: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def tell(line: str) -> None:
+    """To whoever started the program, on standard output.  He may be gone, or the disk be full
+    that he keeps it on; the program goes on."""
+    try:
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
+    except BrokenPipeError:
+        pass
+    except OSError as e:
+        log.warning("standard output: %s; it was not told: %s", e.strerror, line)
 
 
 def stop_at_eof(stop: asyncio.Event) -> None:

@@ -8,7 +8,6 @@ answer; everything else goes to stderr.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
@@ -213,7 +212,7 @@ def main(
             host.metrics.register(Held(server, limits))
             host.metrics.register(LongTurns(guard))
             host.grow(count, first)
-            _tell(f"listening {address}")
+            process.tell(f"listening {address}")
             ending = asyncio.ensure_future(_end_when_lost(engine, host, server))
             guard.start()
             if orphan_timeout is not None:
@@ -292,13 +291,7 @@ def _announced(announce: str | None, listen: Address) -> Address | None:
 
 
 def _print_progress(fraction: float) -> None:
-    _tell(f"loading {int(fraction * 100)}")
-
-
-def _tell(line: str) -> None:
-    """Whoever started us may be gone."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), f"{line}\n".encode())
+    process.tell(f"loading {int(fraction * 100)}")
 
 
 async def _orphaned(server: Server, seconds: float) -> None:

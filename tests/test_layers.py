@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors"},
+    {"errors", "standard_streams"},
     {"p9"},
     {"fs", "engine"},
     {"net"},

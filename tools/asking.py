@@ -27,6 +27,7 @@ from llambo9p.conversation.settings import SETTINGS, Setting
 from llambo9p.engine.structured.constraint import KINDS
 from llambo9p.errors import InvalidArgument
 
+from .encoding import without_bom
 from .failure import Failure
 from .remote import Unreachable
 from .tree import Tree
@@ -211,6 +212,7 @@ def _piped() -> bytes:
 
 
 def _bounded(data: bytes, name: str) -> bytes:
+    """The text, if it is not too long."""
     if len(data) > _MOST:
         raise Failure(f"{name} is longer than {_MOST >> 20} MiB, too much for a question")
-    return data
+    return without_bom(data)

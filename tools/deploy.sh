@@ -24,7 +24,10 @@ usage="usage: tools/deploy.sh COMMAND [--config FILE] [--prefix DIR]
 
 wheels=$root/dist
 config=
-prefix=${XDG_DATA_HOME:-$HOME/.local/share}/llambo
+case ${XDG_DATA_HOME-} in # a relative one is to be ignored, says the XDG specification
+/*) prefix=$XDG_DATA_HOME/llambo ;;
+*) prefix=$HOME/.local/share/llambo ;;
+esac
 bad=0
 
 good() { printf '✓ %s\n' "$*"; }

@@ -13,8 +13,10 @@ from .failure import Failure
 
 def kept(name: str) -> FileHistory:
     """In `$XDG_STATE_HOME/llambo/NAME`.  Raises Failure when it cannot be kept there."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    path = Path(state) / "llambo" / name
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # which the XDG specification says to ignore
+        state = Path(os.path.expanduser("~/.local/state"))
+    path = state / "llambo" / name
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)

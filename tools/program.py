@@ -2,11 +2,13 @@
 
 Data goes to stdout, everything else to stderr.  A failure is one line there, which begins
 with the program's name, and exit code 1; a wrong command line is 2, and ^C is 130.
-Colours are for terminals, and for those who have not set $NO_COLOR (no-color.org).
+Colours are for terminals that can show them, and for those who have not set $NO_COLOR
+(no-color.org).  What a terminal's encoding has not is shown as `?`.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,12 +16,19 @@ from typing import NoReturn
 
 import click
 
+from llambo9p import standard_streams
+
 from .failure import Failure
 
 
 def run(command: click.Command, name: str) -> NoReturn:
     """The body of a console script."""
-    _open_what_is_closed()
+    standard_streams.fill(needs_output=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # in UTF-8, what is no text goes out as it came in
+            is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if is_utf8 else "replace")
     interrupted = False
 
     def interrupt(number: int, frame: object) -> None:
@@ -30,7 +39,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        color = False if os.environ.get("NO_COLOR") else None
+        color = None if wants_colours() else False
         code = command.main(prog_name=name, standalone_mode=False, color=color)
         # click returns the code of --help and --version, and a command's None
         sys.exit(code if isinstance(code, int) else 0)
@@ -46,20 +55,26 @@ def run(command: click.Command, name: str) -> NoReturn:
             case click.ClickException():
                 e.show()
                 sys.exit(e.exit_code)
-            case OSError():  # standard output cannot be written, or a file not be read
-                where = f"{e.filename}: " if e.filename else ""
-                click.echo(f"{name}: {where}{e.strerror or e}", err=True)
+            case OSError():  # a file cannot be read, or what is printed not be written
+                where = e.filename or "standard output"
+                _discard_output()
+                click.echo(f"{name}: {where}: {e.strerror or e}", err=True)
                 sys.exit(1)
         raise
 
 
-def _open_what_is_closed() -> None:
-    """Standard input that is closed ends at once, and what is written to standard output fails;
-    otherwise the next connection would be they, as descriptors 0 and 1."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY)
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)
+def wants_colours() -> bool:
+    """Of what is shown on a terminal."""
+    return not os.environ.get("NO_COLOR") and not is_dumb_terminal()
+
+
+def is_dumb_terminal() -> bool:
+    """Whether the terminal, if there is one, knows no escape sequences."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def _discard_output() -> None:
+    """What is still to be printed would fail again at the program's end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

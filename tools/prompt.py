@@ -7,12 +7,23 @@ the next prompt's.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 from typing import Any
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import AppSession, create_app_session
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.output.plain_text import PlainTextOutput
+
+from .program import is_dumb_terminal
+
+
+def _plain() -> contextlib.AbstractContextManager[AppSession]:
+    """For a terminal that knows no escape sequences."""
+    return create_app_session(output=PlainTextOutput(sys.stdout))
 
 
 class Prompt:
@@ -30,9 +41,9 @@ class Prompt:
             else:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
-        self._session: PromptSession[str] = PromptSession(
-            key_bindings=merge_key_bindings([keys or KeyBindings(), ours]), **options
-        )
+        bindings = merge_key_bindings([keys or KeyBindings(), ours])
+        with _plain() if is_dumb_terminal() else contextlib.nullcontext():
+            self._session: PromptSession[str] = PromptSession(key_bindings=bindings, **options)
 
     def hear(self) -> None:
         """From now on ^C is this prompt's whenever nobody else hears it."""

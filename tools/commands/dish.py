@@ -12,6 +12,7 @@ import click
 from ..dish.interpreter import Exit, Failed
 from ..dish.shell import Shell
 from ..dish.syntax import Misread, parse
+from ..encoding import script
 from ..failure import Failure
 from ..options import addr_option, beyond_files, cluster
 from ..program import run
@@ -36,7 +37,7 @@ def dish(commands: str | None, words: tuple[str, ...]) -> None:
     elif words:
         _run(_text(words[0]), words[0], words[1:])
     elif not sys.stdin.isatty():
-        _run(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), "stdin", ())
+        _run(script(sys.stdin.buffer.read()), "stdin", ())
     else:
         from ..dish.console import converse  # half of what a script takes to start
 
@@ -46,16 +47,16 @@ def dish(commands: str | None, words: tuple[str, ...]) -> None:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+        return script(Path(path).read_bytes())
     except OSError as e:
         raise Failure(f"{path}: {e.strerror}") from None
 
 
 def _run(text: str, name: str, arguments: tuple[str, ...]) -> None:
     try:
-        script = parse(text)
+        commands = parse(text)
         with Shell(cluster().address, arguments) as shell, _exits():
-            shell.run(script)
+            shell.run(commands)
     except (Misread, Failed) as e:
         raise Failure(f"{name}:{e.at.line}:{e.at.column}: {e.message}") from None
 

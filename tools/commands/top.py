@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import click
 
 from .. import show
 from ..options import addr_option, cluster, connect, connecting, explaining, json_option
+from ..program import is_dumb_terminal
 from ..top import sample
 from ..top.sample import Load, Meter
 from ..tree import Tree
@@ -43,7 +43,7 @@ def top(interval: float, once: bool, as_json: bool) -> None:
 
 
 def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stdin.isatty() and sys.stdout.isatty() and not is_dumb_terminal()
 
 
 def _now(tree: Tree, interval: float) -> Load:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from ..program import wants_colours
 from ..tree import OpenFile
 from .connections import Job
 
@@ -86,7 +87,7 @@ class Output(Sink):
     def __init__(self, fd: int) -> None:
         self.fd: int = fd
         self.is_terminal = os.isatty(fd)
-        self.has_colours = self.is_terminal and not os.environ.get("NO_COLOR")
+        self.has_colours = self.is_terminal and wants_colours()
         self._ended = True
 
     def write(self, data: bytes) -> None:
@@ -95,7 +96,12 @@ class Output(Sink):
             return
         self._ended = data.endswith(b"\n")
         while data:
-            data = data[os.write(self.fd, data) :]
+            try:
+                data = data[os.write(self.fd, data) :]
+            except BrokenPipeError:
+                raise
+            except OSError as e:
+                raise OSError(e.errno, f"standard output: {e.strerror}") from None
 
     def end_line(self) -> None:
         """On a terminal: what comes next begins a line."""

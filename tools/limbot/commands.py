@@ -19,6 +19,7 @@ from llambo9p.engine.base import Message
 from llambo9p.errors import InvalidArgument
 
 from .. import show, workers
+from ..encoding import without_bom
 from ..failure import Failure
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _save(session: Session, rest: str) -> None:
 def _load(session: Session, rest: str) -> None:
     with _blaming(rest):
         with open(os.path.expanduser(rest), "rb") as f:
-            messages = parse_history(f.read().decode())
+            messages = parse_history(without_bom(f.read()).decode())
     session.call(lambda: session.chat.set_history(messages))
     session.screen.note(f"{_count(messages)} loaded from {rest}; /history shows them")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from ..encoding import script
+
 
 class Pipe:
     """Standard input as it is; a line that ends with a backslash goes on in the next."""
 
     def read(self) -> str | None:
         lines: list[str] = []
-        while line := sys.stdin.buffer.readline().decode("utf-8", "surrogateescape"):
+        while line := script(sys.stdin.buffer.readline()):
             lines.append(line.removesuffix("\n"))
             if not lines[-1].endswith("\\"):
                 break

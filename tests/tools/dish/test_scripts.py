@@ -338,7 +338,7 @@ def test_what_cannot_be_printed_is_told(cluster):
             [*DISH, "-c", "pwd"], stdout=full, stderr=-1, env=environment(**cluster.env)
         )
     assert done.returncode == 1
-    assert done.stderr == b"dish: -c:1:1: No space left on device\n"
+    assert done.stderr == b"dish: -c:1:1: standard output: No space left on device\n"
 
 
 def test_tab_knows_the_verbs_that_ctl_knows(scripts):

@@ -1,0 +1,29 @@
+"""The standard streams of a program, of which any may be closed when it starts.
+
+A program whose descriptor 0, 1 or 2 is closed gets it for the first file or socket that it opens,
+and then prints into that; Python has None for the stream.  `fill` must come before anything is
+opened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def fill(needs_output: bool) -> None:
+    """Let none of the three be closed.  Standard input that was ends at once; standard error
+    takes what nobody sees; so does standard output, unless the program `needs_output`: then
+    writing to it fails, with EBADF."""
+    modes = (os.O_RDONLY, os.O_RDONLY if needs_output else os.O_WRONLY, os.O_WRONLY)
+    for fd, mode in enumerate(modes):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest that is free, which is this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
