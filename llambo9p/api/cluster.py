@@ -17,6 +17,7 @@ from typing import Self
 
 import yaml
 
+from llambo9p.api import checks
 from llambo9p.api.asking import ask
 from llambo9p.api.connection import Connection
 from llambo9p.api.process import Process
@@ -54,8 +55,9 @@ class _Served:
         when the process has ended, and `RemoteError`, or a class of its own for an error that
         9P knows, with the words and the errno of whoever refused it: a prompt that does not
         fit, for instance, or a cluster without workers."""
+        checked = checks.kind("request", request, InferenceRequest)
         with self._connection() as connection:
-            return ask(connection, self._directory, request)
+            return ask(connection, self._directory, checked)
 
     def _connection(self) -> Connection:
         if not self._end.alive:
@@ -111,16 +113,16 @@ class ClusterNode(_Served):
         when it cannot start: be it for its address, its model or its numbers.
         """
         options: dict[str, object] = {
-            "--slots": capacity,
-            "--model": _model(model),
-            "--type": node_type,
-            "--context": n_ctx,
+            "--slots": checks.whole("capacity", capacity),
+            "--model": _model(checks.path("model", model)),
+            "--type": checks.word("node_type", node_type),
+            "--context": checks.whole("n_ctx", n_ctx),
             "--count": 1,
         }
         if n_threads is not None:
-            options["--threads"] = n_threads
+            options["--threads"] = checks.whole("n_threads", n_threads)
         words = [str(word) for option in options.items() for word in option]
-        process = Process("worker", [parse(addr)], words)
+        process = Process("worker", [parse(checks.word("addr", addr))], words)
         try:
             return cls(process)
         except BaseException:
@@ -159,10 +161,12 @@ class Orchestrator(_Served):
     ) -> None:
         """Raises `InvalidArgument` for what cannot be, and `RemoteError` with what the
         orchestrator said when it cannot start."""
-        path = Path(config) if config is not None else environment.config_path()
+        checks.whole("max_nodes", max_nodes)
+        given = None if config is None else Path(checks.path("config", config))
+        path = given or environment.config_path()
         settings = configuration.load(path) if path is not None else configuration.Cluster()
         settings = _limited(settings, max_nodes, strategy_name(strategy))
-        addresses = [parse(listen)] if listen is not None else []
+        addresses = [parse(checks.word("listen", listen))] if listen is not None else []
         directory = tempfile.TemporaryDirectory(prefix="llambo-")
         try:
             here = Path(directory.name)
@@ -189,11 +193,11 @@ class Orchestrator(_Served):
         Raises `RemoteError` with the reason, such as more than `max_nodes` in all, a type that
         there is not, or what a host said that could not start; none is left then.
         """
-        words = ["spawn", "--count", str(count)]
+        words = ["spawn", "--count", str(checks.whole("count", count))]
         if node_type is not None:
-            words += ["--type", node_type]
+            words += ["--type", checks.word("node_type", node_type)]
         if model_path is not None:
-            words += ["--model", _model(model_path)]
+            words += ["--model", _model(checks.path("model_path", model_path))]
         with self._connection() as connection:
             connection.write("ctl", " ".join(map(quote, words)))
         return count
@@ -215,7 +219,10 @@ class Orchestrator(_Served):
 
 def strategy_name(strategy: int | str) -> str:
     """The strategy that is meant by a name or a number.  Raises InvalidArgument."""
-    name = strategies.numbered(strategy) if isinstance(strategy, int) else strategy
+    if isinstance(strategy, int) and not isinstance(strategy, bool):
+        name = strategies.numbered(strategy)
+    else:
+        name = checks.word("strategy", strategy)
     strategies.load(name)
     return name
 

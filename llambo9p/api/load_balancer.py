@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from llambo9p.api import checks
 from llambo9p.api.cluster import ClusterNode, strategy_name
 from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.cluster import balancer_file
@@ -38,6 +39,7 @@ class LoadBalancer:
 
     def register(self, node: ClusterNode) -> None:
         """The node may be chosen from now on.  Raises Exists if it is registered."""
+        checks.kind("node", node, ClusterNode)
         with self._lock:
             if node.id in self._nodes:
                 raise Exists(f"{Exists.ename}: node {node.id} is registered")
@@ -53,6 +55,7 @@ class LoadBalancer:
 
     def unregister(self, node_id: str) -> None:
         """The node is not chosen any more; what it was sent goes on.  Raises NotFound."""
+        checks.text("node_id", node_id)
         with self._lock:
             if node_id not in self._nodes:
                 raise NotFound(f"{NotFound.ename}: no node {node_id!r} is registered")
@@ -65,7 +68,7 @@ class LoadBalancer:
 
         Raises what `ClusterNode.submit` does; `WorkerLost` when no node is left.
         """
-        asked = request.for_engine()
+        asked = checks.kind("request", request, InferenceRequest).for_engine()
         while True:
             work, node = self._chosen(asked)
             usage = None

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from llambo9p import errors
+from llambo9p.api import checks
 from llambo9p.api.request import InferenceRequest, InferenceResponse
 from llambo9p.engine.base import ModelInfo, Request, Token, Usage, mean_logprob
 from llambo9p.engine.llama import LlamaRunner
@@ -81,6 +82,12 @@ class Model(_Freeable):
         `progress` is told 0 to 1 and answers whether to go on.  Raises `ModelError` with the
         path and the reason.
         """
+        checks.path("path", path)
+        if params is not None:
+            checks.kind("params", params, ModelParams)
+            checks.whole("n_gpu_layers", params.n_gpu_layers)
+            for name in ("use_mmap", "use_mlock", "vocab_only"):
+                checks.switch(name, getattr(params, name))
         llama = LlamaModel(path, params)
         try:
             llama.load(progress)
@@ -99,6 +106,9 @@ class Model(_Freeable):
     ) -> list[int]:
         """The text's tokens.  `add_special` adds those that the model wants at the ends, if
         any; `parse_special` recognises special tokens that the text spells."""
+        checks.text("text", text)
+        checks.switch("add_special", add_special)
+        checks.switch("parse_special", parse_special)
         with self._in_use():
             return self._llama.tokens_of(text, add_special, parse_special)
 
@@ -106,6 +116,8 @@ class Model(_Freeable):
         """The text of tokens, without what `add_special` added; half a character is U+FFFD.
 
         Raises `InvalidArgument` for a token that the model does not have."""
+        for token in checks.several("tokens", tokens):
+            checks.whole("each of tokens", token)
         with self._in_use():
             return self._llama.text_of(tokens)
 
@@ -137,6 +149,12 @@ class Context(_Freeable):
     ) -> None:
         """Raises `ModelError` when the model cannot have such a context, `InvalidArgument`
         for numbers that none can have."""
+        checks.kind("model", model, Model)
+        checks.whole("n_ctx", n_ctx)
+        checks.whole("n_batch", n_batch)
+        checks.whole("n_seq", n_seq)
+        if n_threads is not None:
+            checks.whole("n_threads", n_threads)
         if n_batch < 1:
             raise errors.InvalidArgument(f"n_batch must be at least 1, not {n_batch}")
         runner = LlamaRunner(
@@ -177,7 +195,8 @@ class Context(_Freeable):
     def infer_all(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse]:
         """The answers, in this order, decoded `n_seq` at once.  The first request that fails
         ends them all with what `infer` would raise."""
-        asked = [request.for_engine() for request in requests]
+        each = checks.kinds("requests", requests, InferenceRequest)
+        asked = [request.for_engine() for request in each]
         with self._in_use():
             try:
                 return self._answers(asked)
@@ -211,12 +230,13 @@ class Context(_Freeable):
         while not self._scheduler.idle:
             self._known.clear()
             plan = self._scheduler.plan(time.monotonic())
-            if plan is None:
-                self._known.wait()
-            else:
+            if plan is not None:
                 sampled = self._runner.run(plan.step)
                 self._scheduler.commit(plan, sampled, time.monotonic(), 0.0)
-            for event in self._scheduler.events():
+            events = self._scheduler.events()
+            if plan is None and not events:
+                self._known.wait()
+            for event in events:
                 match event:
                     case Tokens(request, text, tokens):
                         answers[request].text += text
@@ -230,9 +250,10 @@ class Context(_Freeable):
 
 def infer(request: InferenceRequest) -> InferenceResponse:
     """`Context.infer` of the context that `request.ctx` names."""
-    if request.ctx is None:
+    ctx = checks.kind("request", request, InferenceRequest).ctx
+    if ctx is None:
         raise errors.InvalidArgument("the request has no ctx to be decoded in")
-    return request.ctx.infer(request)
+    return checks.kind("ctx", ctx, Context).infer(request)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llambo9p import errors
+from llambo9p.api import checks
 from llambo9p.engine import sampling
 from llambo9p.engine.base import FinishReason, Message, Request, SamplingParams, Usage
 
@@ -47,41 +48,50 @@ class InferenceRequest:
 
     def for_engine(self) -> Request:
         """As engines take it.  Raises InvalidArgument for what makes no sense."""
-        if isinstance(self.stop, str):
-            raise errors.InvalidArgument("stop must be strings, as a list or a tuple")
         if sum(map(bool, (self.grammar, self.schema, self.regex))) > 1:
             raise errors.InvalidArgument(
                 "a request has a grammar, a schema or a regex, not several of them"
             )
         params = SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=self.seed,
-            stop=tuple(self.stop),
-            grammar=self.grammar,
-            schema=self.schema,
-            regex=self.regex,
-            whitespace_flexible=self.whitespace_flexible,
-            coerce_one_of=self.coerce_one_of,
-            lenient=self.lenient,
-            logprobs=int(self.logprobs),
+            max_tokens=self._whole("max_tokens"),
+            temperature=self._number("temperature"),
+            top_p=self._number("top_p"),
+            top_k=self._whole("top_k"),
+            min_p=self._number("min_p"),
+            repeat_penalty=self._number("repeat_penalty"),
+            seed=None if self.seed is None else self._whole("seed"),
+            stop=checks.texts("stop", self.stop),
+            grammar=checks.text("grammar", self.grammar),
+            schema=checks.text("schema", self.schema),
+            regex=checks.text("regex", self.regex),
+            whitespace_flexible=checks.switch("whitespace_flexible", self.whitespace_flexible),
+            coerce_one_of=checks.switch("coerce_one_of", self.coerce_one_of),
+            lenient=checks.switch("lenient", self.lenient),
+            logprobs=int(checks.switch("logprobs", self.logprobs)),
         )
         sampling.check(params)
         return Request(self._turns(), params, overflow="error")
 
+    def _whole(self, name: str) -> int:
+        return checks.whole(name, getattr(self, name))
+
+    def _number(self, name: str) -> float:
+        return checks.number(name, getattr(self, name))
+
     def _turns(self) -> tuple[Message, ...] | str:
         if self.mode == "chat":
-            prompt = self.prompt
-            return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+            if isinstance(self.prompt, str):
+                return (Message("user", checks.text("prompt", self.prompt)),)
+            messages = checks.kinds("prompt", self.prompt, Message)
+            for message in messages:
+                checks.text("a message's role", message.role)
+                checks.text("a message's content", message.content)
+            return tuple(messages)
         if self.mode != "complete":
-            raise errors.InvalidArgument(f"mode must be chat or complete, not {self.mode}")
+            raise errors.InvalidArgument(f"mode must be chat or complete, not {self.mode!s:.60}")
         if not isinstance(self.prompt, str):
             raise errors.InvalidArgument("in mode complete the prompt is a text, not messages")
-        return self.prompt
+        return checks.text("prompt", self.prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,12 @@ def fuse(
 ) -> Fused:
     """One answer of several.  Raises InvalidArgument for a strategy that there is not, and for
     `aggregate`, which needs a worker; NoConsensus when fewer than `minimum` can be counted."""
+    if not isinstance(responses, list | tuple) or not all(
+        isinstance(getattr(response, "text", None), str) for response in responses
+    ):
+        raise InvalidArgument("responses must have a text each, and be in a list or a tuple")
+    if not isinstance(minimum, int) or isinstance(minimum, bool):
+        raise InvalidArgument(f"minimum must be a whole number, not {minimum!r:.60}")
     combine = _strategy(strategy).combine
     if combine is None:
         raise InvalidArgument(f"{strategy} needs a worker: write the prompt to fusion/prompt")
@@ -267,6 +273,6 @@ STRATEGIES = tuple(_STRATEGIES)
 
 
 def _strategy(name: str) -> _Strategy:
-    if name not in _STRATEGIES:
-        raise InvalidArgument(f"no strategy {name[:40]!r}; there are {', '.join(STRATEGIES)}")
+    if not isinstance(name, str) or name not in _STRATEGIES:
+        raise InvalidArgument(f"no strategy {name!r:.40}; there are {', '.join(STRATEGIES)}")
     return _STRATEGIES[name]
