@@ -254,7 +254,8 @@ class Fleet:
             first=part.first,
             epoch=time.time_ns(),
         )
-        host, launched = await self._start(spec, launcher)
+        launched = await self._launch(spec, launcher)
+        host = await self._join(launched)
         self._keep(host, launched, launcher)
         return host
 
@@ -266,12 +267,6 @@ class Fleet:
         name = f"host-{first:04d}"
         others = (f"{name}-{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain((name,), others) if each not in taken)
-
-    async def _start(
-        self, spec: HostSpec, launcher: Launcher, before: Host | None = None
-    ) -> tuple[Host, Launched]:
-        launched = await self._launch(spec, launcher)
-        return await self._join(launched, before=before), launched
 
     async def _launch(self, spec: HostSpec, launcher: Launcher) -> Launched:
         name = worker_name(spec.first)
@@ -418,13 +413,18 @@ class Fleet:
     async def _again_in_time(
         self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
     ) -> tuple[Host, Launched] | None:
-        """As `_again`, after a pause, and as often as it takes."""
+        """As `_again`, after a pause, and as often as it takes.  What hinders it is logged when it
+        is another than before: it may last for days."""
+        said = ""
         while True:
             await asyncio.sleep(backoff.next())
             try:
                 return await self._again(host, spec, launcher)
             except Error as e:
-                log.warning("%s cannot be started again: %s", spec.name, e)
+                if str(e) != said:
+                    said = str(e)
+                    log.warning("%s cannot be started again and is tried further: %s",
+                                spec.name, said)  # fmt: skip
             except Exception:
                 log.exception("%s cannot be started again", spec.name)
 
@@ -440,10 +440,17 @@ class Fleet:
         spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
         names = [worker.name for worker in host.workers.values()]
         with self._members.promises.kept(dict.fromkeys(names, spec.name)):
-            new, launched = await self._start(spec, launcher, host)
+            launched = await self._launch(spec, launcher)
+            if not host.workers:
+                await launched.stop()
+                return None
+            had = set(host.workers)
+            new = await self._join(launched, before=host)
             try:
                 for run in others:
                     await self._grow(new, Part(new, spec.name, run.start, len(run)))
+                for there in new.workers.keys() - had:  # it was unmounted while we started it
+                    await self._members.unmount(new.workers[there].name)
             except Exception:
                 await self._members.give_back(new, host)
                 host.kept = True
