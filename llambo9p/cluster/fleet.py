@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -116,8 +115,6 @@ class Fleet:
         self._launchers: dict[str, Launcher] = {}
         """those that were needed"""
         self._spawning = asyncio.Lock()
-        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
-        """a start takes a core for a while"""
         self._keepers: set[asyncio.Task[None]] = set()
         self._moving: set[str] = set()
         """names of workers that are being given another model"""
@@ -279,7 +276,7 @@ class Fleet:
                 limit.reschedule(time_of() + seconds)
 
         try:
-            async with self._starting, asyncio.timeout(seconds) as limit:
+            async with launcher.starting, asyncio.timeout(seconds) as limit:
                 return await launcher.start(spec, progress)
         except TimeoutError:
             raise TimedOut(
