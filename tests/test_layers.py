@@ -10,7 +10,8 @@
 
 Every import of every module counts: inside functions, and under TYPE_CHECKING too.
 Besides: llama_cpp belongs to engine/llama*.py (and to the benches, which measure
-against it), py9p to the tools and tests; each module says what it owns; no file of
+against it), ray to the processes that are no part of an orchestrator, py9p to the tools and
+tests; each module says what it owns; no file of
 more than 700 lines.
 """
 
@@ -34,6 +35,7 @@ LAYERS = [
 ]
 PROGRAMS = {"nodes", "tools"}
 INSTALLED_AS = {"llambo9p_nodes": "nodes", "llambo9p_tools": "tools"}
+USES_RAY = {f"llambo9p.cluster.launchers.on_ray.{name}" for name in ("actor", "driver")}
 LONGEST = 700
 
 LEVEL = {package: i for i, layer in enumerate(LAYERS) for package in layer}
@@ -75,6 +77,8 @@ def faults(source: str, parts: list[str]) -> list[str]:
             found.append(f"{dotted}: nobody imports {target}")
         if name[0] == "py9p" and top not in ("tools", "tests"):
             found.append(f"{dotted}: only tools and tests speak through py9p")
+        if name[0] == "ray" and ".".join(parts) not in USES_RAY:
+            found.append(f"{dotted}: it ends processes, and blocks their event loop")
         if name[0] == "llama_cpp" and not may_import_llama_cpp(parts):
             found.append(f"{dotted}: only engine/llama*.py imports llama_cpp")
         if name[0] == "llambo9p" and top == "llambo9p" and package != name[1]:

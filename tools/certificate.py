@@ -33,5 +33,5 @@ def trust_for(address: Address) -> Trust:
     except InvalidArgument as e:
         raise Failure(
             f"{address} needs a certificate: {e}. Set $LLAMBO_CERT and $LLAMBO_CA to what "
-            "`llamboctl cert user` made for you"
+            "`llamboctl cert user NAME` made for you"
         ) from None

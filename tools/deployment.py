@@ -159,7 +159,8 @@ def _certificate(config: Cluster, host: DeployedHost) -> Path | None:
     if config.security.ca is None:
         raise Failure(
             f"{host.listen} needs certificates: make a CA with `llamboctl cert ca` and this "
-            "machine's with `llamboctl cert server HOST`, and name them as security.ca and .cert"
+            "machine's with `llamboctl cert server HOST`, and name them as security.ca and "
+            "security.cert"
         )
     return config.security.ca.with_name(f"server-{address.host.replace(':', '_')}.pem")
 

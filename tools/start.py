@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -42,27 +43,36 @@ def refuse_if_running(state: Path) -> None:
         return
     pid = "" if cluster.pid is None else f" (pid {cluster.pid})"
     raise Failure(
-        f"a cluster runs already at {cluster.address}{pid}: stop it with `llamboctl shutdown`, "
+        f"a cluster runs already at {cluster.address}{pid}: stop it with "
+        f"`llamboctl shutdown --addr {shlex.quote(str(cluster.address))}`, "
         "or set $LLAMBO_STATE to another path to run a second one"
     )
 
 
-def run_in_foreground(
-    listen: Address | None, config: Path, state: Path, engine: str | None
-) -> NoReturn:
-    command = _command(listen, config, state, engine)
+def command(
+    listen: Address | None, config: Path, state: Path, engine: str | None, insecure: bool
+) -> list[str]:
+    """That starts an orchestrator."""
+    return [
+        *(sys.executable, "-m", "llambo9p_nodes.orchestrator"),
+        *("--config", str(config), "--state", str(state)),
+        *(("--listen", str(listen)) if listen is not None else ()),
+        *(("--engine", engine) if engine is not None else ()),
+        *(("--insecure",) if insecure else ()),
+    ]
+
+
+def run_in_foreground(command: list[str]) -> NoReturn:
     os.execv(command[0], command)
 
 
-def start_in_background(
-    listen: Address | None, config: Path, state: Path, engine: str | None
-) -> Cluster:
+def start_in_background(command: list[str], state: Path) -> Cluster:
     """Start an orchestrator and wait until it answers.  Raises Failure, with its own
     words when it ends before."""
     log_path = Path(f"{state}.log")
     with open_log(log_path) as log:
         process = subprocess.Popen(
-            [*_command(listen, config, state, engine), "--log-file", str(log_path)],
+            [*command, "--log-file", str(log_path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -88,17 +98,6 @@ def wait_until_gone(cluster: Cluster) -> None:
                 f"after {_STOP_S:.0f} s{pid}"
             )
         time.sleep(_POLL_S)
-
-
-def _command(
-    listen: Address | None, config: Path, state: Path, engine: str | None
-) -> list[str]:
-    return [
-        *(sys.executable, "-m", "llambo9p_nodes.orchestrator"),
-        *("--config", str(config), "--state", str(state)),
-        *(("--listen", str(listen)) if listen is not None else ()),
-        *(("--engine", engine) if engine is not None else ()),
-    ]
 
 
 def open_log(path: Path) -> BinaryIO:

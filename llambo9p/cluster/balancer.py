@@ -404,7 +404,7 @@ class Balancer:
                 if pool := self._pool((node_type, context, degraded)):
                     return pool
         if not self._open:
-            raise WorkerLost("no healthy worker; start some: spawn --count N --type T")
+            raise WorkerLost("no healthy worker; start some with `llamboctl spawn`")
         known = (each.node_types for each in self.workers.values() if each.open)
         types = " ".join(sorted(frozenset[str]().union(*known) - {UNKNOWN}))
         raise WorkerLost(f"no healthy worker of type {node_type}; types are {types}")

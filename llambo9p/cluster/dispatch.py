@@ -286,6 +286,10 @@ class ClusterEngine:
 
     def _reason(self, request: Request) -> Error:
         """Why there is no worker for it."""
+        if not len(self._balancer) and self._may_come(request):
+            return WorkerLost(
+                "no healthy worker: all are lost or drained; `llamboctl nodes list` shows them"
+            )
         try:
             self._balancer.check(request)
         except Error as error:

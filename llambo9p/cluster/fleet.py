@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -116,8 +115,6 @@ class Fleet:
         self._launchers: dict[str, Launcher] = {}
         """those that were needed"""
         self._spawning = asyncio.Lock()
-        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
-        """a start takes a core for a while"""
         self._keepers: set[asyncio.Task[None]] = set()
         self._moving: set[str] = set()
         """names of workers that are being given another model"""
@@ -254,7 +251,8 @@ class Fleet:
             first=part.first,
             epoch=time.time_ns(),
         )
-        host, launched = await self._start(spec, launcher)
+        launched = await self._launch(spec, launcher)
+        host = await self._join(launched)
         self._keep(host, launched, launcher)
         return host
 
@@ -267,12 +265,6 @@ class Fleet:
         others = (f"{name}-{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain((name,), others) if each not in taken)
 
-    async def _start(
-        self, spec: HostSpec, launcher: Launcher, before: Host | None = None
-    ) -> tuple[Host, Launched]:
-        launched = await self._launch(spec, launcher)
-        return await self._join(launched, before=before), launched
-
     async def _launch(self, spec: HostSpec, launcher: Launcher) -> Launched:
         name = worker_name(spec.first)
         time_of = asyncio.get_running_loop().time
@@ -284,7 +276,7 @@ class Fleet:
                 limit.reschedule(time_of() + seconds)
 
         try:
-            async with self._starting, asyncio.timeout(seconds) as limit:
+            async with launcher.starting, asyncio.timeout(seconds) as limit:
                 return await launcher.start(spec, progress)
         except TimeoutError:
             raise TimedOut(
@@ -418,13 +410,18 @@ class Fleet:
     async def _again_in_time(
         self, host: Host, spec: HostSpec, launcher: Launcher, backoff: Backoff
     ) -> tuple[Host, Launched] | None:
-        """As `_again`, after a pause, and as often as it takes."""
+        """As `_again`, after a pause, and as often as it takes.  What hinders it is logged when it
+        is another than before: it may last for days."""
+        said = ""
         while True:
             await asyncio.sleep(backoff.next())
             try:
                 return await self._again(host, spec, launcher)
             except Error as e:
-                log.warning("%s cannot be started again: %s", spec.name, e)
+                if str(e) != said:
+                    said = str(e)
+                    log.warning("%s cannot be started again and is tried further: %s",
+                                spec.name, said)  # fmt: skip
             except Exception:
                 log.exception("%s cannot be started again", spec.name)
 
@@ -440,10 +437,17 @@ class Fleet:
         spec = replace(spec, count=len(first), first=first.start, epoch=time.time_ns())
         names = [worker.name for worker in host.workers.values()]
         with self._members.promises.kept(dict.fromkeys(names, spec.name)):
-            new, launched = await self._start(spec, launcher, host)
+            launched = await self._launch(spec, launcher)
+            if not host.workers:
+                await launched.stop()
+                return None
+            had = set(host.workers)
+            new = await self._join(launched, before=host)
             try:
                 for run in others:
                     await self._grow(new, Part(new, spec.name, run.start, len(run)))
+                for there in new.workers.keys() - had:  # it was unmounted while we started it
+                    await self._members.unmount(new.workers[there].name)
             except Exception:
                 await self._members.give_back(new, host)
                 host.kept = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import importlib.util
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -42,6 +43,7 @@ from .fusion_files import FusionConversation, fusion_directory
 from .health import Health, Rules
 from .launchers.base import Launcher, Log
 from .launchers.local import LocalLauncher
+from .launchers.on_ray.launcher import RayLauncher
 from .logs import LogsDirectory, OwnLog
 from .members import Members
 from .metrics import Tally
@@ -301,16 +303,15 @@ class Orchestrator:
             user.check_owner(f"{verb} with the path of a model", "use a name that is in models/")
 
     def _launcher(self, engine: str) -> Launcher:
+        directory = Path(f"{self.config.state.path}.hosts")
         if engine == "ray":
-            try:
-                from .launchers.ray import RayLauncher
-            except ImportError as e:
+            if importlib.util.find_spec("ray") is None:
                 raise NotSupported(
-                    f"{NotSupported.ename}: engine ray needs Ray: pip install 'llambo9p[ray]' ({e})"
-                ) from e
-            return RayLauncher(self.config, self._insecure)
+                    f"{NotSupported.ename}: engine ray needs Ray: pip install 'llambo9p[ray]'"
+                )
+            return RayLauncher(directory, self.config, self._insecure)
         assert engine == "local"
-        return LocalLauncher(Path(f"{self.config.state.path}.hosts"), self.config)
+        return LocalLauncher(directory, self.config)
 
     def _mount(self, user: User, words: Sequence[str]) -> Action:
         at = address.parse(words[0])

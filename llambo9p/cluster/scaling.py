@@ -189,9 +189,10 @@ class Scaling:
                     await self._fleet.add_host(each.name, size)
             each.error = None
         except Error as e:
+            if str(e) != str(each.error):  # it may last for days
+                log.warning("no more workers of type %s can be started: %s", each.name, e)
             each.error = e
             each.scaler.failed(self._now())
-            log.warning("no more workers of type %s can be started: %s", each.name, e)
             self._events.emit("scale.failed", type=each.name, error=str(e))
         finally:
             each.task = None

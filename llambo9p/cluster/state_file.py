@@ -73,8 +73,8 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:
             pid = file.read(20).decode(errors="replace").strip()
             raise Error(
-                f"state file {path} is that of a running orchestrator (pid {pid}): stop it, or use "
-                "another file (--state, $LLAMBO_STATE or state.path)"
+                f"state file {path} is that of a running orchestrator (pid {pid}): stop it, or "
+                "set $LLAMBO_STATE to another path"
             ) from None
         file.truncate()
         file.write(b"%d\n" % os.getpid())

@@ -164,8 +164,8 @@ class Trust:
         raise PermissionDenied(
             f"{PermissionDenied.ename}: {address} is served by {name_of(uid)} (uid {uid}), who "
             f"would read all that is asked there. Only servers of {name_of(os.geteuid())} and of "
-            f"root are trusted; to trust {name_of(uid)}, name this user with --served-by, in "
-            "$LLAMBO_SERVED_BY or in security.served_by"
+            f"root are trusted; to trust {name_of(uid)}, name this user in $LLAMBO_SERVED_BY "
+            "where the program that connects is started"
         )
 
 

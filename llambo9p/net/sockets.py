@@ -150,7 +150,7 @@ async def listen(
     """
     loop = asyncio.get_running_loop()
     if address.net == "tls" and tls is None:
-        raise InvalidArgument(f"{address} needs a certificate: set security.cert and .ca")
+        raise InvalidArgument(f"{address} needs a certificate: set security.cert and security.ca")
     server: asyncio.Server | TlsServer
     try:
         if address.net == "unix":

@@ -128,7 +128,7 @@ async def test_what_is_of_hosts_is_ours_alone(tmp_path: Path) -> None:
 async def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     async with launcher(tmp_path / ("d" * 100)) as hosts:
         hosts._directory.parent.mkdir()
-        with pytest.raises(InvalidArgument, match="too long for a unix socket: let state.path"):
+        with pytest.raises(InvalidArgument, match="too long for a unix socket: set .LLAMBO_STATE"):
             await start(hosts)
 
 

@@ -275,7 +275,7 @@ def test_without_workers_the_prompt_fails_and_says_what_to_do() -> None:
     async def run() -> None:
         async with cluster() as running:
             await running.files.write("prompt", "anybody?")
-            with pytest.raises(Error, match="no healthy worker; start some: spawn"):
+            with pytest.raises(Error, match="no healthy worker; start some with `llamboctl spawn`"):
                 await running.files.read("out")
             assert "error no healthy worker" in await running.files.read("status")
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,8 @@ import ray
 from ray.cluster_utils import Cluster as RayCluster
 
 from llambo9p.cluster.config import Cluster
-from llambo9p.cluster.launchers import ray as launcher
 from llambo9p.cluster.launchers.base import HostSpec
+from llambo9p.cluster.launchers.on_ray import launcher, places
 from llambo9p.errors import Error, Stale
 from tests.files import Files, files_of, story, until
 
@@ -62,6 +63,7 @@ def ray_cluster() -> Iterator[RayCluster]:
         for _ in range(2):
             made.add_node(num_cpus=2)
         made.wait_for_nodes()
+        ray.init(made.address, namespace="test", log_to_driver=False, logging_level="ERROR")
         yield made
         ray.shutdown()
         made.shutdown()
@@ -83,7 +85,7 @@ async def answers(files: Files) -> list[str]:
 @story
 async def test_two_hundred_workers_are_back_after_a_node_died(ray_cluster: RayCluster) -> None:
     expected = [f"simulated: to {number}" for number in range(WORKERS)]
-    async with cluster(CONFIG, insecure=True) as running:
+    async with cluster(CONFIG) as running:
         files = running.files
         await files.write("ctl", f"spawn --count {WORKERS}")
         assert await answers(files) == expected
@@ -113,7 +115,7 @@ async def test_what_cannot_be_started_is_told_and_leaves_no_actor(
     ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "_PLACE_S", 5.0)
-    async with cluster(CONFIG, insecure=True) as running:
+    async with cluster(CONFIG) as running:
         with pytest.raises(Error, match="^/nowhere.gguf: no such file"):
             await running.files.write("ctl", "spawn --count 1 --type bad")
         with pytest.raises(Error, match="no place for host-0000 in 5 s, which needs 1000 cores"):
@@ -123,16 +125,51 @@ async def test_what_cannot_be_started_is_told_and_leaves_no_actor(
         await running.files.write("ctl", "spawn --count 1 --type sim")
         await running.files.write("ctl", "unmount worker-0000")
         await until(lambda: not ray.util.list_named_actors(all_namespaces=True))
-    async with cluster(CONFIG) as running:
-        with pytest.raises(Error, match="is reached over a network: set security.cert and .ca"):
-            await running.files.write("ctl", "spawn --count 1 --type sim")
 
 
 @story
-async def test_a_host_is_adopted_by_who_knows_its_epoch(ray_cluster: RayCluster) -> None:
+async def test_a_host_of_another_machine_listens_there(
+    ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nowhere(self: places.Door) -> None:
+        """As if Ray's nodes were machines without this one's files."""
+
+    monkeypatch.setattr(places.Door, "open", nowhere)
+    ip = ray.util.get_node_ip_address()
+    async with cluster(CONFIG) as running:
+        with pytest.raises(Error, match=f"node {ip} is not the orchestrator's machine.*: set sec"):
+            await running.files.write("ctl", "spawn --count 1 --type sim")
+    async with cluster(CONFIG, insecure=True) as running:
+        await running.files.write("ctl", "spawn --count 1 --type sim")
+        addr = (await running.files.attrs("nodes/worker-0000"))["addr"]
+        assert addr.startswith(f"tcp!{ip}!")
+        assert await running.files.ask("far?", "worker-0000") == "simulated: far?"
+
+
+@story
+async def test_where_hosts_have_ports_they_are_on_loopback(ray_cluster: RayCluster) -> None:
+    values = CONFIG.model_dump()
+    values["network"]["hosts"] = "tcp"
+    async with cluster(Cluster.model_validate(values)) as running:
+        await running.files.write("ctl", "spawn --count 1 --type sim")
+        addr = (await running.files.attrs("nodes/worker-0000"))["addr"]
+        assert addr.startswith("tcp!127.0.0.1!")
+    values["security"]["loopback"] = False
+    async with cluster(Cluster.model_validate(values)) as running:
+        with pytest.raises(Error, match="security.loopback is off"):
+            await running.files.write("ctl", "spawn --count 1 --type sim")
+    values["network"]["hosts"] = "unix"
+    async with cluster(Cluster.model_validate(values)) as running:
+        await running.files.write("ctl", "spawn --count 1 --type sim")
+
+
+@story
+async def test_a_host_is_adopted_by_who_knows_its_epoch(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
     resources = CONFIG.nodes["sim"].resources
     spec = HostSpec("host-0000", "sim", resources, "simulated", count=1, first=0, epoch=7)
-    first, second = (launcher.RayLauncher(CONFIG, insecure=True) for _ in range(2))
+    first, second = (launcher.RayLauncher(tmp_path, CONFIG, insecure=False) for _ in range(2))
     host = await first.start(spec, lambda percent: None)
     assert await second.adopt(replace(spec, epoch=8), host.address, host.handle) is None
     assert await second.adopt(spec, host.address, "host-0001") is None
@@ -140,5 +177,8 @@ async def test_a_host_is_adopted_by_who_knows_its_epoch(ray_cluster: RayCluster)
     assert adopted is not None and adopted.address == host.address
     async with files_of(adopted.address) as files:
         assert await files.ask("hello", "worker-0000") == "simulated: hello"
+    assert first._driver is not None
+    await first._driver.close()  # as if all of its process had been killed
+    first._door.close()
     await second.close()
     assert adopted.ended.done()

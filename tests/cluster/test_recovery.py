@@ -322,7 +322,7 @@ async def test_a_second_orchestrator_on_the_file_is_refused(cluster: Cluster) ->
     async with cluster.orchestrator() as first:
         await first.files.write("ctl", "spawn --count 1 --type one")
         saved = cluster.saved()
-        assert f"running orchestrator (pid {saved['pid']}): stop it, or use" in cluster.refusal()
+        assert f"running orchestrator (pid {saved['pid']}): stop it, or set" in cluster.refusal()
         assert cluster.saved() == saved and await first.files.ask("hello") == "simulated: hello"
 
 

@@ -169,7 +169,7 @@ def test_plain_tcp_is_refused_where_loopback_is_off(tmp_path: Path, program: str
 
 @pytest.mark.parametrize("program", ["worker", "orchestrator"])
 def test_tls_needs_certificates(tmp_path: Path, program: str) -> None:
-    assert "needs a certificate: set security.cert and .ca" in run(
+    assert "needs a certificate: set security.cert and security.ca" in run(
         program, "--listen", "tls!127.0.0.1!0", *(["--model", "simulated"] * (program == "worker"))
     )
     config = tmp_path / "config.yaml"

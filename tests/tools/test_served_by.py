@@ -49,7 +49,7 @@ def test_a_command_says_who_serves_the_socket_and_how_to_allow_it(
         )  # fmt: skip
         assert done.returncode == 1, done
         said = done.stderr.decode()
-        assert WHY.search(said) and "name this user with --served-by, in $LLAMBO_SERV" in said
+        assert WHY.search(said) and "name this user in $LLAMBO_SERVED_BY where" in said
         assert heard() == b""
 
 

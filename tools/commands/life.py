@@ -27,19 +27,23 @@ from ..which_cluster import parse_address, state_path
               "one installed]")  # fmt: skip
 @click.option("--engine", metavar="E",
               help="What starts hosts where `spawn` does not say, local or ray.")
+@click.option("--insecure", is_flag=True,
+              help="Allow plain TCP beyond loopback, where everybody is the owner: to listen "
+              "there, and for hosts on other machines.")  # fmt: skip
 @click.option("--foreground", is_flag=True, help="Become the orchestrator; ^C stops it.")
 @beyond_files("starts the program that makes the tree: llambo-orchestrator")
 def init(
-    listen: str | None, config: str | None, engine: str | None, foreground: bool
+    listen: str | None, config: str | None, engine: str | None, insecure: bool, foreground: bool
 ) -> None:
     """Start an orchestrator, without any worker, and print its address."""
     address = parse_address(listen, "--listen") if listen else None
     state = state_path()
     start.refuse_if_running(state)
     path = start.config_path(config)
+    command = start.command(address, path, state, engine, insecure)
     if foreground:
-        start.run_in_foreground(address, path, state, engine)
-    click.echo(start.start_in_background(address, path, state, engine).address)
+        start.run_in_foreground(command)
+    click.echo(start.start_in_background(command, state).address)
 
 
 @click.command()

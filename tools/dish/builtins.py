@@ -102,7 +102,7 @@ def _nodes(context: Context, words: Sequence[str]) -> None:
         rows.append(words)
     if not rows:
         if context.sink.is_terminal:
-            _line(context.sink, "no workers; start some: write ctl spawn --count 4")
+            _line(context.sink, "no workers; start some with `write /ctl spawn --count 4`")
         return
     room = _width(context.sink) if context.sink.is_terminal else None
     for i, line in enumerate(show.columns(_SHOWN, rows, room)):

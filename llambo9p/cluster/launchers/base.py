@@ -9,15 +9,21 @@ It keeps no promise that a host lives: whether one that ended is started again i
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from ...errors import InvalidArgument
 from ...net.address import Address
 from ...p9.node import Maybe
-from ..config import Cluster, Engine, Resources
+from ..config import Cluster, Engine, Network, Resources
 
+_PATH_BYTES = 107
+"""of a unix socket's path, by the kernel"""
 PROGRAM = "llambo-worker"
 """what a host calls itself at the start of each line of its log"""
 
@@ -64,6 +70,22 @@ def type_words(node_type: str, resources: Resources, model: str, count: int) -> 
     if resources.threads is not None:
         options["--threads"] = resources.threads
     return [str(word) for option in options.items() for word in option]
+
+
+def listen_words(spec: HostSpec, directory: Path, network: Network) -> list[str]:
+    """Options of a host that is started on this machine, with its socket in the `directory`.
+    Raises InvalidArgument."""
+    if network.hosts == "tcp":
+        at = Address("tcp", "127.0.0.1", network.base_port)
+        return ["--listen", str(at), "--port-range", str(network.port_range)]
+    # an orphan may still be at the socket of a host that had this name before
+    path = directory / f"{spec.first:04d}-{secrets.token_hex(3)}"
+    if len(os.fsencode(path)) > _PATH_BYTES:
+        raise InvalidArgument(
+            f"{path} is too long for a unix socket: set $LLAMBO_STATE to a shorter "
+            "path, or network.hosts to tcp"
+        )
+    return ["--listen", str(Address("unix", path=str(path)))]
 
 
 def host_config(config: Cluster) -> dict[str, Any]:
@@ -153,10 +175,13 @@ class Remembered(Launched):
 
 
 class Launcher(ABC):
-    """`hosts` are those that were started and have not ended, by name."""
+    """`at_once` hosts may be started at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int) -> None:
         self.hosts: dict[str, Launched] = {}
+        """those that were started and have not ended, by name"""
+        self.starting = asyncio.Semaphore(at_once)
+        """whoever starts a host holds it"""
 
     @abstractmethod
     async def start(self, spec: HostSpec, progress: Progress) -> Launched:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -23,12 +22,12 @@ from pathlib import Path
 
 import yaml
 
-from ...errors import Error, InvalidArgument
+from ...errors import Error
 from ...net.address import Address, parse
 from ...p9.words import whole_number
 from ..config import Cluster
 from ..state_file import make_private
-from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config
+from .base import End, HostSpec, Launched, Launcher, Log, Progress, host_config, listen_words
 from .log import FileLog, end, start_error
 from .orphan import Orphan
 
@@ -36,8 +35,6 @@ _LOOK_S = 10.0
 """between looks at the sizes of logs"""
 _STOP_S = 5.0
 """how long a host may take to stop by itself"""
-_PATH_BYTES = 107
-"""of a unix socket's path, by the kernel"""
 
 
 class LocalHost(Launched):
@@ -82,7 +79,7 @@ class LocalLauncher(Launcher):
     """`directory` is made when the first host is started."""
 
     def __init__(self, directory: Path, config: Cluster) -> None:
-        super().__init__()
+        super().__init__(os.cpu_count() or 1)  # a start takes a core for a while
         self._directory = directory
         self._config = config
         self._looking: asyncio.Task[None] | None = None
@@ -102,7 +99,7 @@ class LocalLauncher(Launcher):
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "llambo9p_nodes.worker", *spec.words()),
                     *("--config", str(config), "--orphan-timeout", f"{timeout:g}"),
-                    *self._listen(spec),
+                    *listen_words(spec, self._directory, self._config.network),
                     stdin=DEVNULL,
                     stdout=PIPE,
                     stderr=stderr,
@@ -149,20 +146,6 @@ class LocalLauncher(Launcher):
         if log is None:
             log = self._logs[spec.name] = FileLog(self._directory / f"{spec.name}.log")
         return log
-
-    def _listen(self, spec: HostSpec) -> list[str]:
-        network = self._config.network
-        if network.hosts == "tcp":
-            at = Address("tcp", "127.0.0.1", network.base_port)
-            return ["--listen", str(at), "--port-range", str(network.port_range)]
-        # an orphan may still be at the socket of a host that had this name before
-        path = self._directory / f"{spec.first:04d}-{secrets.token_hex(3)}"
-        if len(os.fsencode(path)) > _PATH_BYTES:
-            raise InvalidArgument(
-                f"{path} is too long for a unix socket: let state.path be shorter, or "
-                "network.hosts be tcp"
-            )
-        return ["--listen", str(Address("unix", path=str(path)))]
 
     async def _look_at_logs(self) -> None:
         while True:
