@@ -96,7 +96,10 @@ def stop_at_eof(stop: asyncio.Event) -> None:
             loop.remove_reader(fd)
             stop.set()
 
-    loop.add_reader(fd, readable)
+    try:
+        loop.add_reader(fd, readable)
+    except OSError:  # a file, or /dev/null: nobody holds its other end
+        stop.set()
 
 
 def listen_address(words: str, security: config.Security, insecure: bool) -> Address:

@@ -21,6 +21,7 @@ from ..conversation.clone import CloneFile
 from ..conversation.conversation import Conversation
 from ..conversation.files import add_conversation_files, ctl_commands
 from ..conversation.limits import Limits
+from ..conversation.llm_files import LlmDirectory
 from ..conversation.worker_names import MAX_WORKERS
 from ..errors import AuthenticationFailed, InvalidArgument, NotFound, NotSupported, WorkerLost
 from ..fs import user as users
@@ -221,7 +222,8 @@ class Orchestrator:
         add_conversation_files(
             root, conversation, commands, lambda: self.status_text(user.sees_figures)
         )
-        root.add(CloneFile(root, converse))
+        clone = root.add(CloneFile(root, converse))
+        root.add(LlmDirectory(clone.clones, lambda: self._offer.context or 0))
 
         def converse_with_many() -> FusionConversation:
             engine = FusionEngine(self._engine, self._limits)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from ..engine.structured.constraint import KINDS
+from ..engine.structured.constraint import KINDS, Kind
 from ..errors import InvalidArgument, PermissionDenied
 from ..fs.ctl import Action, Command, Commands, CtlFile
 from ..fs.file import OpenFile
@@ -194,6 +194,20 @@ class DataFile(SyntheticFile):
         return OpenData(self.name, self._conversation, self._ask)
 
 
+def whole_text_file(
+    tree: Tree, conversation: Conversation, name: Literal["system"] | Kind
+) -> WholeTextFile:
+    """`system`, or a text that answers are held to."""
+    limit = conversation.limits.prompt_bytes if name == "system" else MAX_GRAMMAR_BYTES
+    shown = partial(conversation.texts.shown, name)
+    return WholeTextFile(tree, conversation, _whole(conversation, name, limit), shown)
+
+
+def _whole(conversation: Conversation, name: Name, limit: int) -> Text:
+    texts = conversation.texts
+    return Text(name, limit, partial(texts.check, name), partial(texts.write, name))
+
+
 def setting_command(spec: settings.Setting, change: Callable[[str, Any], None]) -> Command:
     """The verb that changes a setting: `change` gets its name and the value."""
 
@@ -237,11 +251,6 @@ def add_conversation_files(
     def prompt_text() -> str:
         return conversation.newest.prompt if conversation.newest is not None else ""
 
-    texts = conversation.texts
-
-    def whole(name: Name, limit: int) -> Text:
-        return Text(name, limit, partial(texts.check, name), partial(texts.write, name))
-
     prompt = Text(
         "prompt",
         conversation.limits.prompt_bytes,
@@ -253,13 +262,11 @@ def add_conversation_files(
     directory.add(WholeTextFile(tree, conversation, prompt, prompt_text))
     directory.add(StreamFile(tree, "out", conversation, lambda turn: turn.stream))
     directory.add(DataFile(tree, "data", conversation, conversation.ask))
-    system = whole("system", conversation.limits.prompt_bytes)
-    directory.add(WholeTextFile(tree, conversation, system, partial(texts.shown, "system")))
+    directory.add(whole_text_file(tree, conversation, "system"))
     for kind in KINDS:
-        text = whole(kind, MAX_GRAMMAR_BYTES)
-        directory.add(WholeTextFile(tree, conversation, text, partial(texts.shown, kind)))
+        directory.add(whole_text_file(tree, conversation, kind))
     directory.add(HistoryFile(tree, conversation))
-    directory.add(TokensFile(tree, conversation, whole("tokens", MAX_TOKENS_BYTES)))
+    directory.add(TokensFile(tree, conversation, _whole(conversation, "tokens", MAX_TOKENS_BYTES)))
     directory.add(StreamFile(tree, "logprobs", conversation, lambda turn: turn.logprob_lines))
     directory.add(TextFile(tree, "usage", conversation.usage_text, 0o400))
     directory.add(TextFile(tree, "status", status_text, 0o400))

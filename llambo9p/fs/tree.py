@@ -60,18 +60,18 @@ class Tree:
 class Uses:
     """How often a group of files is in use; `unused` is called when it is so no more."""
 
-    __slots__ = ("_count", "_unused")
+    __slots__ = ("_unused", "count")
 
     def __init__(self, unused: Callable[[], None]) -> None:
-        self._count = 0
+        self.count = 0
         self._unused = unused
 
     def retain(self) -> None:
-        self._count += 1
+        self.count += 1
 
     def release(self) -> None:
-        self._count -= 1
-        if self._count == 0:
+        self.count -= 1
+        if self.count == 0:
             self._unused()
 
 

@@ -47,13 +47,13 @@ def mount(shared: Mount, served: Served) -> Iterator[Mount]:
 def test_the_tree_is_listed(mount):
     names = mount.sh("ls").split()
     workers = [f"worker-{i:04d}" for i in range(3)]
-    own = ["balancer", "clone", "fusion", "models", "nodes", "registry", "workers", *MONITOR]
+    own = ["balancer", "clone", "fusion", "llm", "models", "nodes", "registry", "workers", *MONITOR]
     assert names == sorted([*FILES, *own, *workers])
     everything = mount.sh("find . -type f").split()
     assert {f"./worker-0002/{name}" for name in FILES} < set(everything)
     assert "./worker-0001:" in mount.sh("ls -lR").splitlines()
     assert mount.sh("ls -a | head -n 3").split() == [".", "..", "balancer"]
-    assert mount.sh("ls -d */ worker-*/ctl").split()[:3] == ["fusion/", "logs/", "models/"]
+    assert mount.sh("ls -d */ worker-*/ctl").split()[:3] == ["fusion/", "llm/", "logs/"]
 
 
 def test_a_file_is_what_stat_says(mount):
@@ -73,6 +73,25 @@ def test_a_prompt_is_written_and_its_answer_read(mount):
     assert mount.sh("echo again >> worker-0001/prompt; cat worker-0001/out") == "simulated: again"
     assert mount.sh("cat worker-0001/prompt") == "again"
     assert mount.sh("tail -c 5 worker-0001/out; wc -c < worker-0001/out") == "again16\n"
+
+
+def test_infernodes_view(mount) -> None:
+    said = mount.sh("""
+        n=$(cat llm/new); ls -1 llm/$n
+        echo What is a file? >llm/$n/ask; cat llm/$n/ask
+        echo And a fid? >>llm/$n/ask; cat llm/$n/stream; echo
+        exec 3<>llm/$n/ask; echo Once more. >&3; cat $n/out; exec 3>&-; echo
+        cut -c 1-41 llm/$n/context
+        echo close >llm/$n/ctl; ls llm
+    """)
+    assert said.splitlines() == [
+        "ask", "context", "ctl", "maxtokens", "stream", "system", "temperature", "usage",
+        "simulated: What is a file?",
+        "simulated: And a fid?",
+        "simulated: And a fid?",
+        '[{"role":"user","content":"What is a file',
+        "new",
+    ]  # fmt: skip
 
 
 def test_two_flushes_of_one_open_file_are_one_prompt(mount):

@@ -78,6 +78,25 @@ def test_prompt_in_answer_out(mount: Mount) -> None:
     assert "finish_reason stop\n" in mount.sh("cat usage")
 
 
+def test_infernodes_view(mount: Mount) -> None:
+    said = mount.sh("""
+        n=$(cat llm/new); ls -1 llm/$n
+        echo What is a file? >llm/$n/ask; cat llm/$n/ask
+        echo And a fid? >>llm/$n/ask; cat llm/$n/stream; echo
+        exec 3<>llm/$n/ask; echo Once more. >&3; cat $n/out; exec 3>&-; echo
+        cut -c 1-41 llm/$n/context
+        echo close >llm/$n/ctl; ls llm
+    """)
+    assert said.splitlines() == [
+        "ask", "context", "ctl", "maxtokens", "stream", "system", "temperature", "usage",
+        "simulated: What is a file?",
+        "simulated: And a fid?",
+        "simulated: And a fid?",
+        '[{"role":"user","content":"What is a file',
+        "new",
+    ]  # fmt: skip
+
+
 def test_settings_are_changed_by_redirection(mount: Mount) -> None:
     ctl = "worker-0000/ctl"
     assert mount.sh(f"echo max_tokens 4 >{ctl}; grep max_tokens {ctl}") == "max_tokens 4\n"

@@ -254,7 +254,7 @@ def test_bad_verbs_name_what_is_allowed() -> None:
                 "spawn --type huge": "no node type 'huge'; types are tiny",
                 "spawn --many 3": "bad option '--many'",
                 "unmount worker-0042": "nothing is mounted as worker-0042",
-                "mount": "usage: mount ADDR [NAME]",
+                "mount": "usage: mount ADDR [NAME [--user U] [--aname TREE]]",
                 "frobnicate": "unknown verb frobnicate; verbs are spawn scale load mount",
             }.items():
                 with pytest.raises(Error) as e:
