@@ -65,7 +65,7 @@ THIS = "tools/test"
 """what runs this test"""
 OURS = re.compile(r"> .*|What was done.*|  ctl .*|  worker-0000/.*|[a-z]+|worker-\d+")
 """lines of the first session that depend on neither model nor moment"""
-ANSWER = re.compile(r"\bout$|cat <&3|infer|fuse |limbot|quickstart|spawn --count")
+ANSWER = re.compile(r"\b(out|ask)$|cat <&3|infer|fuse |limbot|quickstart|spawn --count")
 """commands of a session whose output is the model's, or is for terminals"""
 MOMENT = re.compile(
     r"usage|nodes list|votes|metrics\.legacy|conversation/|registry/index|decisions"
