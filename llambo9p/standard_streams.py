@@ -7,6 +7,7 @@ opened.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -14,7 +15,8 @@ import sys
 def fill(needs_output: bool) -> None:
     """Let none of the three be closed.  Standard input that was ends at once; standard error
     takes what nobody sees; so does standard output, unless the program `needs_output`: then
-    writing to it fails, with EBADF."""
+    writing to it fails, with EBADF.  For one that does not need it, what could not be written is
+    no failure at its end, either."""
     modes = (os.O_RDONLY, os.O_RDONLY if needs_output else os.O_WRONLY, os.O_WRONLY)
     for fd, mode in enumerate(modes):
         try:
@@ -27,3 +29,16 @@ def fill(needs_output: bool) -> None:
         sys.stdout = open(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
+    if not needs_output:
+        atexit.register(_discard_the_rest)
+
+
+def _discard_the_rest() -> None:
+    """Python writes what is left in the buffers once more, and ends with 120 when that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

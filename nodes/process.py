@@ -8,6 +8,7 @@ when it could not do its work; a traceback is a bug.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -71,7 +72,7 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
             logs.tell_repeats()
     except Error as e:
         for line in str(e).splitlines():
-            print(f"{program}: {line}", file=sys.stderr)
+            say(f"{program}: {line}")
         sys.exit(1)
 
 
@@ -84,6 +85,12 @@ def tell(line: str) -> None:
         pass
     except OSError as e:
         log.warning("standard output: %s; it was not told: %s", e.strerror, line)
+
+
+def say(line: str) -> None:
+    """On standard error, if that takes it: it may be on a disk that is full."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def stop_at_eof(stop: asyncio.Event) -> None:
@@ -120,14 +127,14 @@ def listen_address(words: str, security: config.Security, insecure: bool) -> Add
                 f"{address} is not a loopback address, and whoever reaches it is the owner; "
                 "use tls!HOST!PORT, or give --insecure if that is meant"
             )
-        print(f"WARNING: everybody who can reach {address} owns this server", file=sys.stderr)
+        say(f"WARNING: everybody who can reach {address} owns this server")
     elif not security.loopback:
         if not insecure:
             raise InvalidArgument(
                 f"{address}: security.loopback is off, for plain TCP makes every user of this "
                 "machine the owner; use unix!PATH or tls!HOST!PORT"
             )
-        print(f"WARNING: every user of this machine owns the server at {address}", file=sys.stderr)
+        say(f"WARNING: every user of this machine owns the server at {address}")
     return address
 
 
@@ -195,4 +202,4 @@ def first_path() -> int:
 
 def print_message(direction: str, msg: Message) -> None:
     """A `trace` that prints to stderr."""
-    print(direction, text.format(msg), file=sys.stderr, flush=True)
+    say(f"{direction} {text.format(msg)}")

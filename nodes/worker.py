@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -273,7 +272,7 @@ async def _end_when_lost(engine: DecodeThread, host: Host, server: Server) -> No
     C, where nothing ends it but the end of the process."""
     why = await engine.lost
     host.lose()
-    print(f"{PROGRAM}: {why}", file=sys.stderr, flush=True)
+    process.say(f"{PROGRAM}: {why}")
     await server.close()  # what clients are told leaves before, in a second at most
     os._exit(1)
 

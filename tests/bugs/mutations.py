@@ -55,8 +55,8 @@ MUTATIONS = [
     ),
     Mutation(
         3, "an open of clone makes two conversations", CLONE,
-        "return OpenClone(number, commands, directory.opens)",
-        'return self.open(mode) if number == "0" else OpenClone(number, commands, directory.opens)',
+        "return OpenClone(self.clones.new())",
+        "return [OpenClone(self.clones.new()) for _ in range(2)][0]",
         "tests/conversation/test_clone.py::test_3_cat_clone_makes_exactly_one_conversation",
     ),
     Mutation(
@@ -346,7 +346,7 @@ MUTATIONS = [
     ),
     Mutation(
         25, "a conversation outlives its last fid", TREE,
-        "if self._count == 0:",
+        "if self.count == 0:",
         "if False:",
         "tests/conversation/test_clone.py::test_25_a_lost_connection_ends_its_conversations_only",
     ),

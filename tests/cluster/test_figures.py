@@ -32,8 +32,9 @@ from tests.files import ANYWHERE, Files, files_of, story, until
 from .harness import SimulatedHost, simulated_host
 
 HEARTBEAT = re.compile(r"\b\d{10}\.\d{3}\b")
-NOT_READ = {"clone", "event"}
-"""opening `clone` makes something; a read of `registry/event` waits"""
+NOT_READ = {"clone", "event", "new"}
+"""opening `clone` makes something, and so does reading `llm/new`; a read of `registry/event`
+waits"""
 FIGURES = {"state", "load", "queued", "requests", "tokens", "errors"}
 
 

@@ -282,7 +282,8 @@ async def test_files_belong_to_the_user_that_sees_them(tmp_path: Path) -> None:
         for files, name in ((place.alice, "alice"), (place.me, ME)):
             entries = await files.entries()
             names = [
-                *(*CONVERSATION, "fusion", "nodes", "workers", "models", "balancer", *MONITOR),
+                *(*CONVERSATION, "llm", "fusion", "nodes", "workers", "models", "balancer"),
+                *MONITOR,
                 *("registry", "worker-0000", "worker-0001"),
             ]
             assert [e.name for e in entries] == names

@@ -16,8 +16,8 @@ from llambo9p_tools.remote import Remote
 from llambo9p.net.address import Address
 
 PROGRAMS = {
-    "worker": ["--model", "simulated"],
-    "orchestrator": ["--state", "state"],
+    "worker": ["--model", "simulated", "--trace"],
+    "orchestrator": ["--state", "state", "--trace"],
 }
 SURROUNDINGS = (
     "<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"

@@ -35,6 +35,7 @@ async def test_a_worker_is_a_conversation_and_more():
             "progress": "0",
             "queued": "0",
             "turns": "1",
+            "trimmed_turns": "0",
             "worker": "worker-0000",
             "draining": "no",
             "type": "tiny",
