@@ -259,7 +259,7 @@ def _runner(
     from llambo9p.engine import llama  # loads llama.cpp
 
     if budget is not None:
-        cache = memory.Cache(context, llama.TYPE_K, llama.TYPE_V)
+        cache = memory.cache(header, context)
         slots = memory.slots(header, path, cache, slots, *budget)
         cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
     runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)

@@ -200,11 +200,9 @@ def _node_type(config: Cluster, name: str) -> Iterator[_Line]:
 
 def _needed(config: Cluster, name: str, header: gguf.Header, path: Path) -> tuple[int, int]:
     """Bytes of a host with the type's workers, and its slots.  Raises Error."""
-    from llambo9p.engine import llama  # loads llama.cpp
-
     node = config.nodes[name]
     r = node.resources
-    cache = memory.Cache(r.context_size, llama.TYPE_K, llama.TYPE_V)
+    cache = memory.cache(header, r.context_size)
     slots = memory.slots(header, path, cache, r.slots, node.count, r.memory)
     everything = 1 << 62
     left = memory.left(header, path, cache, slots, slots + _ROWS, everything)

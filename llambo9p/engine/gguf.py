@@ -110,6 +110,10 @@ class Header:
     """of its embeddings"""
     cell: tuple[int, int]
     """values that K and V have for one token, in all layers"""
+    head: tuple[int, int]
+    """values that K and V have for one head"""
+    latent: bool
+    """V is a part of K (multi-head latent attention, as DeepSeek's)"""
 
     def kv_bytes(self, n_cells: int, type_k: int, type_v: int) -> int:
         """Bytes of a KV cache of so many cells with K and V of these ggml types; at most,
@@ -153,6 +157,7 @@ def read(path: Path) -> Header:
     if not context:
         first.bad(f"no {architecture}.context_length: no language model")
     file_type = first.number("general.file_type", -1)
+    cell, head = _cells(first, architecture)
     return Header(
         architecture=architecture,
         title=first.text("general.name"),
@@ -164,12 +169,14 @@ def read(path: Path) -> Header:
         weights=weights,
         vocabulary=first.number("tokenizer.ggml.tokens", 0),
         width=first.number(f"{architecture}.embedding_length", 0),
-        cell=_cell(first, architecture),
+        cell=cell,
+        head=head,
+        latent=first.number(f"{architecture}.attention.key_length_mla", 0) > 0,
     )
 
 
-def _cell(file: _File, architecture: str) -> tuple[int, int]:
-    """`Header.cell`."""
+def _cells(file: _File, architecture: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """`Header.cell` and `Header.head`."""
     layers = file.number(f"{architecture}.block_count", 0)
     if not 1 <= layers <= MAX_LAYERS:
         file.bad(f"{architecture}.block_count is {layers}, not 1 to {MAX_LAYERS}")
@@ -179,7 +186,7 @@ def _cell(file: _File, architecture: str) -> tuple[int, int]:
     width = file.number(f"{architecture}.embedding_length", 0) // first if first else 0
     key = file.number(f"{architecture}.attention.key_length", width)
     value = file.number(f"{architecture}.attention.value_length", width)
-    return sum(heads_kv) * key, sum(heads_kv) * value
+    return (sum(heads_kv) * key, sum(heads_kv) * value), (key, value)
 
 
 class _File:

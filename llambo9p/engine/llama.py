@@ -4,12 +4,13 @@ Owns the context and the batch's memory; the model is in `llama_model`, the samp
 `llama_sampler`, embeddings have a context of their own in `llama_embedder`.  Only these
 files, whose names begin so, import llama_cpp.
 
-Exactness.  K is Q8_0 and V is F16: with llama.cpp's default (F16, F16) its attention
-kernel tiles and splits by the number of rows and cells, and logits change in the last
-bits with the chunking of a prompt and with who else is in the batch; a greedy answer
-then differs.  With K = Q8_0 they are bitwise equal (tests/engine/test_exact.py) at the
-same speed.  This holds for a CPU and weights whose matrix products do not depend on the
-number of rows; the test is what says so, for a given machine and model.
+Exactness.  K is Q8_0 and V is F16, where a model can have that (`memory.kv_types`): with
+llama.cpp's default (F16, F16) its attention kernel tiles and splits by the number of rows and
+cells, and logits change in the last bits with the chunking of a prompt and with who else is in
+the batch; a greedy answer then differs.  With K = Q8_0 they are bitwise equal
+(tests/engine/test_exact.py) at the same speed.  This holds for a CPU and weights whose matrix
+products do not depend on the number of rows; the test is what says so, for a given machine and
+model.
 
 It must never hand llama.cpp anything that it would abort on: GGML_ASSERT kills the
 process, so tokens, positions, sequences and counts are checked before every call.
@@ -18,6 +19,7 @@ process, so tokens, positions, sequences and counts are checked before every cal
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,8 +54,6 @@ from llambo9p.engine.runner import (
     Step,
 )
 
-TYPE_K = lib.GGML_TYPE_Q8_0
-TYPE_V = lib.GGML_TYPE_F16
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
 MAX_THREADS = 512
@@ -86,9 +86,9 @@ class LlamaRunner:
         n_threads: int | None = None,
         prefill_chunk: int = 512,
         memory_limit: int | None = None,
-        type_k: int = TYPE_K,
-        type_v: int = TYPE_V,
+        kv_types: tuple[int, int] | None = None,
     ) -> None:
+        """`kv_types` are the ggml types of K and V, by default those of `memory.kv_types`."""
         if not 1 <= n_seq <= MAX_SEQUENCES:
             raise errors.InvalidArgument(f"n_seq must be 1 to {MAX_SEQUENCES}, not {n_seq}")
         if n_ctx < 2:
@@ -103,7 +103,7 @@ class LlamaRunner:
         self.prefill_chunk = prefill_chunk
         self.n_threads = n_threads or machine.usable_cores()
         self._memory_limit = memory_limit
-        self._cache = memory.Cache(n_ctx, type_k, type_v)
+        self._kv_types = kv_types
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
         self.decode_seconds = 0.0
@@ -112,6 +112,11 @@ class LlamaRunner:
     @property
     def info(self) -> ModelInfo:
         return self.model.info
+
+    @functools.cached_property
+    def _cache(self) -> memory.Cache:
+        types = self._kv_types or memory.kv_types(self.model.header)
+        return memory.Cache(self.n_ctx, *types)
 
     # Loading.
 
@@ -210,6 +215,11 @@ class LlamaRunner:
     # Text.
 
     def tokenize(self, prompt: Prompt) -> list[int]:
+        if not self._memory:  # a step for one would be an assertion of llama.cpp's
+            raise errors.ModelError(
+                f"{self.info.name} takes no prompt: it does not write one token after the other; "
+                "what encodes texts answers `embed`"
+            )
         return self.model.tokenize(prompt, self.n_ctx)
 
     def piece(self, token: int) -> bytes:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llambo9p import errors
-from llambo9p.engine.gguf import Header
+from llambo9p.engine.gguf import TYPES, Header
 
+F16, Q8_0 = 1, 8
+"""ggml types"""
 CELLS_PADDING = 256
 """llama.cpp rounds the cells of a sequence up to a multiple of this"""
 PROCESS = 64 << 20
@@ -22,6 +24,23 @@ MIB = 1 << 20
 def padded(n_ctx: int) -> int:
     """The cells that llama.cpp makes for a sequence of `n_ctx` tokens."""
     return -(-n_ctx // CELLS_PADDING) * CELLS_PADDING
+
+
+def kv_types(header: Header) -> tuple[int, int]:
+    """The ggml types of K and V for a model: those with which its logits depend on nobody else,
+    where llama.cpp has such (see `llama`)."""
+    key, value = header.head
+    block, _ = TYPES[Q8_0]
+    if key % block:
+        return F16, F16
+    if header.latent:  # whose types must be the same
+        return (F16, F16) if value % block else (Q8_0, Q8_0)
+    return Q8_0, F16
+
+
+def cache(header: Header, n_ctx: int) -> Cache:
+    """A sequence's, with the types that suit the model."""
+    return Cache(n_ctx, *kv_types(header))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from llambo9p import errors
 from llambo9p.engine.base import Request, State, Token
 from llambo9p.engine.embeddings import line
 from llambo9p.engine.gguf import default_model
-from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.engine.runner import EMBED_CHUNK, Embedding
 from llambo9p.engine.simulated import SimulatedRunner
 from tests.engine.harness import GREEDY, Recorder, ask, running, user
@@ -39,7 +40,7 @@ def pooled(runner: LlamaRunner, text: str) -> np.ndarray:
     params = lib.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = params.n_outputs_max = 1024
     params.n_seq_max = params.n_threads = params.n_threads_batch = 1
-    params.type_k, params.type_v = TYPE_K, TYPE_V
+    params.type_k, params.type_v = Q8_0, F16
     params.embeddings = True
     params.pooling_type = lib.LLAMA_POOLING_TYPE_MEAN
     ctx = lib.llama_init_from_model(runner.model.handle, params)

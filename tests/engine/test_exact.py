@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from llambo9p.engine.gguf import default_model
-from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.engine.runner import Output, Remove, Step
 from tests.tiers import either
 
 CELLS = (60, 300, 600)
 CHUNKS = (1, 32, 512)
 NEIGHBOURS = 3
-F16 = 1  # GGML_TYPE_F16
 TOKENS = [100 + i * i * 31 % 40_000 for i in range(CELLS[-1])]
 
 
@@ -67,7 +67,7 @@ def logits(runner, chunk, neighbours):
 def compare(type_k, type_v, variants):
     """(chunk, neighbours) -> the cells at which its bits differ from one whole chunk's."""
     runner = LlamaRunner(
-        default_model(), n_ctx=768, n_seq=4, prefill_chunk=640, type_k=type_k, type_v=type_v
+        default_model(), n_ctx=768, n_seq=4, prefill_chunk=640, kv_types=(type_k, type_v)
     )
     try:
         runner.load(lambda _: True)
@@ -89,7 +89,7 @@ def compare(type_k, type_v, variants):
 def test_logits_do_not_depend_on_chunks_or_neighbours():
     every = [v for v in product(CHUNKS, (0, NEIGHBOURS)) if v != (CHUNKS[-1], 0)]
     variants = either([(1, NEIGHBOURS), (32, 0)], every)
-    differing = compare(TYPE_K, TYPE_V, variants)
+    differing = compare(Q8_0, F16, variants)
     assert not any(differing.values()), differing
 
 

@@ -150,6 +150,8 @@ def test_a_small_model(read, version) -> None:
         vocabulary=3,
         width=64,
         cell=(2 * 2 * 16, 2 * 2 * 16),
+        head=(16, 16),
+        latent=False,
     )
 
 

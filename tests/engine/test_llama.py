@@ -14,7 +14,8 @@ from llambo9p import errors
 from llambo9p.engine import memory
 from llambo9p.engine.base import Message, Request, SamplingParams
 from llambo9p.engine.gguf import default_model
-from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
@@ -402,7 +403,7 @@ def test_kv_bytes_is_what_llama_cpp_allocates(llama):
 
 
 def kv_bytes(llama, n_ctx):
-    return memory.Cache(n_ctx, TYPE_K, TYPE_V).bytes(llama.model.header)
+    return memory.Cache(n_ctx, Q8_0, F16).bytes(llama.model.header)
 
 
 def load_error(path, **options) -> str:

@@ -18,7 +18,7 @@ CACHE = memory.Cache(n_ctx=500, type_k=F16, type_v=F16)
 HEADER = Header(
     architecture="llama", title="", quantisation="F16", context=4096, has_chat_template=True,
     size=101 * MIB, parameters=50 * MIB, weights=100 * MIB, vocabulary=MIB, width=1024,
-    cell=(1024, 1024),
+    cell=(1024, 1024), head=(64, 64), latent=False,
 )  # fmt: skip
 """a token's K and V take 4 KiB, 500 tokens' 2 MiB"""
 
@@ -60,3 +60,19 @@ def test_a_model_that_fits_exactly_and_one_that_does_not() -> None:
 def test_a_model_without_attention_needs_no_cache() -> None:
     header = replace(HEADER, cell=(0, 0))
     assert memory.slots(header, PATH, CACHE, 16, 1, 1) == 16
+
+
+@pytest.mark.parametrize(
+    ("head", "latent", "types"),
+    [
+        ((64, 64), False, (memory.Q8_0, memory.F16)),
+        ((64, 80), False, (memory.Q8_0, memory.F16)),
+        ((80, 80), False, (memory.F16, memory.F16)),
+        ((576, 512), True, (memory.Q8_0, memory.Q8_0)),
+        ((576, 80), True, (memory.F16, memory.F16)),
+    ],
+)
+def test_the_types_of_k_and_v_suit_the_model(
+    head: tuple[int, int], latent: bool, types: tuple[int, int]
+) -> None:
+    assert memory.kv_types(replace(HEADER, head=head, latent=latent)) == types

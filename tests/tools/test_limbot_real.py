@@ -37,6 +37,9 @@ def test_the_session_of_readme(cluster: Cluster, tmp_path: Path) -> None:
         for line in session.replace("tcp!127.0.0.1!5640", cluster.address).splitlines()[1:]:
             if line.startswith("> "):
                 typed = line.removeprefix("> ")
+                if typed == "/status":  # the workers may not have said yet that they are idle
+                    chat.wait_for_prompt()
+                    cluster.wait_until_idle()
                 chat.enter(typed)
                 model_speaks = not typed.startswith("/") or typed in ANSWERED_BY_THE_MODEL
                 shown.append(line)

@@ -39,7 +39,7 @@ import uvloop
 import yaml
 
 from llambo9p.engine import gguf
-from llambo9p.engine.llama import TYPE_K, TYPE_V
+from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.net import address
 from llambo9p.net.client import Client
 from llambo9p.p9 import constants as c
@@ -202,8 +202,8 @@ def _xllamacpp(slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
     params.n_parallel = slots
     params.n_ctx = n_ctx * slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
-    params.cache_type_k = xllamacpp.ggml_type(TYPE_K)
-    params.cache_type_v = xllamacpp.ggml_type(TYPE_V)
+    params.cache_type_k = xllamacpp.ggml_type(Q8_0)
+    params.cache_type_v = xllamacpp.ggml_type(F16)
     params.kv_unified = False
     params.hostnames, params.port, params.verbosity = ["127.0.0.1"], 0, 0
     params.cache_prompt = caching
@@ -219,7 +219,7 @@ def lock(n_ctx: int) -> Iterator[Answering]:
 
     llama: Any = Llama(
         str(gguf.default_model()), n_ctx=n_ctx, n_threads=THREADS,
-        type_k=TYPE_K, type_v=TYPE_V, verbose=False,
+        type_k=Q8_0, type_v=F16, verbose=False,
     )  # fmt: skip
     mutex = threading.Lock()
 

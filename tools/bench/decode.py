@@ -31,7 +31,8 @@ import uvloop
 
 from llambo9p.engine import gguf
 from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
-from llambo9p.engine.llama import TYPE_K, TYPE_V, LlamaRunner
+from llambo9p.engine.llama import LlamaRunner
+from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.engine.thread import DecodeThread
 
 from .turns import N_CTX, THREADS, Answer, Answering, Contender, Question, measure, print_table
@@ -55,7 +56,7 @@ class BareLoop:
         params.n_ctx = n_ctx * n_seq
         params.n_batch, params.n_ubatch = N_BATCH, N_UBATCH
         params.n_threads = params.n_threads_batch = n_threads
-        params.type_k, params.type_v = TYPE_K, TYPE_V
+        params.type_k, params.type_v = Q8_0, F16
         params.kv_unified = unified
         params.no_perf = True
         self._ctx: Any = lib.llama_init_from_model(model, params)
