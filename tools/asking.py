@@ -28,8 +28,7 @@ from llambo9p.engine.structured.constraint import KINDS
 from llambo9p.errors import InvalidArgument
 
 from .encoding import without_bom
-from .failure import Failure
-from .remote import Unreachable
+from .failure import Failure, NoCluster
 from .tree import Tree
 
 _Command = Callable[..., Any]
@@ -179,7 +178,7 @@ def put_text(tree: Tree, directory: str, name: str, text: bytes, source: str) ->
     path = f"{directory}/{name}"
     try:
         tree.write(path, text)
-    except Unreachable:
+    except NoCluster:
         raise
     except Failure as e:
         if not e.message.startswith(f"{path}: "):

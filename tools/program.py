@@ -57,7 +57,7 @@ def run(command: click.Command, name: str) -> NoReturn:
                 sys.exit(e.exit_code)
             case OSError():  # a file cannot be read, or what is printed not be written
                 where = e.filename or "standard output"
-                _discard_output()
+                standard_streams.discard(1)  # or what is left would fail again at the end
                 click.echo(f"{name}: {where}: {e.strerror or e}", err=True)
                 sys.exit(1)
         raise
@@ -71,10 +71,3 @@ def wants_colours() -> bool:
 def is_dumb_terminal() -> bool:
     """Whether the terminal, if there is one, knows no escape sequences."""
     return os.environ.get("TERM") in ("dumb", "unknown")
-
-
-def _discard_output() -> None:
-    """What is still to be printed would fail again at the program's end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)

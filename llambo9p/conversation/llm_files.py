@@ -197,20 +197,16 @@ class OpenSetting(OpenSnapshot):
         return len(data)
 
 
-class SessionFile(SyntheticFile):
-    """A file of a conversation in `llm/`, which `make` opens."""
+class LlmFile(SyntheticFile):
+    """A file of `llm/`, which `make` opens."""
 
-    def __init__(
-        self, tree: Tree, name: str, perm: int, session: Session, make: Callable[[], OpenFile]
-    ) -> None:
+    def __init__(self, tree: Tree, name: str, perm: int, make: Callable[[], OpenFile]) -> None:
         super().__init__(tree, name, perm)
-        self._session = session
         self._make = make
 
     def open(self, mode: int) -> Maybe[OpenFile]:
         if not self.allows(mode):
             raise PermissionDenied
-        self._session.touch()
         return self._make()
 
 
@@ -230,17 +226,6 @@ class OpenNew(OpenFile):
 _ID_BYTES = 20
 
 
-class NewFile(SyntheticFile):
-    def __init__(self, tree: Tree, make: Callable[[], str]) -> None:
-        super().__init__(tree, "new", 0o400)
-        self._make = make
-
-    def open(self, mode: int) -> Maybe[OpenFile]:
-        if not self.allows(mode):
-            raise PermissionDenied
-        return OpenNew(self._make)
-
-
 class LlmDirectory(Directory):
     """The view of `clones`, of a user's; `context` is how many tokens a prompt and its answer may
     have, 0 when nobody knows."""
@@ -251,7 +236,7 @@ class LlmDirectory(Directory):
         self._context = context
         self._sessions: dict[str, Session] = {}
         clones.made.append(self._made)
-        self.add(NewFile(self.tree, self._new))
+        self.add(LlmFile(self.tree, "new", 0o400, lambda: OpenNew(self._new)))
 
     def _new(self) -> str:
         """The number of a new one.  Raises Busy."""
@@ -283,7 +268,11 @@ class LlmDirectory(Directory):
         conversation, clone = session.conversation, session.clone
 
         def add(name: str, perm: int, make: Callable[[], OpenFile]) -> None:
-            view.add(SessionFile(self.tree, name, perm, session, make))
+            def opened() -> OpenFile:
+                session.touch()
+                return make()
+
+            view.add(LlmFile(self.tree, name, perm, opened))
 
         def add_setting(name: str, shown: str, of: str) -> None:
             add(name, 0o600, lambda: OpenSetting(conversation, of, shown))

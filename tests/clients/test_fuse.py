@@ -13,6 +13,7 @@ import pytest
 from llambo9p.engine.simulated import Gate
 from llambo9p.p9 import messages as m
 
+from . import infernode
 from .mounts import Mount, Served, mounted, needs_fuse, wait_until
 
 pytestmark = needs_fuse
@@ -76,22 +77,7 @@ def test_a_prompt_is_written_and_its_answer_read(mount):
 
 
 def test_infernodes_view(mount) -> None:
-    said = mount.sh("""
-        n=$(cat llm/new); ls -1 llm/$n
-        echo What is a file? >llm/$n/ask; cat llm/$n/ask
-        echo And a fid? >>llm/$n/ask; cat llm/$n/stream; echo
-        exec 3<>llm/$n/ask; echo Once more. >&3; cat $n/out; exec 3>&-; echo
-        cut -c 1-41 llm/$n/context
-        echo close >llm/$n/ctl; ls llm
-    """)
-    assert said.splitlines() == [
-        "ask", "context", "ctl", "maxtokens", "stream", "system", "temperature", "usage",
-        "simulated: What is a file?",
-        "simulated: And a fid?",
-        "simulated: And a fid?",
-        '[{"role":"user","content":"What is a file',
-        "new",
-    ]  # fmt: skip
+    assert mount.sh(infernode.SCRIPT).splitlines() == infernode.SAYS
 
 
 def test_two_flushes_of_one_open_file_are_one_prompt(mount):

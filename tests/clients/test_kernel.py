@@ -17,6 +17,7 @@ from llambo9p.p9 import messages as m
 from llambo9p.p9.wire import unpack_dirs
 from tests.files import Files
 
+from . import infernode
 from .guest import Result
 from .mounted import Foreground, Mount
 from .served import HELD, Served
@@ -79,22 +80,7 @@ def test_prompt_in_answer_out(mount: Mount) -> None:
 
 
 def test_infernodes_view(mount: Mount) -> None:
-    said = mount.sh("""
-        n=$(cat llm/new); ls -1 llm/$n
-        echo What is a file? >llm/$n/ask; cat llm/$n/ask
-        echo And a fid? >>llm/$n/ask; cat llm/$n/stream; echo
-        exec 3<>llm/$n/ask; echo Once more. >&3; cat $n/out; exec 3>&-; echo
-        cut -c 1-41 llm/$n/context
-        echo close >llm/$n/ctl; ls llm
-    """)
-    assert said.splitlines() == [
-        "ask", "context", "ctl", "maxtokens", "stream", "system", "temperature", "usage",
-        "simulated: What is a file?",
-        "simulated: And a fid?",
-        "simulated: And a fid?",
-        '[{"role":"user","content":"What is a file',
-        "new",
-    ]  # fmt: skip
+    assert mount.sh(infernode.SCRIPT).splitlines() == infernode.SAYS
 
 
 def test_settings_are_changed_by_redirection(mount: Mount) -> None:

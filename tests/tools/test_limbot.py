@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from llambo9p_tools.failure import Failure
-from llambo9p_tools.limbot.chat import Chat
-from llambo9p_tools.limbot.commands import DEFAULTS
+from llambo9p_tools.limbot.chat import DEFAULTS, Chat
 from llambo9p_tools.remote import Remote
 
 from llambo9p.net.address import parse

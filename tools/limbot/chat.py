@@ -42,8 +42,8 @@ _FIRST_S, _LONGEST_S = 0.2, 3.0
 _QUEUE_S = 2.0
 """between two looks at the queue"""
 
-_MAX_TOKENS = show.words(show_settings(Settings()))["max_tokens"]
-"""of a conversation that was told nothing"""
+DEFAULTS = show.words(show_settings(Settings()))
+"""the settings of a conversation that was told nothing, by name"""
 
 _GONE = "the cluster is gone; waiting for it (`llamboctl init`), ^C gives up"
 
@@ -158,7 +158,7 @@ class Chat:
     @property
     def max_tokens(self) -> str:
         """Of an answer."""
-        return self.settings.get("max_tokens", _MAX_TOKENS)
+        return self.settings.get("max_tokens", DEFAULTS["max_tokens"])
 
     def can_go_on(self, answer: Answer) -> bool:
         """Whether it is the newest of this conversation, and did not end by itself."""
@@ -288,7 +288,7 @@ class Chat:
         tree, ctl, directory, told = clone
         if self._history_differs:
             self._put_history(clone)
-        if told.get("max_tokens", _MAX_TOKENS) != allowed:
+        if told.get("max_tokens", DEFAULTS["max_tokens"]) != allowed:
             ctl.write(f"max_tokens {allowed}\n".encode())
             told["max_tokens"] = allowed
         if answer.given:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from llambo9p.conversation import settings
 from llambo9p.conversation.history import parse as parse_history
 from llambo9p.conversation.history import show as show_history
 from llambo9p.engine.base import Message
@@ -21,15 +20,13 @@ from llambo9p.errors import InvalidArgument
 from .. import show, workers
 from ..encoding import without_bom
 from ..failure import Failure
+from .chat import DEFAULTS
 
 if TYPE_CHECKING:
     from .session import Session
 
 _NONE = "-"
 """the word that takes something back"""
-
-DEFAULTS = show.words(settings.show(settings.Settings()))
-"""of what `/set` changes: the settings of `ctl`, by name"""
 
 
 class Command(NamedTuple):

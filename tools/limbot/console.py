@@ -20,6 +20,7 @@ from ..failure import Failure
 from ..history import kept
 from ..prompt import Prompt
 from . import commands
+from .chat import DEFAULTS
 from .screen import Screen
 
 
@@ -105,7 +106,7 @@ class _Completer(Completer):
         if command == "/model":
             return _beginning(rest, self.models)
         if command == "/set":
-            return _beginning(rest, commands.DEFAULTS)
+            return _beginning(rest, DEFAULTS)
         return ()
 
 
