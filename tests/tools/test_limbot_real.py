@@ -70,24 +70,3 @@ def test_a_restart_changes_no_word_of_an_answer(cluster: Cluster, tmp_path: Path
     assert answer["content"] == undisturbed
     [given] = [line.split()[1] for line in chat.lines if line.startswith("given_tokens ")]
     assert int(given) > 0, "it was not asked anew"
-
-
-def test_more_goes_on_as_if_it_had_never_been_cut(cluster: Cluster, tmp_path: Path) -> None:
-    prompt = "Tell me a long story about a river."
-    whole = cluster.limbot("--temperature", "0", "--max-tokens", "60", prompt).stdout
-    said = tmp_path / "said"
-    lines = [prompt, "/more", "/more", f"/save {said}", "/usage", "And then?", "/usage"]
-    done = cluster.limbot(
-        "-i",
-        "--temperature",
-        "0",
-        "--max-tokens",
-        "20",
-        stdin="".join(f"{line}\n" for line in lines),
-    )
-    _, answer = map(json.loads, said.read_text().splitlines())
-    assert answer["content"] == whole
-    told = [line.split() for line in done.stdout.splitlines()]
-    assert ["given_tokens", "40"] in told and ["completion_tokens", "60"] in told
-    cached = [int(line[1]) for line in told if line[:1] == ["cached_tokens"]]
-    assert cached[1] > 60, "the next turn found the whole answer where it had been decoded"
