@@ -10,7 +10,9 @@ Rules it keeps:
 - A conversation finds its own sequence again, if no other request is on it.
 - Otherwise the lowest sequence kept for nobody, otherwise the least recently used, whose
   cells are saved while `ram` bytes have room; the least recently used of those make it.
-- The longest prefix that any sequence of the same scope holds, busy, idle or saved, is
+- Where a sequence can be gone on depends on the model's memory (see `retention`): a prefix is of
+  use as far as it was left in place, or up to a checkpoint (see `checkpoints`).
+- The prefix that any sequence of the same scope, busy, idle or saved, gets the furthest with is
   copied when that saves at least `MIN_SHARE` tokens.  Measured with SmolLM2-135M on 2 cores:
   saving takes 1 to 20 and restoring 1 to 2 microseconds a token, and so does a copy, which
   is both; prefilling 2 to 5 milliseconds.
@@ -22,6 +24,10 @@ Rules it keeps:
   such a place changes it with the moved one.
 - The real cells of a sequence may be more than the book says, never others: every
   sequence given out is cut by a `Remove` to what the book says.
+- Of a model that forgets, checkpoints are made where other prompts are likely to part from this
+  one: where what it found ends, as an answer does that a chat goes on after; where it parts from
+  what others hold; where `marks` says so (the ends of a system prompt, and of the prompt as its
+  next turn will have it); at its end; and in between every `EVERY` tokens.
 
 It must never give one sequence to two requests, and never touch llama.cpp: it
 returns the operations, the runner carries them out in order before the next rows.
@@ -29,37 +35,57 @@ returns the operations, the runner carries them out in order before the next row
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from llambo9p.engine.checkpoints import Checkpoint, Checkpoints, Ram
 from llambo9p.engine.radix import RadixTree, common_prefix
-from llambo9p.engine.runner import Copy, Op, Remove, Restore, Save, SavedCells
+from llambo9p.engine.retention import Attention, Retention, Sizes
+from llambo9p.engine.runner import Copy, Keep, Op, Remove, Restore, Revert, Save, SavedCells
 
 MIN_SHARE = 16
-"""tokens that a copy of another sequence's prefix must save"""
+"""tokens that a copy of another sequence's prefix must save, and a checkpoint"""
+EVERY = 1024
+"""tokens of a prompt between two checkpoints"""
+SPLIT = 64
+"""tokens to read that are worth a step more, for a checkpoint before the last of them"""
 
 
 class SavedSequence:
     """Cells in host memory, of a conversation that lost its sequence."""
 
-    __slots__ = ("cells", "owner", "scope", "tokens")
+    __slots__ = ("cells", "floor", "owner", "points", "scope", "tokens")
 
-    def __init__(self, tokens: list[int], owner: Hashable, scope: Hashable) -> None:
-        self.tokens = tokens
+    def __init__(
+        self, source: CachedSequence, owner: Hashable, ram: Ram[object], floor: int
+    ) -> None:
+        self.tokens = source.tokens
         self.owner = owner
-        self.scope = scope
+        self.scope = source.scope
+        self.floor = floor
+        self.points = Checkpoints(ram)
+        self.points.share(source.points, len(self.tokens))
         self.cells = SavedCells()
 
 
 class CachedSequence:
     """One KV sequence.  `seq_id` changes when `compact` moves its cells."""
 
-    __slots__ = ("ahead", "busy", "owner", "plan", "scope", "seq_id", "since", "tokens", "used")
+    __slots__ = (
+        "ahead", "busy", "floor", "marks", "owner", "plan", "points", "scope", "seq_id", "since",
+        "tokens", "used",
+    )  # fmt: skip
 
-    def __init__(self, seq_id: int) -> None:
+    def __init__(self, seq_id: int, ram: Ram[object]) -> None:
         self.seq_id = seq_id
         self.tokens: list[int] = []
         """the token in each cell, by position"""
+        self.floor = 0
+        """from here on there were all cells when it was given out, or last moved"""
+        self.points = Checkpoints(ram)
+        self.marks: set[int] = set()
+        """where checkpoints are still to be made"""
         self.plan: Sequence[int] = self.tokens
         """what it will hold when its prompt is prefilled; what it holds, when not busy"""
         self.owner: Hashable = None
@@ -96,22 +122,40 @@ class Ahead(NamedTuple):
 Holder = CachedSequence | SavedSequence
 
 
-class Cache:
-    """The book over `n_seq` sequences, and `ram` bytes of saved ones.
+class Reach(NamedTuple):
+    """Up to where a prompt is found somewhere, and by which checkpoint, if it needs one."""
 
-    `cell_bytes` are those of one saved token.
+    at: int
+    point: Checkpoint | None = None
+
+
+class Cache:
+    """The book over `n_seq` sequences, and `ram` bytes of what is saved.
+
+    `retention` is what the model's memory keeps of a sequence, `sizes` what that takes.
     """
 
-    def __init__(self, n_seq: int, *, ram: int = 0, cell_bytes: int = 1) -> None:
-        self.sequences = [CachedSequence(i) for i in range(n_seq)]
-        self._ram = ram
-        self._cell_bytes = cell_bytes
+    def __init__(
+        self,
+        n_seq: int,
+        *,
+        ram: int = 0,
+        sizes: Sizes | None = None,
+        retention: Retention | None = None,
+    ) -> None:
+        self._ram: Ram[object] = Ram(ram)
+        self.sequences = [CachedSequence(i, self._ram) for i in range(n_seq)]
+        self._sizes = sizes or Sizes()
+        self._retention = retention or Attention()
         self._saved: dict[Hashable, SavedSequence] = {}
-        """by conversation, the least recently used first"""
-        self.saved_bytes = 0
+        """by conversation"""
         self._trees: dict[Hashable, RadixTree[Holder]] = {}
         """by scope: all that have or will have tokens"""
         self._clock = 0
+
+    @property
+    def saved_bytes(self) -> int:
+        return self._ram.used
 
     def acquire(
         self, conversation: Hashable, scope: Hashable = ""
@@ -135,32 +179,64 @@ class Cache:
         chosen.since = self._tick()
         return chosen, ops
 
-    def seed(self, sequence: CachedSequence, prompt: Sequence[int]) -> list[Op]:
+    def seed(
+        self, sequence: CachedSequence, prompt: Sequence[int], marks: Iterable[int] = ()
+    ) -> list[Op]:
         """Bring as many of the prompt's tokens into `sequence` as the cache holds.
 
         At least the last one is left out: its logits must be computed.  Afterwards
         `sequence.tokens` is what the prompt need not prefill, and `sequence.ahead` says
-        whether somebody else is prefilling more of it.
+        whether somebody else is prefilling more of it.  Other prompts are likely to go on from
+        `marks`: positions in the prompt.
         """
         self._unlist(sequence)
         usable = prompt[:-1]
         kept = common_prefix(sequence.tokens, usable)
+        reach = self._reach(sequence, self._floor(sequence), kept)
         ops: list[Op] = []
-        shared, source = self._longest_held(sequence.scope, usable)
-        if source is not None and shared >= kept + MIN_SHARE:
+        points = sequence.points
+        further, source = self._furthest_held(sequence.scope, usable)
+        if source is not None and further.at >= reach.at + MIN_SHARE:
+            points, reach = source.points, further
+            sequence.floor = self._saved_floor(source)
             ops.append(self._bring(source, sequence))
-            kept = shared
-        ops.append(Remove(sequence.seq_id, kept))
-        sequence.tokens = list(prompt[:kept])
+        if reach.point is not None:
+            sequence.floor = reach.point.floor
+            ops.append(Revert(reach.point.cells, sequence.seq_id))
+        ops.append(Remove(sequence.seq_id, reach.at))
+        sequence.points.share(points, reach.at)
+        if isinstance(source, SavedSequence) and points is source.points:
+            self._restored(source, sequence)
+        sequence.tokens = list(prompt[: reach.at])
+        sequence.floor = min(sequence.floor, reach.at)
         sequence.plan = prompt
-        sequence.ahead = self._find_ahead(sequence, usable, kept)
+        sequence.ahead = self._find_ahead(sequence, usable, reach.at)
+        if self._retention.forgets:
+            self._mark(sequence, {kept, *self._shared(sequence.scope, usable), *marks})
         self._list(sequence, prompt)
-        return ops
+        return ops + self.checkpoint(sequence)
+
+    def checkpoint(self, sequence: CachedSequence) -> list[Op]:
+        """Keep what does not last of a sequence, if it has come to where that is to be done;
+        before the next rows."""
+        at = len(sequence.tokens)
+        if at not in sequence.marks:
+            return []
+        sequence.marks.remove(at)
+        size = self._sizes.checkpoint(at)
+        point = sequence.points.add(at, self._saved_floor(sequence), size)
+        return [] if point is None else [Keep(sequence.seq_id, point.cells)]
+
+    def next_mark(self, sequence: CachedSequence) -> int | None:
+        """Where the prompt's next step has to end, at the latest, for a checkpoint."""
+        held = len(sequence.tokens)
+        return min((mark for mark in sequence.marks if mark > held), default=None)
 
     def release(self, sequence: CachedSequence) -> None:
         """The request is over.  What is in the cells stays until somebody needs them."""
         self._unlist(sequence)
         sequence.busy = False
+        sequence.marks.clear()
         sequence.used = self._tick()
         sequence.plan = sequence.tokens
         self._list(sequence, sequence.tokens)
@@ -179,7 +255,7 @@ class Cache:
             if highest is None or highest.seq_id < len(busy):
                 return ops
             free = [s for s in self.sequences if not s.busy]
-            ops += _exchange(highest, min(free, key=lambda s: s.seq_id))
+            ops += self._exchange(highest, min(free, key=lambda s: s.seq_id))
 
     def _tick(self) -> int:
         self._clock += 1
@@ -205,15 +281,15 @@ class Cache:
     def _evict(self, sequence: CachedSequence) -> list[Op]:
         """Save what is kept for a conversation, which loses the sequence."""
         owner, sequence.owner = sequence.owner, None
-        size = len(sequence.tokens) * self._cell_bytes
-        if owner is None or len(sequence.tokens) < MIN_SHARE or size > self._ram:
+        if owner is None or len(sequence.tokens) < MIN_SHARE:
             return []
         self._drop(owner)
-        while self.saved_bytes + size > self._ram:
-            self._drop(next(iter(self._saved)))
-        saved = SavedSequence(sequence.tokens, owner, sequence.scope)
+        saved = SavedSequence(sequence, owner, self._ram, self._saved_floor(sequence))
+        size = self._sizes.whole(len(saved.tokens))
+        if not self._ram.add(saved, size, lambda: self._forget(saved)):
+            saved.points.clear()
+            return []
         self._saved[owner] = saved
-        self.saved_bytes += size
         self._list(saved, saved.tokens)
         return [Save(sequence.seq_id, saved.cells)]
 
@@ -222,30 +298,73 @@ class Cache:
         self._unlist(sequence)
         sequence.tokens = []
         sequence.plan = sequence.tokens
+        sequence.points.clear()
 
     def _drop(self, conversation: Hashable) -> None:
         """Forget what was saved of a conversation, if anything was."""
-        saved = self._saved.pop(conversation, None)
+        saved = self._saved.get(conversation)
         if saved is not None:
-            self.saved_bytes -= len(saved.tokens) * self._cell_bytes
-            self._unlist(saved)
+            self._ram.remove(saved)
+            self._forget(saved)
+
+    def _forget(self, saved: SavedSequence) -> None:
+        """It is kept no longer."""
+        del self._saved[saved.owner]
+        self._unlist(saved)
+        saved.points.clear()
 
     # Who holds what.
 
-    def _longest_held(
-        self, scope: Hashable, tokens: Sequence[int]
-    ) -> tuple[int, Holder | None]:
-        """How much of `tokens` is held somewhere, and where."""
-        longest, at = 0, None
+    def _floor(self, sequence: CachedSequence) -> int:
+        """In place."""
+        return self._retention.floor(sequence.floor, len(sequence.tokens))
+
+    def _saved_floor(self, holder: Holder) -> int:
+        """When it is copied, moved or restored."""
+        if isinstance(holder, SavedSequence):
+            return holder.floor
+        return max(self._floor(holder), self._retention.saved(len(holder.tokens)))
+
+    def _reach(self, holder: Holder, floor: int, shared: int) -> Reach:
+        """How far a prompt gets that begins with so many of the holder's tokens, when there are
+        its cells from `floor` on."""
+        if shared and floor <= self._retention.needed(shared):
+            return Reach(shared)
+        point = holder.points.last(shared)
+        return Reach(0) if point is None else Reach(point.at, point)
+
+    def _furthest_held(self, scope: Hashable, tokens: Sequence[int]) -> tuple[Reach, Holder | None]:
+        """How much of `tokens` can be gone on from somewhere, and where."""
+        furthest, at = Reach(0), None
         for length, holder in self._sharers(scope, tokens):
-            if length <= longest:
+            if length <= furthest.at:
                 break
             if isinstance(holder, SavedSequence) and holder.cells.failed:
                 continue
             held = min(length, len(holder.tokens))
-            if held > longest:
-                longest, at = held, holder
-        return longest, at
+            reach = self._reach(holder, self._saved_floor(holder), held)
+            if reach.at > furthest.at:
+                furthest, at = reach, holder
+        return furthest, at
+
+    def _shared(self, scope: Hashable, tokens: Sequence[int]) -> tuple[int, ...]:
+        """How much of `tokens` another has or will have, if one does."""
+        return tuple(length for length, _ in itertools.islice(self._sharers(scope, tokens), 1))
+
+    def _mark(self, sequence: CachedSequence, likely: set[int]) -> None:
+        """Say where checkpoints are to be made, now and while the prompt is prefilled."""
+        held, end = len(sequence.tokens), len(sequence.plan)
+        # asked once more, the prompt is read but for its last token
+        last = end - 1 if end - held >= SPLIT else end
+        wanted = {held, last, *likely, *range(held + EVERY, end - EVERY // 2, EVERY)}
+        nearest = max((point.at for point in sequence.points), default=0)
+        sequence.marks.clear()
+        for mark in sorted(wanted):
+            if held <= mark <= end and mark >= nearest + MIN_SHARE:
+                sequence.marks.add(mark)
+                nearest = mark
+        if sequence.ahead is not None:
+            sequence.ahead.sequence.marks.add(sequence.ahead.length)
 
     def _find_ahead(
         self, sequence: CachedSequence, tokens: Sequence[int], kept: int
@@ -260,9 +379,7 @@ class Cache:
                     return ahead
         return None
 
-    def _sharers(
-        self, scope: Hashable, tokens: Sequence[int]
-    ) -> Iterator[tuple[int, Holder]]:
+    def _sharers(self, scope: Hashable, tokens: Sequence[int]) -> Iterator[tuple[int, Holder]]:
         """(length, who has or will have so much of `tokens`), the longest first."""
         tree = self._trees.get(scope)
         if tree is not None:
@@ -274,11 +391,15 @@ class Cache:
         """Have the cells of `source` in `sequence`, too."""
         if isinstance(source, CachedSequence):
             return Copy(source.seq_id, sequence.seq_id)
-        if source.owner == sequence.owner:
-            self._drop(source.owner)
-        else:
-            self._saved[source.owner] = self._saved.pop(source.owner)
         return Restore(source.cells, sequence.seq_id)
+
+    def _restored(self, saved: SavedSequence, sequence: CachedSequence) -> None:
+        """It was of use: to its own conversation, which has it in the KV cache again, or to
+        another."""
+        if saved.owner == sequence.owner:
+            self._drop(saved.owner)
+        else:
+            self._ram.touch(saved)
 
     def _list(self, holder: Holder, tokens: Sequence[int]) -> None:
         if tokens:
@@ -292,12 +413,13 @@ class Cache:
             if not tree:
                 del self._trees[holder.scope]
 
-
-def _exchange(moved: CachedSequence, free: CachedSequence) -> list[Op]:
-    """Let each have the other's seq_id, and its cells there."""
-    old, new = moved.seq_id, free.seq_id
-    moved.seq_id, free.seq_id = new, old
-    if not free.tokens:
-        return [Copy(old, new)]
-    cells = SavedCells()
-    return [Save(new, cells), Copy(old, new), Restore(cells, old)]
+    def _exchange(self, moved: CachedSequence, free: CachedSequence) -> list[Op]:
+        """Let each have the other's seq_id, and its cells there."""
+        old, new = moved.seq_id, free.seq_id
+        moved.seq_id, free.seq_id = new, old
+        moved.floor = self._saved_floor(moved)
+        if not free.tokens:
+            return [Copy(old, new)]
+        free.floor = self._saved_floor(free)
+        cells = SavedCells()
+        return [Save(new, cells), Copy(old, new), Restore(cells, old)]

@@ -28,6 +28,8 @@ LONG = 16
 
 
 class Fitted(NamedTuple):
+    prompt: Prompt
+    """what is left of it"""
     tokens: list[int]
     trimmed_turns: int
     """that were dropped"""
@@ -37,7 +39,7 @@ def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -
     """The request's prompt in at most `n_ctx` tokens.  Raises `ContextOverflow`."""
     prompt = request.prompt
     if request.overflow == "error" or isinstance(prompt, str):
-        return Fitted(_checked(tokenize(prompt), n_ctx), 0)
+        return Fitted(prompt, _checked(tokenize(prompt), n_ctx), 0)
     limit = n_ctx - min(request.params.max_tokens, n_ctx // 4)
 
     def attempt(prompt: Prompt) -> list[int] | None:
@@ -51,9 +53,9 @@ def fit(request: Request, n_ctx: int, tokenize: Callable[[Prompt], list[int]]) -
     if sum(len(message.content) for message in prompt) <= n_ctx * LONG:
         tokens = attempt(prompt)
         if tokens is not None:
-            return Fitted(tokens, 0)
+            return Fitted(prompt, tokens, 0)
     kept, dropped = _trimmed(prompt, attempt)
-    return Fitted(_checked(tokenize(kept), n_ctx), dropped)
+    return Fitted(kept, _checked(tokenize(kept), n_ctx), dropped)
 
 
 def _trimmed(

@@ -38,19 +38,16 @@ from llambo9p.engine.llama_embedder import LlamaEmbedder
 from llambo9p.engine.llama_matcher import Compiled
 from llambo9p.engine.llama_model import LlamaModel
 from llambo9p.engine.llama_sampler import Candidates, Sampler
+from llambo9p.engine.llama_sequences import Sequences
+from llambo9p.engine.retention import Retention, Sizes
 from llambo9p.engine.runner import (
     EMBED_CHUNK,
-    Copy,
     DecodeError,
     Embedding,
     Later,
-    Op,
     Output,
     Prepared,
     Prompt,
-    Remove,
-    Save,
-    SavedCells,
     Step,
 )
 
@@ -59,13 +56,10 @@ MAX_SEQUENCES = 256
 MAX_THREADS = 512
 """GGML_MAX_N_THREADS"""
 
-CELL_OVERHEAD = 12
-"""bytes that llama.cpp saves of a cell beside its keys and values"""
 MASK_WAIT = 0.05
 """of the time of a step: so long the others wait for tokens that a grammar still has to allow"""
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
-_UINT8 = ctypes.POINTER(ctypes.c_uint8)
 
 
 class LlamaRunner:
@@ -140,9 +134,12 @@ class LlamaRunner:
             self.model.close()
 
     @property
-    def cell_bytes(self) -> int:
-        kv = self._cache.bytes(self.model.header)
-        return kv // memory.padded(self.n_ctx) + CELL_OVERHEAD
+    def retention(self) -> Retention:
+        return self._sequences.retention
+
+    @property
+    def sizes(self) -> Sizes:
+        return self._sequences.sizes
 
     def memory_left(self) -> float:
         """Bytes that it will leave of what it may take; before `load`.  Raises `ModelError`."""
@@ -178,14 +175,16 @@ class LlamaRunner:
         params.n_threads = params.n_threads_batch = self.n_threads
         params.type_k, params.type_v = self._cache.type_k, self._cache.type_v
         params.kv_unified = False
+        params.swa_full = True  # with less the order of cells, and so the bits, would be others
         params.no_perf = True
         self._ctx = lib.llama_init_from_model(self.model.handle, params)
         if self._ctx is None:
             raise errors.ModelError(f"{self.path}: no context could be made: {llama_log.said()}")
         self.model.context_opened()
         self._memory = lib.llama_get_memory(self._ctx)
-        self._cells = [0] * self.n_seq
-        """how many cells of each sequence are known to be what they should"""
+        self._sequences = Sequences(
+            self._ctx, self.model.handle, self.model.header.architecture, self.n_seq
+        )
 
     def _make_batch(self) -> None:
         n_batch = lib.llama_n_batch(self._ctx)
@@ -207,10 +206,10 @@ class LlamaRunner:
                 began = time.monotonic()
                 self.run(Step([], [self.model.first_token], [pos], [0], [Output(0, None)]))
                 self.decode_seconds = time.monotonic() - began
+                self._sequences.learn()
         except DecodeError as error:
             raise errors.ModelError(f"{self.path}: {error}") from None
-        lib.llama_memory_clear(self._memory, False)
-        self._cells = [0] * self.n_seq
+        self._sequences.clear()
 
     # Text.
 
@@ -262,69 +261,15 @@ class LlamaRunner:
 
     def run(self, step: Step) -> list[int | Later]:
         for op in step.ops:
-            self._apply(op)
+            self._sequences.apply(op)
         self._batch.n_tokens = self._rows.fill(step)
-        cells = self._cells_after(step)
+        cells = self._sequences.after(step)
         began = time.monotonic()
         code = lib.llama_decode(self._ctx, self._batch)
         if code != 0:
             raise DecodeError(f"llama_decode failed ({code}): {llama_log.said()}")
-        self._cells = cells
+        self._sequences.decoded(cells)
         return self._sample(step, time.monotonic() - began)
-
-    def _apply(self, op: Op) -> None:
-        """When that fails the sequence has no cells, so that no row can continue it.
-
-        llama_memory_seq_cp would copy between streams at the next llama_decode only, and so
-        what another operation has put in the place meanwhile; and all that a stream has room
-        for, where this copies what it holds.
-        """
-        if isinstance(op, Copy):
-            self._check_sequences(op.src, op.dst)
-            cells = SavedCells()
-            self._save(op.src, cells)
-            self._restore(cells, op.dst)
-            return
-        self._check_sequences(op.seq_id)
-        if isinstance(op, Remove):
-            if lib.llama_memory_seq_rm(self._memory, op.seq_id, op.start, -1):
-                self._cells[op.seq_id] = min(self._cells[op.seq_id], op.start)
-            else:
-                self._cells[op.seq_id] = 0
-        elif isinstance(op, Save):
-            self._save(op.seq_id, op.cells)
-        else:
-            self._restore(op.cells, op.seq_id)
-
-    def _save(self, seq_id: int, cells: SavedCells) -> None:
-        size = lib.llama_state_seq_get_size(self._ctx, seq_id)
-        try:
-            data = np.empty(size, np.uint8)
-        except MemoryError:
-            cells.failed = True
-            return
-        at = data.ctypes.data_as(_UINT8)
-        cells.failed = lib.llama_state_seq_get_data(self._ctx, at, size, seq_id) != size
-        cells.data = data, self._cells[seq_id]
-
-    def _restore(self, cells: SavedCells, seq_id: int) -> None:
-        self._cells[seq_id] = 0
-        lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-        if isinstance(cells.data, tuple) and not cells.failed:
-            data, count = cells.data
-            at = data.ctypes.data_as(_UINT8)
-            if lib.llama_state_seq_set_data(self._ctx, at, len(data), seq_id) == len(data):
-                self._cells[seq_id] = count
-
-    def _cells_after(self, step: Step) -> list[int]:
-        """The cells that there will be.  Raises DecodeError for a row that does not continue
-        its sequence."""
-        cells = self._cells.copy()
-        for pos, seq_id in zip(step.pos, step.seq_id, strict=True):
-            if pos != cells[seq_id]:
-                raise DecodeError(f"sequence {seq_id} has {cells[seq_id]} cells, not {pos}")
-            cells[seq_id] += 1
-        return cells
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """The last step's logits, one row an output; valid until the next `run`."""
@@ -379,10 +324,6 @@ class LlamaRunner:
         likeliest = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
         order = np.argsort(-logits[likeliest], kind="stable")[:count]
         return Logprobs(alternative(chosen), tuple(map(alternative, likeliest[order].tolist())))
-
-    def _check_sequences(self, *ids: int) -> None:
-        if len(set(ids)) < len(ids) or not all(0 <= i < self.n_seq for i in ids):
-            raise DecodeError(f"no such sequences: {ids}")
 
 
 class _Late:

@@ -140,9 +140,6 @@ class LlamaModel:
         model = self.handle
         if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
             raise errors.ModelError(f"{self.path}: not a decoder-only model")
-        if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
-            # Their state cannot be cut back to a common prefix.
-            raise errors.ModelError(f"{self.path}: recurrent models are not supported")
 
     def _read_info(self) -> None:
         model = self.handle

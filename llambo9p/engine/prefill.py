@@ -17,6 +17,7 @@ Rules it keeps:
   for those that have the least left, which so need not wait for long ones, and come first.  But
   no user's second prompt comes before another user's first.
 - What is left of a prompt is no crumb: fewer than `CHUNK_MIN` tokens are read with the others.
+- No step goes beyond `Waiting.room`.
 - Prompts are read one after the other, as the time is in the tokens: read together, the first
   one would be done when the last one is.  Only what takes less than `TOGETHER` is not worth a
   step of its own, nor what takes less than half of what the first one has waited: several are
@@ -63,6 +64,8 @@ class Waiting(Generic[K]):
     came: float
     """when it was admitted, in seconds: in the queue it waits for a slot, not for others' steps"""
     user: str = ""
+    room: int | None = None
+    """tokens after which a step has to end, whatever is left"""
 
 
 class Prefill(Generic[K]):
@@ -136,7 +139,7 @@ class Prefill(Generic[K]):
         together = 0
         for each in _in_turn(waiting):
             most = room if each is first else room - owed
-            tokens = self._piece(each.soonest, most)
+            tokens = self._piece(min(each.soonest, each.room or each.soonest), most)
             if not tokens:
                 continue
             if pieces and together + tokens > self._most_together(now - pieces[0][0].came):

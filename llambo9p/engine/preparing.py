@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from llambo9p import errors
 from llambo9p.engine.base import Request
 from llambo9p.engine.fit import fit
+from llambo9p.engine.marks import marks
 from llambo9p.engine.runner import Model, Prepared
 from llambo9p.engine.sandbox.compiler import Compiler
 
@@ -22,7 +23,8 @@ from llambo9p.engine.sandbox.compiler import Compiler
 def prepare(request: Request, model: Model, n_ctx: int, compiler: Compiler) -> Prepared:
     """Raises what is wrong with the request: `ContextOverflow`, `InvalidArgument`,
     `ModelError`.  May take long."""
-    prompt, trimmed_turns = fit(request, n_ctx, model.tokenize)
+    fitted = fit(request, n_ctx, model.tokenize)
+    prompt = fitted.tokens
     # an answer is not longer, and a sampler would be busy with the rest for seconds
     most = min(request.params.max_tokens, n_ctx - len(prompt) + 1)
     given = request.answer[:most]
@@ -32,7 +34,8 @@ def prepare(request: Request, model: Model, n_ctx: int, compiler: Compiler) -> P
     if constraint is not None:
         grammar = compiler.grammar(constraint, request.user).result()
         compiled = model.compile(grammar, request.user)
-    return Prepared(request, array("i", prompt), given, compiled, trimmed_turns)
+    likely = marks(fitted.prompt, prompt, model.tokenize) if model.retention.forgets else ()
+    return Prepared(request, array("i", prompt), given, compiled, fitted.trimmed_turns, likely)
 
 
 def _check_answer(tokens: Sequence[int], model: Model) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from llambo9p import errors
 from llambo9p.engine.base import Logprobs, Message, ModelInfo, Request
+from llambo9p.engine.retention import Retention, Sizes
 
 Prompt = tuple[Message, ...] | str
 """what `Request.prompt` is: a chat to render, or text to complete"""
@@ -84,7 +85,24 @@ class Restore:
     seq_id: int
 
 
-Op = Copy | Remove | Save | Restore
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep a copy of what does not last of the memory of sequence `seq_id`: a checkpoint."""
+
+    seq_id: int
+    cells: SavedCells
+
+
+@dataclass(frozen=True, slots=True)
+class Revert:
+    """Have what does not last of sequence `seq_id` as it was at a checkpoint.  The cells that
+    last are there, and more than those of the checkpoint; a `Remove` of these follows."""
+
+    cells: SavedCells
+    seq_id: int
+
+
+Op = Copy | Remove | Save | Restore | Keep | Revert
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +145,8 @@ class Prepared:
     """what `Model.compile` made of the request's constraint; None: there is none"""
     trimmed_turns: int = 0
     """of the request's prompt, those that these tokens leave out"""
+    marks: tuple[int, ...] = ()
+    """how many of these tokens other prompts are likely to begin with"""
 
 
 class Later(Protocol):
@@ -144,6 +164,10 @@ class Later(Protocol):
 
 class Model(Protocol):
     """The vocabulary's half of a runner: all that the scheduler needs."""
+
+    @property
+    def retention(self) -> Retention:
+        """What its memory keeps of a sequence.  Known once `load` returned."""
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens, never none.  Raises `ModelError` for a chat without
@@ -184,8 +208,8 @@ class Runner(Model, Protocol):
         """Known once `load` returned."""
 
     @property
-    def cell_bytes(self) -> int:
-        """Bytes of one token of a saved sequence, about.  Known once `load` returned."""
+    def sizes(self) -> Sizes:
+        """What a saved sequence takes.  Known once `load` returned."""
 
     @property
     def decode_seconds(self) -> float:

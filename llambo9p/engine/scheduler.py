@@ -38,6 +38,7 @@ from llambo9p.engine.base import FinishReason, Logprobs, Request, State, Token, 
 from llambo9p.engine.cache import Cache, CachedSequence
 from llambo9p.engine.fair import FairQueue, whose
 from llambo9p.engine.prefill import STALL, Prefill, Waiting
+from llambo9p.engine.retention import Retention, Sizes
 from llambo9p.engine.runner import Later, Model, Op, Output, Prepared, Remove, Step
 from llambo9p.engine.text import Answer
 
@@ -216,11 +217,12 @@ class Scheduler:
         max_queue: int = 64,
         stall: float | None = STALL,
         cache_ram: int = 0,
-        cell_bytes: int = 1,
+        sizes: Sizes | None = None,
+        retention: Retention | None = None,
         decode_seconds: float = 0.0,
     ) -> None:
-        """`cache_ram` bytes are for sequences saved in host memory, `cell_bytes` a token; for
-        `prefill_chunk`, `stall` and `decode_seconds` see `Prefill`."""
+        """`cache_ram` bytes are for what is saved of sequences in host memory; for `sizes` and
+        `retention` see `Cache`, for `prefill_chunk`, `stall` and `decode_seconds` `Prefill`."""
         self.slots = n_seq if slots is None else slots
         if not 1 <= self.slots <= n_seq:
             raise ValueError(f"slots must be 1 to {n_seq}, not {self.slots}")
@@ -228,7 +230,7 @@ class Scheduler:
         self._n_ctx = n_ctx
         self._max_queue = max_queue
         self._prefill: Prefill[Slot] = Prefill(prefill_chunk, stall, decode_seconds)
-        self._cache = Cache(n_seq, ram=cache_ram, cell_bytes=cell_bytes)
+        self._cache = Cache(n_seq, ram=cache_ram, sizes=sizes, retention=retention)
         self._queue: FairQueue[Request] = FairQueue()
         """of requests that wait, and of those that are active"""
         self._queued: dict[Request, Queued] = {}
@@ -292,6 +294,8 @@ class Scheduler:
         self._tell_positions(now)
         if not self._active:
             return None
+        for slot in self._active:
+            self._ops += self._cache.checkpoint(slot.sequence)
         # in this order: who waits for one that waits finds what that one has now
         followers = [slot for slot in self._active if slot.sequence.ahead is not None]
         for slot in sorted(followers, key=lambda slot: slot.sequence.since):
@@ -441,7 +445,7 @@ class Scheduler:
         return text, reason
 
     def _seed(self, slot: Slot) -> None:
-        self._ops += self._cache.seed(slot.sequence, slot.prompt)
+        self._ops += self._cache.seed(slot.sequence, slot.prompt, slot.prepared.marks)
         if not slot.was_interrupted:
             slot.cached = len(slot.sequence.tokens)
 
@@ -481,6 +485,7 @@ class Scheduler:
                 slot.sequence.since,
                 slot.started,
                 whose(slot.request),
+                self._room(slot),
             )
             for slot in self._active
             if slot.prefill_left and slot.sequence.ahead is None
@@ -491,6 +496,11 @@ class Scheduler:
             if slot.first_token is not None and slot.next_token is not None and slot.later is None
         ]
         return self._prefill.next(waiting, now, min(began, default=None))
+
+    def _room(self, slot: Slot) -> int | None:
+        """Tokens of the slot's prompt until a checkpoint is to be made."""
+        mark = self._cache.next_mark(slot.sequence)
+        return None if mark is None else mark - len(slot.sequence.tokens)
 
     def _left(self) -> dict[CachedSequence, int]:
         """Tokens that each prefilling sequence needs until somebody can go on: it itself, or
@@ -570,4 +580,3 @@ class Scheduler:
         self._told = now
         for request, position in self._queue.moved():
             self._events.append(Progress(request, State.QUEUED, position, -1))
-

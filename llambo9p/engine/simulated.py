@@ -23,13 +23,16 @@ from dataclasses import dataclass
 
 from llambo9p import errors
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
+from llambo9p.engine.retention import Attention, Sizes
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
     Embedding,
+    Op,
     Prepared,
     Prompt,
     Remove,
+    Restore,
     Save,
     Step,
 )
@@ -169,8 +172,12 @@ class SimulatedRunner:
         return self._latency.base + self._latency.per_row
 
     @property
-    def cell_bytes(self) -> int:
-        return 8
+    def retention(self) -> Attention:
+        return Attention()
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(cell=8)
 
     def close(self) -> None:
         self.closed = True
@@ -213,16 +220,7 @@ class SimulatedRunner:
         if self._gate is not None:
             self._gate.wait()
         for op in step.ops:
-            if isinstance(op, Copy):
-                assert op.src != op.dst
-                self.cells[op.dst] = list(self.cells[op.src])
-            elif isinstance(op, Remove):
-                del self.cells[op.seq_id][op.start :]
-            elif isinstance(op, Save):
-                op.cells.data = list(self.cells[op.seq_id])
-            else:
-                assert isinstance(op.cells.data, list)
-                self.cells[op.seq_id] = list(op.cells.data)
+            self._apply(op)
         self._check_rows(step)
         for token, seq_id in zip(step.token, step.seq_id, strict=True):
             self.cells[seq_id].append(token)
@@ -231,6 +229,18 @@ class SimulatedRunner:
         if any(self._is_poisoned(self.cells[seq_id]) for seq_id in set(step.seq_id)):
             raise DecodeError("the step is poisoned")
         return [self._sample(step, i) for i in range(len(step.outputs))]
+
+    def _apply(self, op: Op) -> None:
+        if isinstance(op, Copy):
+            assert op.src != op.dst
+            self.cells[op.dst] = list(self.cells[op.src])
+        elif isinstance(op, Remove):
+            del self.cells[op.seq_id][op.start :]
+        elif isinstance(op, Save):
+            op.cells.data = list(self.cells[op.seq_id])
+        else:
+            assert isinstance(op, Restore) and isinstance(op.cells.data, list)
+            self.cells[op.seq_id] = list(op.cells.data)
 
     def _check_rows(self, step: Step) -> None:
         assert 0 < len(step.token) <= self.n_seq + self.prefill_chunk

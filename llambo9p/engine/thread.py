@@ -432,7 +432,8 @@ class DecodeThread:
             slots=self.slots,
             max_queue=self._max_queue,
             cache_ram=self._cache_ram,
-            cell_bytes=self._runner.cell_bytes,
+            sizes=self._runner.sizes,
+            retention=self._runner.retention,
             decode_seconds=self._runner.decode_seconds,
         )
 

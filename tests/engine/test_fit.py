@@ -30,11 +30,11 @@ def kept_of(tokens: list[int]) -> str:
 
 def test_a_chat_that_fits_is_whole():
     prompt = chat(3)
-    assert fit(Request(prompt, ONE), 500, tokenize) == Fitted(tokenize(prompt), 0)
+    assert fit(Request(prompt, ONE), 500, tokenize) == Fitted(prompt, tokenize(prompt), 0)
 
 
 def test_the_oldest_turns_go_first_and_the_system_prompt_stays():
-    tokens, trimmed = fit(Request(chat(10), ONE), 100, tokenize)
+    _, tokens, trimmed = fit(Request(chat(10), ONE), 100, tokenize)
     assert len(tokens) <= 100 and trimmed == 6
     assert kept_of(tokens) == "sys" + "".join(f"{i:08}" * 2 for i in range(6, 10)) + "last"
 
@@ -88,7 +88,7 @@ def test_every_trim_keeps_whole_newest_turns(sizes, n_ctx, max_tokens):
     messages.append(Message("user", "end"))
     prompt = tuple(messages)
     asked = Request(prompt, SamplingParams(max_tokens=max_tokens))
-    tokens, trimmed = fit(asked, max(n_ctx, 70), tokenize)
+    _, tokens, trimmed = fit(asked, max(n_ctx, 70), tokenize)
     head, turns = split_turns(prompt)
     suffixes = [
         tokenize((*head, *(m for turn in turns[i:] for m in turn))) for i in range(len(turns))

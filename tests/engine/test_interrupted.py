@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambo9p.engine import fair
+from llambo9p.engine import cache, fair
 from llambo9p.engine.base import Request, SamplingParams, State, Token, Usage
 from llambo9p.engine.fair import WAIT
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.scheduler import TELL, Failed, Finished, Progress, Scheduler, Tokens
 from llambo9p.engine.simulated import Gate, SimulatedRunner
+from tests.engine.forgetful import KINDS
 from tests.engine.harness import ask, prepared, running
 from tests.engine.test_scheduler import SHARED, World, expected, letters
 
@@ -40,6 +42,7 @@ submits = st.fixed_dictionaries(
         "logprobs": st.sampled_from([0, 2]),
         "given": st.integers(0, 9),
         "priority": st.sampled_from([0, 0, 0, -1]),
+        "marks": st.lists(st.integers(1, 60), max_size=2),
     }
 )
 actions = st.lists(
@@ -48,6 +51,7 @@ actions = st.lists(
 )
 
 
+@pytest.mark.parametrize("kind", ["", *KINDS])
 @given(
     actions,
     st.integers(1, 4),
@@ -56,11 +60,16 @@ actions = st.lists(
     st.sampled_from([0, 900, RAM]),
     st.lists(st.sampled_from([0, 0, 1, 3]), min_size=1, max_size=9),
 )
-def test_every_answer_is_as_if_undisturbed(actions, n_seq, slots, chunk, ram, late):
+def test_every_answer_is_as_if_undisturbed(kind, actions, n_seq, slots, chunk, ram, late):
     """A step takes a second here, so that whoever waits for one step may have a slot."""
+    with mock.patch.object(cache, "EVERY", 24):
+        undisturbed(kind, actions, n_seq, slots, chunk, ram, late)
+
+
+def undisturbed(kind, actions, n_seq, slots, chunk, ram, late):
     world = World(
         n_seq=n_seq, chunk=chunk, slots=min(slots, n_seq), max_queue=100,
-        cache_ram=ram, cell_bytes=8, late=late,
+        cache_ram=ram, late=late, kind=kind,
     )  # fmt: skip
     requests, cancelled = [], set()
     for action in actions:
@@ -91,9 +100,10 @@ def test_every_answer_is_as_if_undisturbed(actions, n_seq, slots, chunk, ram, la
         if request.params.logprobs and not any(late):  # the harness's late tokens have none
             bare = len(request.answer)
             assert all(token.logprobs.chosen.id == token.id for token in ids[bare:])
-    cache = world.scheduler._cache
-    assert not any(s.busy or isinstance(s.owner, Request) for s in cache.sequences)
-    assert not any(isinstance(owner, Request) for owner in cache._saved)
+    book = world.scheduler._cache
+    assert not any(s.busy or isinstance(s.owner, Request) for s in book.sequences)
+    assert not any(isinstance(owner, Request) for owner in book._saved)
+    assert book.saved_bytes <= ram
 
 
 def beside(world, prompt="a long one", **options):
@@ -112,7 +122,7 @@ def long(_):
 
 @pytest.mark.parametrize("conversation", [None, "c"])
 def test_its_cells_stay_in_memory_and_nothing_is_read_again(conversation):
-    world = World(n_seq=2, chunk=64, answer=long, cache_ram=10_000, cell_bytes=8)
+    world = World(n_seq=2, chunk=64, answer=long, cache_ram=10_000)
     alices, bobs = beside(world, "p" * 40, conversation=conversation)
     assert world.scheduler._cache.saved_bytes == 0
     world.step()
@@ -143,7 +153,7 @@ def test_without_memory_for_its_cells_it_is_read_again():
 def test_time_in_the_queue_is_none_of_the_answers():
     world = World(
         n_seq=2, chunk=64, answer=lambda prompt: b"x" * 30 if prompt[0] == "p" else b"1",
-        cache_ram=10_000, cell_bytes=8,
+        cache_ram=10_000,
     )  # fmt: skip
     alices, bobs = beside(world, "p" * 40)
     world.run()
@@ -157,7 +167,7 @@ def test_time_in_the_queue_is_none_of_the_answers():
 
 
 def test_who_is_interrupted_before_the_first_token_was_queued():
-    world = World(n_seq=1, chunk=16, answer=lambda _: b"1", cache_ram=10_000, cell_bytes=8)
+    world = World(n_seq=1, chunk=16, answer=lambda _: b"1", cache_ram=10_000)
     alices = world.submit("p" * 80, user="alice")
     world.submit("a short one", user="bob")
     world.run()
@@ -167,7 +177,7 @@ def test_who_is_interrupted_before_the_first_token_was_queued():
 
 
 def test_a_cancelled_one_leaves_nothing():
-    world = World(n_seq=2, chunk=64, answer=long, cache_ram=10_000, cell_bytes=8)
+    world = World(n_seq=2, chunk=64, answer=long, cache_ram=10_000)
     alices, _ = beside(world, "p" * 40)
     world.step()
     world.step()
@@ -278,7 +288,7 @@ class Host:
         self.runner = runner
         self.scheduler = Scheduler(
             runner, n_seq=runner.n_seq, n_ctx=256, prefill_chunk=512, stall=None,
-            cache_ram=cache_ram, cell_bytes=runner.cell_bytes,
+            cache_ram=cache_ram, sizes=runner.sizes, retention=runner.retention,
         )  # fmt: skip
         self.now = 0.0
         self.woken = threading.Event()

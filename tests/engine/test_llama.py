@@ -354,7 +354,7 @@ def test_restored_cells_give_the_same_bits(llama):
     plain = next_logits([Save(3, cells)], 3)
     data, count = cells.data
     assert count == n
-    assert len(data) == pytest.approx(n * llama.cell_bytes, rel=0.01)
+    assert len(data) == pytest.approx(llama.sizes.whole(n), rel=0.01)
     llama.run(Step([Remove(3, 0), Remove(5, 0)], [1, 2], [0, 0], [3, 5]))
     assert next_logits([Restore(cells, 5)], 5) == plain
     assert next_logits([Restore(cells, 3)], 3) == plain, "they can be restored again"

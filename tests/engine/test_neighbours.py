@@ -38,7 +38,7 @@ def answers(runner, *rounds):
     """What is answered in the last round, at temperature 0."""
     scheduler = Scheduler(
         runner, n_seq=runner.n_seq, n_ctx=256, prefill_chunk=512, stall=None, cache_ram=1 << 28,
-        cell_bytes=runner.cell_bytes,
+        sizes=runner.sizes, retention=runner.retention,
     )  # fmt: skip
     for asked in rounds:
         text = {}

@@ -6,8 +6,10 @@ sequence and that each token is sampled from exactly the prompt and the answer s
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ from llambo9p.engine.scheduler import (
     Tokens,
 )
 from llambo9p.engine.simulated import EOG, N_VOCAB, SimulatedRunner
+from tests.engine.forgetful import Forgetful
 from tests.engine.harness import prepared
 
 SHARED = "a prefix that is shared by many prompts"
@@ -59,18 +62,20 @@ class World:
     many steps each token is known, over and over; 0 is at once."""
 
     def __init__(
-        self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, late=(0,), **options
+        self, answer=letters, n_seq=4, n_ctx=96, chunk=16, stall=None, late=(0,), kind="", **options
     ):
         self.late = itertools.cycle(late)
-        self.runner = SimulatedRunner(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
+        make = functools.partial(Forgetful, kind) if kind else SimulatedRunner
+        self.runner = make(n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, answer=answer)
         self.chunk = chunk
         self.read = set()
         """slots of which prompt tokens were read since the last step that decoded"""
         self.in_a_row = 0
         """tokens of prompts that were read in a row while somebody waited for his next one"""
         self.scheduler = Scheduler(
-            self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, stall=stall, **options
-        )
+            self.runner, n_seq=n_seq, n_ctx=n_ctx, prefill_chunk=chunk, stall=stall,
+            sizes=self.runner.sizes, retention=self.runner.retention, **options,
+        )  # fmt: skip
         self.now = 0.0
         self.seconds = 1.0
         self.text = {}
@@ -84,6 +89,7 @@ class World:
             stop=options.pop("stop", ()),
             logprobs=options.pop("logprobs", 0),
         )
+        marks = tuple(options.pop("marks", ()))
         request = Request(prompt, params, **options)
         self.text[request] = b""
         self.ids[request] = []
@@ -93,7 +99,7 @@ class World:
         except errors.Error as error:
             self.ended[request] = error
         else:
-            self.scheduler.submit(ready, self.now)
+            self.scheduler.submit(replace(ready, marks=marks), self.now)
         return request
 
     def step(self):

@@ -22,7 +22,7 @@ class Species:
     """what llama.cpp calls it"""
     make: Callable[[Making], None]
     memory: str
-    """`attention`, `window`, `state` or `hybrid`; "" for what decodes nothing"""
+    """`attention`, `window`, `chunks`, `state` or `hybrid`; "" for what decodes nothing"""
     vocabulary: str = "bpe"
 
 
@@ -41,6 +41,7 @@ ZOO = {
     "cohere2": Species("cohere2", windows.cohere2, "window"),
     "olmo2": Species("olmo2", windows.olmo2, "window"),
     "gpt-oss": Species("gpt-oss", windows.gpt_oss, "window"),
+    "llama4": Species("llama4", windows.llama4, "chunks"),
     "mamba": Species("mamba", states.mamba, "state"),
     "mamba2": Species("mamba2", states.mamba2, "state"),
     "rwkv6": Species("rwkv6", states.rwkv6, "state"),

@@ -1,4 +1,4 @@
-"""Models of which some layers see no more than the last `WINDOW` tokens."""
+"""Models of which some layers see no more than the last `WINDOW` tokens, or those of a chunk."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def gemma_embedding(model: Making) -> None:
 
 
 def cohere2(model: Making) -> None:
-    model.shape(
-        4, attention__sliding_window=WINDOW, logit_scale=0.25, rope__dimension_count=HEAD
-    )
+    model.shape(4, attention__sliding_window=WINDOW, logit_scale=0.25, rope__dimension_count=HEAD)
     model.say(attention__layer_norm_epsilon=1e-5)
     model.embedding(output=False)
     for layer in range(4):
@@ -79,3 +77,29 @@ def gpt_oss(model: Making) -> None:
         model.add(f"{block}.attn_output.bias", WIDTH, size=0.1)
         model.add(f"{block}.attn_sinks.weight", HEADS, size=1.0)
         model.experts(block, 8, bias=True)
+
+
+def llama4(model: Making) -> None:
+    """Three layers of four see the tokens of their chunk of 8192, which llama.cpp has fixed."""
+    model.shape(
+        4,
+        context_length=16384,
+        attention__key_length=HEAD,
+        attention__value_length=HEAD,
+        rope__dimension_count=HEAD,
+        interleave_moe_layer_step=2,
+        expert_count=4,
+        expert_used_count=1,
+        expert_feed_forward_length=WIDTH,
+    )
+    model.embedding()
+    for layer in range(4):
+        block = f"blk.{layer}"
+        model.norm(f"{block}.attn_norm", f"{block}.ffn_norm")
+        model.attention(block)
+        if layer % 2:
+            model.experts(block, 4)
+            for part in ("gate", "down", "up"):
+                model.add(f"{block}.ffn_{part}_shexp.weight", WIDTH, WIDTH)
+        else:
+            model.feed_forward(block)
