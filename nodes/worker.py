@@ -19,7 +19,8 @@ import click
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster.launchers.base import PROGRAM
 from llambo9p.conversation.metrics import Held, LongTurns
-from llambo9p.engine import gguf, memory, watchdog
+from llambo9p.engine import gguf, kinds, memory, watchdog
+from llambo9p.engine.memory import RopeScaling
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
 from llambo9p.errors import Busy, InvalidArgument
@@ -68,6 +69,13 @@ TELL = 0.1
 @click.option("--type", "node_type", default="tiny", show_default=True, help="Node type to show.")
 @click.option("--slots", default=16, show_default=True, help="Sequences decoded at once.")
 @click.option("--context", default=512, show_default=True, help="Tokens of a sequence.")
+@click.option(
+    "--rope-scaling",
+    type=click.Choice(("none", "linear", "yarn")),
+    default="none",
+    show_default=True,
+    help="How positions beyond those that the model was trained for are spread over these.",
+)
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
 @click.option(
     "--cache-ram",
@@ -128,6 +136,7 @@ def main(
     node_type: str,
     slots: int,
     context: int,
+    rope_scaling: RopeScaling,
     threads: int | None,
     cache_ram: int,
     bytes_each: int | None,
@@ -159,7 +168,9 @@ def main(
         if exit_with_stdin:
             process.stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
-        runner, ram = _runner(model, context, slots, threads, budget, cache_ram)
+        runner, ram = _runner(
+            model, context, rope_scaling, slots, threads, budget, cache_ram
+        )
         engine = DecodeThread(
             runner,
             max_queue=config.limits.queue,
@@ -243,6 +254,7 @@ def main(
 def _runner(
     model: str,
     context: int,
+    rope_scaling: RopeScaling,
     slots: int,
     threads: int | None,
     budget: tuple[int, int] | None,
@@ -255,15 +267,20 @@ def _runner(
 
         return SimulatedRunner(n_ctx=context, n_seq=slots), cache_ram
     path = gguf.default_model() if model == "default" else Path(model)
-    header = gguf.read(path)
+    kinds.check(gguf.read(path), path)  # before llama.cpp is loaded, which takes longer
     from llambo9p.engine import llama  # loads llama.cpp
 
+    def with_slots(n_seq: int) -> llama.LlamaRunner:
+        return llama.LlamaRunner(
+            path, n_ctx=context, n_seq=n_seq, n_threads=threads, rope_scaling=rope_scaling
+        )
+
+    runner = with_slots(slots)
     if budget is not None:
-        cache = memory.cache(header, context)
-        slots = memory.slots(header, path, cache, slots, *budget)
-        cache_ram = min(cache_ram, budget[0] * budget[1] - slots * cache.bytes(header))
-    runner = llama.LlamaRunner(path, n_ctx=context, n_seq=slots, n_threads=threads)
-    left = max(0, int(runner.memory_left()) - runner.embedder_bytes)
+        paid = memory.slots(path, context, runner.need, slots, *budget)
+        cache_ram = min(cache_ram, budget[0] * budget[1] - paid * runner.need.sequence)
+        runner = with_slots(paid)
+    left = max(0, int(runner.memory_left()) - runner.need.embedder)
     return runner, min(cache_ram, left)
 
 

@@ -23,7 +23,7 @@ from llambo9p.cluster import environment
 from llambo9p.cluster.config import SIMULATED, Cluster, DeployedHost
 from llambo9p.cluster.launchers.base import host_config, type_words
 from llambo9p.cluster.models import Models
-from llambo9p.engine import gguf, memory
+from llambo9p.engine import gguf, kinds, memory
 from llambo9p.engine.machine import available_memory
 from llambo9p.errors import Error
 from llambo9p.fs.user import owner
@@ -177,7 +177,7 @@ def _node_type(config: Cluster, name: str) -> Iterator[_Line]:
     try:
         model = _model(config, name)
         path = gguf.default_model() if model == "default" else Path(model)
-        header = gguf.read(path)
+        header = kinds.check(gguf.read(path), path)
         needed, slots = _needed(config, name, header, path)
     except (Error, OSError, Failure) as e:
         said = e.message if isinstance(e, Failure) else str(e)
@@ -202,10 +202,10 @@ def _needed(config: Cluster, name: str, header: gguf.Header, path: Path) -> tupl
     """Bytes of a host with the type's workers, and its slots.  Raises Error."""
     node = config.nodes[name]
     r = node.resources
-    cache = memory.cache(header, r.context_size)
-    slots = memory.slots(header, path, cache, r.slots, node.count, r.memory)
+    need = memory.estimate(header, r.context_size, _ROWS)
+    slots = memory.slots(path, r.context_size, need, r.slots, node.count, r.memory)
     everything = 1 << 62
-    left = memory.left(header, path, cache, slots, slots + _ROWS, everything)
+    left = memory.left(path, header.weights, need, r.context_size, slots, everything)
     return int(everything - left), slots
 
 

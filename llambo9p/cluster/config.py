@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from ..conversation.worker_names import MAX_WORKERS
+from ..engine.memory import RopeScaling
 from ..errors import InvalidArgument
 from . import strategies, yaml_text
 from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
@@ -79,6 +80,9 @@ class Resources(_Section):
     which ends in .gguf or has a / in it; or `simulated`"""
     context_size: Annotated[int, Field(ge=64, le=2**20)] = 512
     """tokens"""
+    rope_scaling: RopeScaling = "none"
+    """how a context_size beyond the one that the model was trained for is made: linear or yarn;
+    none: it is refused"""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """of the host's decode thread; default: the cores this process may use"""
     slots: Annotated[int, Field(ge=1, le=256)] = 16

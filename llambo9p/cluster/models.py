@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine import gguf
+from ..engine import gguf, kinds
 from ..errors import ModelError, NotDirectory, NotFound, PermissionDenied
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, Tree, joined, stat_now
@@ -50,6 +50,7 @@ class Model:
         attrs += [("path", _shown(str(path))) for path in self.paths]
         if header := self.header:
             attrs += [
+                ("kind", kinds.kind(header)),
                 ("size", header.size),
                 ("title", _shown(header.title) or "-"),
                 ("architecture", _shown(header.architecture)),
@@ -140,7 +141,7 @@ class Models:
         except (ModelError, OSError) as error:
             return Model(name, paths, error=str(error))
         self._headers[path] = identity, header
-        return Model(name, paths, header)
+        return Model(name, paths, header, kinds.refusal(header))
 
 
 def _files(top: Path, visited: set[tuple[int, int]], unread: list[Model]) -> Iterator[Path]:

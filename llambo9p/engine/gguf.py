@@ -91,13 +91,18 @@ class Header:
     """What a model says of itself.  Of a model in several files, `size`, `parameters` and
     `weights` are sums."""
 
+    type: str
+    """general.type, such as `model` or `adapter`; often empty"""
     architecture: str
     title: str
     """general.name, often empty"""
     quantisation: str
     """llama.cpp's name of most of its weights, such as Q4_K_M; else `unknown`"""
     context: int
-    """tokens that it was trained for"""
+    """tokens that it was trained for; 0 when it is no language model"""
+    layers: int
+    pooling: int
+    """how it makes one embedding of many, as llama.cpp's llama_pooling_type; -1: it does not say"""
     has_chat_template: bool
     size: int
     """bytes of the file"""
@@ -148,21 +153,22 @@ def read(path: Path) -> Header:
             size += part.size
             parameters += part.parameters
             weights += part.weights
-    if not parameters:
-        first.bad("no tensors: at most a vocabulary")
     architecture = first.text("general.architecture")
     if not architecture:
         first.bad("no general.architecture")
-    context = first.number(f"{architecture}.context_length", 0)
-    if not context:
-        first.bad(f"no {architecture}.context_length: no language model")
+    layers = first.number(f"{architecture}.block_count", 0)
+    if layers > MAX_LAYERS:
+        first.bad(f"{architecture}.block_count is {layers}, not 1 to {MAX_LAYERS}")
     file_type = first.number("general.file_type", -1)
-    cell, head = _cells(first, architecture)
+    cell, head = _cells(first, architecture, layers)
     return Header(
+        type=first.text("general.type"),
         architecture=architecture,
         title=first.text("general.name"),
         quantisation=FILE_TYPES.get(file_type & ~_GUESSED, "unknown"),
-        context=context,
+        context=first.number(f"{architecture}.context_length", 0),
+        layers=layers,
+        pooling=first.number(f"{architecture}.pooling_type", -1),
         has_chat_template="tokenizer.chat_template" in first.values,
         size=size,
         parameters=parameters,
@@ -175,17 +181,18 @@ def read(path: Path) -> Header:
     )
 
 
-def _cells(file: _File, architecture: str) -> tuple[tuple[int, int], tuple[int, int]]:
+def _cells(
+    file: _File, architecture: str, layers: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """`Header.cell` and `Header.head`."""
-    layers = file.number(f"{architecture}.block_count", 0)
-    if not 1 <= layers <= MAX_LAYERS:
-        file.bad(f"{architecture}.block_count is {layers}, not 1 to {MAX_LAYERS}")
     heads = file.heads(f"{architecture}.attention.head_count", layers)
     heads_kv = file.heads(f"{architecture}.attention.head_count_kv", layers) or heads
     first = heads[0] if heads else 0
     width = file.number(f"{architecture}.embedding_length", 0) // first if first else 0
     key = file.number(f"{architecture}.attention.key_length", width)
     value = file.number(f"{architecture}.attention.value_length", width)
+    if file.number(f"{architecture}.attention.key_length_mla", 0):  # V is a part of K
+        return (layers * key, 0), (key, value)
     return (sum(heads_kv) * key, sum(heads_kv) * value), (key, value)
 
 

@@ -22,7 +22,6 @@ import ctypes
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_log, machine, memory, sampling
+from llambo9p.engine import llama_log, llama_needs, machine, memory, sampling
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_embedder import LlamaEmbedder
@@ -39,9 +38,9 @@ from llambo9p.engine.llama_matcher import Compiled
 from llambo9p.engine.llama_model import LlamaModel
 from llambo9p.engine.llama_sampler import Candidates, Sampler
 from llambo9p.engine.llama_sequences import Sequences
+from llambo9p.engine.memory import RopeScaling
 from llambo9p.engine.retention import Retention, Sizes
 from llambo9p.engine.runner import (
-    EMBED_CHUNK,
     DecodeError,
     Embedding,
     Later,
@@ -58,6 +57,11 @@ MAX_THREADS = 512
 
 MASK_WAIT = 0.05
 """of the time of a step: so long the others wait for tokens that a grammar still has to allow"""
+
+_ROPE_SCALING = {
+    "linear": lib.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    "yarn": lib.LLAMA_ROPE_SCALING_TYPE_YARN,
+}
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
 
@@ -81,8 +85,10 @@ class LlamaRunner:
         prefill_chunk: int = 512,
         memory_limit: int | None = None,
         kv_types: tuple[int, int] | None = None,
+        rope_scaling: RopeScaling = "none",
     ) -> None:
-        """`kv_types` are the ggml types of K and V, by default those of `memory.kv_types`."""
+        """`kv_types` are the ggml types of K and V, by default those of `memory.kv_types`.
+        `rope_scaling` is for a context that is longer than the one the model was trained for."""
         if not 1 <= n_seq <= MAX_SEQUENCES:
             raise errors.InvalidArgument(f"n_seq must be 1 to {MAX_SEQUENCES}, not {n_seq}")
         if n_ctx < 2:
@@ -98,6 +104,7 @@ class LlamaRunner:
         self.n_threads = n_threads or machine.usable_cores()
         self._memory_limit = memory_limit
         self._kv_types = kv_types
+        self._rope_scaling = rope_scaling
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
         self.decode_seconds = 0.0
@@ -108,9 +115,26 @@ class LlamaRunner:
         return self.model.info
 
     @functools.cached_property
-    def _cache(self) -> memory.Cache:
-        types = self._kv_types or memory.kv_types(self.model.header)
-        return memory.Cache(self.n_ctx, *types)
+    def kv_types(self) -> tuple[int, int]:
+        """The ggml types of K and V."""
+        return self._kv_types or memory.kv_types(self.model.header)
+
+    @functools.cached_property
+    def need(self) -> memory.Need:
+        """What it takes of memory beside the weights.  Raises `ModelError` when these alone are
+        too much, or llama.cpp refuses the model."""
+        memory.check_weights(self.path, self._weights, self._available)
+        header = self.model.header
+        return llama_needs.ask(self.path, header, self.n_ctx, self._n_batch, self.kv_types)
+
+    @property
+    def _weights(self) -> int:
+        """Bytes that it will take for them."""
+        return self.model.header.weights if self._owns_model else 0
+
+    @property
+    def _available(self) -> float:
+        return self._memory_limit or machine.available_memory()
 
     # Loading.
 
@@ -146,25 +170,20 @@ class LlamaRunner:
         header = self.model.header
         if self.model.params.vocab_only:
             raise errors.ModelError(f"{self.path}: loaded with vocab_only, it has no weights")
-        if self.n_ctx > header.context:
+        if self.n_ctx > header.context and self._rope_scaling == "none":
             raise errors.ModelError(
-                f"{self.path}: a context of {self.n_ctx} tokens is asked for, "
-                f"the model was trained for {header.context}"
+                f"{self.path}: a context of {self.n_ctx} tokens is asked for, the model was "
+                f"trained for {header.context}: ask for no more, or set rope_scaling to yarn or "
+                "linear"
             )
-        if not self._owns_model:
-            header = replace(header, weights=0)
-        available = self._memory_limit or machine.available_memory()
-        return memory.left(header, self.path, self._cache, self.n_seq, self._n_batch, available)
+        return memory.left(
+            self.path, self._weights, self.need, self.n_ctx, self.n_seq, self._available
+        )
 
     @property
     def _n_batch(self) -> int:
         """Rows of a step: it decodes, or reads prompts."""
         return max(self.n_seq, self.prefill_chunk)
-
-    @property
-    def embedder_bytes(self) -> int:
-        """What the first embedding takes, and all after it need, beside the rest."""
-        return memory.embedder(self.model.header, self._cache, EMBED_CHUNK)
 
     def _make_context(self) -> None:
         params = lib.llama_context_default_params()
@@ -173,7 +192,8 @@ class LlamaRunner:
         params.n_batch = params.n_ubatch = self._n_batch
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.type_k, params.type_v = self._cache.type_k, self._cache.type_v
+        params.type_k, params.type_v = self.kv_types
+        self._scale_rope(params)
         params.kv_unified = False
         params.swa_full = True  # with less the order of cells, and so the bits, would be others
         params.no_perf = True
@@ -185,6 +205,20 @@ class LlamaRunner:
         self._sequences = Sequences(
             self._ctx, self.model.handle, self.model.header.architecture, self.n_seq
         )
+
+    def _scale_rope(self, params: Any) -> None:
+        """Spread positions beyond those that the model was trained for over these."""
+        trained = self.model.header.context
+        if self.n_ctx <= trained or lib.llama_model_is_recurrent(self.model.handle):
+            return
+        if lib.llama_model_rope_type(self.model.handle) == lib.LLAMA_ROPE_TYPE_NONE:
+            raise errors.ModelError(
+                f"{self.path}: a context of {self.n_ctx} tokens is asked for, the model was "
+                f"trained for {trained} and has no rotary positions, which could be scaled"
+            )
+        params.rope_scaling_type = _ROPE_SCALING[self._rope_scaling]
+        params.rope_freq_scale = trained / self.n_ctx
+        params.yarn_orig_ctx = trained
 
     def _make_batch(self) -> None:
         n_batch = lib.llama_n_batch(self._ctx)
@@ -237,12 +271,12 @@ class LlamaRunner:
             )
         if self._embedder is None:
             left = min(self._left, machine.available_memory())
-            if self.embedder_bytes > left:
+            if self.need.embedder > left:
                 raise errors.ModelError(
-                    f"{self.path}: to embed takes {self.embedder_bytes / memory.MIB:.0f} MiB "
+                    f"{self.path}: to embed takes {self.need.embedder / memory.MIB:.0f} MiB "
                     f"more, and {left / memory.MIB:.0f} MiB are available"
                 )
-            self._embedder = LlamaEmbedder(self.model, self._cache, EMBED_CHUNK, self.n_threads)
+            self._embedder = LlamaEmbedder(self.model, self.n_ctx, self.kv_types, self.n_threads)
         return self._embedder.embed(tokens)
 
     # Decoding.

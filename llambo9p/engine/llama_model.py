@@ -22,7 +22,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from llambo9p import errors
-from llambo9p.engine import chat, gguf, llama_log
+from llambo9p.engine import chat, gguf, kinds, llama_log
 from llambo9p.engine.base import ModelInfo
 from llambo9p.engine.llama_matcher import Grammars
 from llambo9p.engine.runner import Prompt
@@ -52,7 +52,7 @@ class ModelParams:
 
 
 class LlamaModel:
-    """A decoder-only model.  After `load` and until `close` all else may be called, by
+    """A model.  After `load` and until `close` all else may be called, by
     several threads at once."""
 
     def __init__(self, path: Path | str, params: ModelParams | None = None) -> None:
@@ -78,8 +78,9 @@ class LlamaModel:
 
     @functools.cached_property
     def header(self) -> gguf.Header:
-        """What the file says before llama.cpp has seen it.  Raises `ModelError`."""
-        return gguf.read(self.path)
+        """What the file says before llama.cpp has seen it.  Raises `ModelError`, also for what no
+        host can be started with."""
+        return kinds.check(gguf.read(self.path), self.path)
 
     @property
     def first_token(self) -> int:
@@ -92,7 +93,6 @@ class LlamaModel:
         llama_log.listen()
         lib.llama_backend_init()
         self._load(progress)
-        self._check()
         self._read_info()
         self._read_vocab()
 
@@ -135,11 +135,6 @@ class LlamaModel:
             raise errors.ModelError(f"{self.path}: loading was given up")
         if self.handle is None:
             raise errors.ModelError(f"{self.path}: {llama_log.said()}")
-
-    def _check(self) -> None:
-        model = self.handle
-        if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
-            raise errors.ModelError(f"{self.path}: not a decoder-only model")
 
     def _read_info(self) -> None:
         model = self.handle

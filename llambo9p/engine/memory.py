@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from llambo9p import errors
 from llambo9p.engine.gguf import TYPES, Header
 
+RopeScaling = Literal["none", "linear", "yarn"]
+"""how a context beyond the one that a model was trained for is made; none: it is refused"""
 F16, Q8_0 = 1, 8
 """ggml types"""
 CELLS_PADDING = 256
@@ -19,6 +22,8 @@ CELLS_PADDING = 256
 PROCESS = 64 << 20
 """bytes of a host that serves nobody: 41 to 52 MiB were measured"""
 MIB = 1 << 20
+EMBED_CHUNK = 32
+"""tokens of a text that are embedded in one step"""
 
 
 def padded(n_ctx: int) -> int:
@@ -38,58 +43,63 @@ def kv_types(header: Header) -> tuple[int, int]:
     return Q8_0, F16
 
 
-def cache(header: Header, n_ctx: int) -> Cache:
-    """A sequence's, with the types that suit the model."""
-    return Cache(n_ctx, *kv_types(header))
-
-
 @dataclass(frozen=True, slots=True)
-class Cache:
-    """A sequence's KV cache: its tokens, and the ggml types of K and V."""
+class Need:
+    """Bytes that a model takes beside its weights."""
 
-    n_ctx: int
-    type_k: int
-    type_v: int
+    sequence: int
+    """for what one sequence keeps: a KV cache of its tokens, states"""
+    work: int
+    """for the rows of a step"""
+    logits: int
+    """of one sequence"""
+    embedder: int
+    """to embed, beside all that"""
 
-    def bytes(self, header: Header) -> int:
-        return header.kv_bytes(padded(self.n_ctx), self.type_k, self.type_v)
+
+def estimate(header: Header, n_ctx: int, n_batch: int) -> Need:
+    """About; where llama.cpp can be asked, `llama_needs` knows.
+
+    Windows, states and caches that layers share are not considered.  llama.cpp has buffers for the
+    rows of a step and, twice, for the logits of each sequence; the sum was 13 to 26 MiB more than
+    was measured with models without these.
+    """
+    sequence = header.kv_bytes(padded(n_ctx), *kv_types(header))
+    embedder = sequence + EMBED_CHUNK * (header.vocabulary * 4 + header.width * 52)
+    return Need(sequence, n_batch * header.width * 48, header.vocabulary * 8, embedder)
 
 
-def slots(header: Header, path: Path, cache: Cache, wanted: int, workers: int, memory: int) -> int:
-    """The sequences, at most `wanted`, that so many workers with `memory` bytes each pay
-    for.  Raises `ModelError` when it is none."""
-    size = cache.bytes(header)
+def slots(path: Path, n_ctx: int, need: Need, wanted: int, workers: int, memory: int) -> int:
+    """The sequences of `n_ctx` tokens, at most `wanted`, that so many workers with `memory` bytes
+    each pay for.  Raises `ModelError` when it is none."""
+    size = need.sequence
     found = min(wanted, workers * memory // size) if size else wanted
     if not found:
         raise errors.ModelError(
-            f"{path}: the KV cache of {cache.n_ctx} tokens takes {size / MIB:.1f} MiB, more than "
+            f"{path}: the KV cache of {n_ctx} tokens takes {size / MIB:.1f} MiB, more than "
             f"{workers} x {memory / MIB:.1f} MiB, the memory of the workers"
         )
     return found
 
 
-def embedder(header: Header, cache: Cache, n_batch: int) -> int:
-    """Bytes of a sequence for texts that are embedded, `n_batch` rows a step."""
-    return cache.bytes(header) + n_batch * (header.vocabulary * 4 + header.width * 52)
+def check_weights(path: Path, weights: int, available: float) -> None:
+    """Raises `ModelError` when they alone do not fit."""
+    if weights > available:
+        raise errors.ModelError(
+            f"{path}: weights {weights / MIB:.0f} MiB, more than the {available / MIB:.0f} MiB "
+            "that are available"
+        )
 
 
-def left(
-    header: Header, path: Path, cache: Cache, n_seq: int, n_batch: int, available: float
-) -> float:
-    """What `n_seq` sequences, and `n_batch` rows a step, leave of `available` bytes.  Raises
-    `ModelError` when they do not fit.
-
-    Beside weights and KV llama.cpp has buffers for the rows of a step and, twice, for the
-    logits of each sequence; the sum was 13 to 26 MiB more than was measured.
-    """
-    kv = cache.bytes(header)
-    other = PROCESS + n_seq * header.vocabulary * 8 + n_batch * header.width * 48
-    total = header.weights + n_seq * kv + other
+def left(path: Path, weights: int, need: Need, n_ctx: int, n_seq: int, available: float) -> float:
+    """What the weights and `n_seq` sequences of `n_ctx` tokens leave of `available` bytes.
+    Raises `ModelError` when they do not fit."""
+    other = PROCESS + need.work + n_seq * need.logits
+    total = weights + n_seq * need.sequence + other
     if total > available:
         raise errors.ModelError(
-            f"{path}: weights {header.weights / MIB:.0f} MiB + {n_seq} sequences x "
-            f"{cache.n_ctx} tokens x {kv / padded(cache.n_ctx) / 1024:.1f} KiB + "
-            f"{other / MIB:.0f} MiB to work with = {total / MIB:.0f} MiB, "
-            f"more than the {available / MIB:.0f} MiB that are available"
+            f"{path}: weights {weights / MIB:.0f} MiB + {n_seq} sequences of {n_ctx} tokens x "
+            f"{need.sequence / MIB:.1f} MiB + {other / MIB:.0f} MiB to work with = "
+            f"{total / MIB:.0f} MiB, more than the {available / MIB:.0f} MiB that are available"
         )
     return available - total

@@ -34,8 +34,6 @@ Prompt = tuple[Message, ...] | str
 
 Embedding = Generator[int, None, NDArray[np.float32]]
 """an embedding while it is made: the tokens that are left before each part, then itself"""
-EMBED_CHUNK = 32
-"""tokens of such a part"""
 
 
 class DecodeError(errors.Error):
@@ -226,6 +224,7 @@ class Runner(Model, Protocol):
         """Decode; a token for each of `step.outputs`.  Raises `DecodeError`."""
 
     def embed(self, text: str) -> Embedding:
-        """The text's embedding, of length 1, in parts of at most `EMBED_CHUNK` tokens; one at
+        """The text's embedding, of length 1, in parts of at most
+        `memory.EMBED_CHUNK` tokens; one at
         a time.  Raises, at once or later, `InvalidArgument` for no text,
         `ContextOverflow`, `ModelError` when the model cannot, `DecodeError`."""

@@ -47,9 +47,10 @@ from llambo9p.engine.arrival import Arrival
 from llambo9p.engine.base import Generated, Listener, Load, ModelInfo, Request, State, Usage
 from llambo9p.engine.embeddings import Embeddings
 from llambo9p.engine.fair import whose
+from llambo9p.engine.memory import EMBED_CHUNK
 from llambo9p.engine.pool import Pool
 from llambo9p.engine.preparing import prepare
-from llambo9p.engine.runner import EMBED_CHUNK, Prepared, Runner
+from llambo9p.engine.runner import Prepared, Runner
 from llambo9p.engine.sandbox.compiler import Compiler
 from llambo9p.engine.scheduler import Event, Failed, Finished, Plan, Progress, Scheduler, Tokens
 from llambo9p.engine.structured.constraint import Constraint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -51,10 +52,25 @@ async def test_a_model_says_what_it_is(tmp_path):
     async with serving(tmp_path) as files:
         assert await files.ls("models") == ["default", "small.Q4"]
         assert await files.read("models/small.Q4") == (
-            f"name small.Q4\npath {path}\nsize {path.stat().st_size}\ntitle Small\n"
+            f"name small.Q4\npath {path}\nkind decoder\nsize {path.stat().st_size}\ntitle Small\n"
             "architecture llama\ncontext 4096\nquantisation Q4_K_M\nchat_template no\n"
             "parameters 101\n"
         )
+
+
+@story
+async def test_what_no_host_can_be_started_with_says_what_it_is_and_why(tmp_path):
+    put(tmp_path, "seeing.gguf", model({"general.architecture": "clip"}))
+    put(tmp_path, "translator.gguf", model({"general.architecture": "t5", "t5.context_length": 9}))
+    async with serving(tmp_path) as files:
+        for name, kind, why in (
+            ("seeing", "projector", "a projector: a part of a model that sees or hears"),
+            ("translator", "encoder-decoder", "an encoder-decoder (t5): llama.cpp keeps one"),
+        ):
+            attrs = await files.attrs(f"models/{name}")
+            assert attrs["kind"] == kind and attrs["error"].startswith(why)
+            with pytest.raises(Error, match=f"model '{name}': {re.escape(why)}"):
+                await files.write("ctl", f"spawn --model {name}")
 
 
 @story

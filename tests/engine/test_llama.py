@@ -11,11 +11,9 @@ from dataclasses import replace
 import pytest
 
 from llambo9p import errors
-from llambo9p.engine import memory
 from llambo9p.engine.base import Message, Request, SamplingParams
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.engine.runner import (
     Copy,
     DecodeError,
@@ -395,15 +393,15 @@ def test_a_temperature_next_to_nothing_is_greedy(llama, grammar):
     asyncio.run(main())
 
 
-def test_kv_bytes_is_what_llama_cpp_allocates(llama):
+def test_what_it_needs_is_what_llama_cpp_allocates(llama):
     llama.load(lambda _: True)
     # 30 layers, 3 heads of 64: K in Q8_0 (34 bytes for 32 values), V in F16.
-    assert kv_bytes(llama, 1024) == 1024 * 30 * 3 * 64 * (34 / 32 + 2)
-    assert kv_bytes(llama, 1) == kv_bytes(llama, 256)
+    assert need(llama, 1024).sequence == pytest.approx(1024 * 30 * 3 * 64 * (34 / 32 + 2), 0.001)
+    assert need(llama, 1) == need(llama, 256)
 
 
-def kv_bytes(llama, n_ctx):
-    return memory.Cache(n_ctx, Q8_0, F16).bytes(llama.model.header)
+def need(llama, n_ctx):
+    return LlamaRunner(llama.path, n_ctx=max(2, n_ctx)).need
 
 
 def load_error(path, **options) -> str:

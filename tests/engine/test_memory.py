@@ -13,18 +13,20 @@ from llambo9p.errors import ModelError
 
 MIB = 1 << 20
 PATH = Path("/models/m.gguf")
-F16 = 1
-CACHE = memory.Cache(n_ctx=500, type_k=F16, type_v=F16)
 HEADER = Header(
-    architecture="llama", title="", quantisation="F16", context=4096, has_chat_template=True,
-    size=101 * MIB, parameters=50 * MIB, weights=100 * MIB, vocabulary=MIB, width=1024,
-    cell=(1024, 1024), head=(64, 64), latent=False,
+    type="model", architecture="llama", title="", quantisation="F16", context=4096, layers=2,
+    pooling=-1, has_chat_template=True, size=101 * MIB, parameters=50 * MIB, weights=100 * MIB,
+    vocabulary=MIB, width=1024, cell=(1024, 1024), head=(80, 80), latent=False,
 )  # fmt: skip
-"""a token's K and V take 4 KiB, 500 tokens' 2 MiB"""
+"""a token's K and V, in F16, take 4 KiB, 500 tokens' 2 MiB"""
+NEED = memory.Need(sequence=2 * MIB, work=3 * MIB, logits=8 * MIB, embedder=MIB)
 
 
-def test_a_sequence_is_padded_as_llama_cpp_does() -> None:
-    assert CACHE.bytes(HEADER) == 512 * 4096
+def test_what_a_header_tells_of_the_need() -> None:
+    need = memory.estimate(HEADER, 500, 72)
+    assert need.sequence == 512 * 4096, "padded as llama.cpp does"
+    assert (need.work, need.logits) == (72 * 1024 * 48, 8 * MIB)
+    assert need.embedder == need.sequence + memory.EMBED_CHUNK * (4 * MIB + 52 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +36,12 @@ def test_a_sequence_is_padded_as_llama_cpp_does() -> None:
 def test_slots_are_what_the_workers_pay_for(
     wanted: int, workers: int, each: int, slots: int
 ) -> None:
-    assert memory.slots(HEADER, PATH, CACHE, wanted, workers, each * MIB) == slots
+    assert memory.slots(PATH, 500, NEED, wanted, workers, each * MIB) == slots
 
 
 def test_workers_that_do_not_pay_for_one_sequence_are_told_the_arithmetic() -> None:
     with pytest.raises(ModelError) as caught:
-        memory.slots(HEADER, PATH, CACHE, 16, 3, MIB // 2)
+        memory.slots(PATH, 500, NEED, 16, 3, MIB // 2)
     assert str(caught.value) == (
         "/models/m.gguf: the KV cache of 500 tokens takes 2.0 MiB, more than 3 x 0.5 MiB, the "
         "memory of the workers"
@@ -47,19 +49,18 @@ def test_workers_that_do_not_pay_for_one_sequence_are_told_the_arithmetic() -> N
 
 
 def test_a_model_that_fits_exactly_and_one_that_does_not() -> None:
-    needed = 100 * MIB + 8 * 2 * MIB + memory.PROCESS + 8 * MIB * 8 + 72 * 1024 * 48
-    memory.left(HEADER, PATH, CACHE, 8, 72, needed)
+    needed = 100 * MIB + 8 * 2 * MIB + memory.PROCESS + 8 * 8 * MIB + 3 * MIB
+    assert memory.left(PATH, 100 * MIB, NEED, 500, 8, needed) == 0
     with pytest.raises(ModelError) as caught:
-        memory.left(HEADER, PATH, CACHE, 8, 72, needed - 1)
+        memory.left(PATH, 100 * MIB, NEED, 500, 8, needed - 1)
     assert str(caught.value) == (
-        "/models/m.gguf: weights 100 MiB + 8 sequences x 500 tokens x 4.0 KiB + 131 MiB to work "
+        "/models/m.gguf: weights 100 MiB + 8 sequences of 500 tokens x 2.0 MiB + 131 MiB to work "
         "with = 247 MiB, more than the 247 MiB that are available"
     )
 
 
 def test_a_model_without_attention_needs_no_cache() -> None:
-    header = replace(HEADER, cell=(0, 0))
-    assert memory.slots(header, PATH, CACHE, 16, 1, 1) == 16
+    assert memory.slots(PATH, 500, replace(NEED, sequence=0), 16, 1, 1) == 16
 
 
 @pytest.mark.parametrize(

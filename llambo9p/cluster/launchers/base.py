@@ -67,6 +67,8 @@ def type_words(node_type: str, resources: Resources, model: str, count: int) -> 
         "--cache-ram": resources.cache_ram,
         "--step-timeout": f"{resources.step_timeout / 1000:g}",
     }
+    if resources.rope_scaling != "none":
+        options["--rope-scaling"] = resources.rope_scaling
     if resources.threads is not None:
         options["--threads"] = resources.threads
     return [str(word) for option in options.items() for word in option]
