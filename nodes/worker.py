@@ -76,6 +76,12 @@ TELL = 0.1
     show_default=True,
     help="How positions beyond those that the model was trained for are spread over these.",
 )
+@click.option(
+    "--kv-type",
+    metavar="K/V",
+    help="llama.cpp's types of K and V, as q8_0/f16, or one for both.  [default: what suits the "
+    "model]",
+)
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
 @click.option(
     "--cache-ram",
@@ -137,6 +143,7 @@ def main(
     slots: int,
     context: int,
     rope_scaling: RopeScaling,
+    kv_type: str | None,
     threads: int | None,
     cache_ram: int,
     bytes_each: int | None,
@@ -152,6 +159,9 @@ def main(
     exit_with_stdin: bool,
 ) -> None:
     """Serve COUNT workers of one model over 9P."""
+    # a failed assertion of ggml's ends the process; it would start a debugger first, which can
+    # hang with it, and outlive it
+    os.environ["GGML_NO_BACKTRACE"] = "1"
 
     async def serve(stop: asyncio.Event) -> None:
         config = configuration.load(config_path) if config_path else configuration.Cluster()
@@ -169,7 +179,7 @@ def main(
             process.stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
         runner, ram = _runner(
-            model, context, rope_scaling, slots, threads, budget, cache_ram
+            model, context, rope_scaling, kv_type, slots, threads, budget, cache_ram
         )
         engine = DecodeThread(
             runner,
@@ -255,6 +265,7 @@ def _runner(
     model: str,
     context: int,
     rope_scaling: RopeScaling,
+    kv_type: str | None,
     slots: int,
     threads: int | None,
     budget: tuple[int, int] | None,
@@ -272,8 +283,9 @@ def _runner(
 
     def with_slots(n_seq: int) -> llama.LlamaRunner:
         return llama.LlamaRunner(
-            path, n_ctx=context, n_seq=n_seq, n_threads=threads, rope_scaling=rope_scaling
-        )
+            path, n_ctx=context, n_seq=n_seq, n_threads=threads, rope_scaling=rope_scaling,
+            kv_types=None if kv_type is None else memory.parse_kv_type(kv_type),
+        )  # fmt: skip
 
     runner = with_slots(slots)
     if budget is not None:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from ..conversation.worker_names import MAX_WORKERS
-from ..engine.memory import RopeScaling
+from ..engine.memory import RopeScaling, parse_kv_type
 from ..errors import InvalidArgument
 from . import strategies, yaml_text
 from .units import AddressText, AnySize, AnyTime, Cores, Memory, Milliseconds, Size, as_list
@@ -61,6 +61,14 @@ def _check_types(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _parse_kv_type(value: str) -> str:
+    try:
+        parse_kv_type(value)
+    except InvalidArgument as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -83,6 +91,9 @@ class Resources(_Section):
     rope_scaling: RopeScaling = "none"
     """how a context_size beyond the one that the model was trained for is made: linear or yarn;
     none: it is refused"""
+    kv_type: Annotated[str, AfterValidator(_parse_kv_type)] | None = None
+    """llama.cpp's types of K and V, as q8_0/f16, or one for both; default: those with which the
+    model's answers depend on nobody else's, where it has such"""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """of the host's decode thread; default: the cores this process may use"""
     slots: Annotated[int, Field(ge=1, le=256)] = 16

@@ -17,6 +17,11 @@ RopeScaling = Literal["none", "linear", "yarn"]
 """how a context beyond the one that a model was trained for is made; none: it is refused"""
 F16, Q8_0 = 1, 8
 """ggml types"""
+KV_TYPES = {
+    "f32": 0, "f16": F16, "bf16": 30, "q8_0": Q8_0, "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6,
+    "q5_1": 7,
+}  # fmt: skip
+"""those that llama.cpp can keep K and V in, as it names them"""
 CELLS_PADDING = 256
 """llama.cpp rounds the cells of a sequence up to a multiple of this"""
 PROCESS = 64 << 20
@@ -41,6 +46,18 @@ def kv_types(header: Header) -> tuple[int, int]:
     if header.latent:  # whose types must be the same
         return (F16, F16) if value % block else (Q8_0, Q8_0)
     return Q8_0, F16
+
+
+def parse_kv_type(text: str) -> tuple[int, int]:
+    """The ggml types of K and V of a `K/V`, or of one name for both.  Raises `InvalidArgument`."""
+    names = text.split("/") if "/" in text else [text, text]
+    types = [KV_TYPES[name] for name in names if name in KV_TYPES]
+    if len(names) != 2 or len(types) != 2:
+        raise errors.InvalidArgument(
+            f"{text!r} is no type of K and V: they are {' '.join(KV_TYPES)}, or two, as q8_0/f16"
+        )
+    key, value = types
+    return key, value
 
 
 @dataclass(frozen=True, slots=True)

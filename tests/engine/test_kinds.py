@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llambo9p import Context, InferenceRequest, Model
-from llambo9p.engine import gguf, kinds
+from llambo9p.engine import gguf, kinds, memory
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.errors import ModelError
 from tests.engine.test_gguf import model
@@ -148,3 +148,18 @@ def test_a_state_has_no_positions_to_run_out_of(zoo) -> None:
         runner.load(lambda fraction: True)
     finally:
         runner.close()
+
+
+def test_kv_types_can_be_said(zoo) -> None:
+    sizes = {}
+    for text in ("f16", "q8_0/f16", "q8_0"):
+        types = memory.parse_kv_type(text)
+        runner = LlamaRunner(zoo("qwen3"), n_ctx=64, n_seq=1, n_threads=1, kv_types=types)
+        try:
+            runner.load(lambda fraction: True)
+            sizes[text] = runner.sizes.cell
+        finally:
+            runner.close()
+    assert sizes["f16"] > sizes["q8_0/f16"] > sizes["q8_0"]
+    with pytest.raises(ModelError, match="no context could be made: .*q8_0.* does not divide"):
+        LlamaRunner(zoo("llama-80"), n_ctx=64, kv_types=(memory.Q8_0,) * 2).load(lambda _: True)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 
 from llambo9p.engine import memory
 from llambo9p.engine.gguf import Header
-from llambo9p.errors import ModelError
+from llambo9p.errors import InvalidArgument, ModelError
 
 MIB = 1 << 20
 PATH = Path("/models/m.gguf")
@@ -77,3 +78,16 @@ def test_the_types_of_k_and_v_suit_the_model(
     head: tuple[int, int], latent: bool, types: tuple[int, int]
 ) -> None:
     assert memory.kv_types(replace(HEADER, head=head, latent=latent)) == types
+
+
+def test_kv_types_are_named_as_llama_cpp_does() -> None:
+    assert memory.parse_kv_type("q8_0/f16") == (memory.Q8_0, memory.F16)
+    assert memory.parse_kv_type("f16") == (memory.F16, memory.F16)
+    for name, number in memory.KV_TYPES.items():
+        assert getattr(GGMLQuantizationType, name.upper()) == number
+
+
+@pytest.mark.parametrize("text", ["", "q8", "Q8_0", "q8_0/", "/f16", "f16/f16/f16", "q8_0 f16"])
+def test_what_is_no_kv_type_is_told_what_there_are(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"'{text}' is no type of K and V: they are f32 f16"):
+        memory.parse_kv_type(text)
