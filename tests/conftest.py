@@ -43,10 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Where the model `smollm2`, or the tiny one of that name, is."""
+    """Where the model `smollm2`, or one of the zoo, is: that of `USUAL`, or of the name itself."""
     # not for every process of pytest: they take half a second
     from llambo9p.engine.gguf import default_model
-    from tests.tiny import models
+    from tests.zoo.species import USUAL, write
 
     directory = tmp_path_factory.mktemp("models")
 
@@ -55,7 +55,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             return default_model()
         path = directory / f"{name}.gguf"
         if not path.exists():
-            models.write(name, path)
+            write(USUAL.get(name, name), path)
         return path
 
     return find

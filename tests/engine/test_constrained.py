@@ -12,7 +12,7 @@ import pytest
 from llambo9p.engine.base import Request, SamplingParams
 from llambo9p.engine.llama import LlamaRunner
 from tests.engine.harness import ask, running
-from tests.tiny.models import TINY
+from tests.zoo.species import USUAL
 
 N_CTX = 512
 PLACE = {
@@ -49,7 +49,7 @@ HELD_TO = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["smollm2", *TINY])
+@pytest.fixture(scope="module", params=["smollm2", *USUAL])
 def runner(request, model_file):
     return lambda: LlamaRunner(model_file(request.param), n_ctx=N_CTX, n_seq=4, n_threads=1)
 

@@ -18,7 +18,7 @@ from llambo9p.engine.llama_matcher import Matcher
 from llambo9p.engine.llama_model import LlamaModel, ModelParams
 from llambo9p.engine.structured import grammars
 from llambo9p.engine.structured.constraint import Constraint
-from tests.tiny.models import TINY
+from tests.zoo.species import USUAL
 
 PERSON = json.dumps(
     {
@@ -30,7 +30,7 @@ PERSON = json.dumps(
 )
 
 
-@pytest.fixture(scope="module", params=["smollm2", *TINY])
+@pytest.fixture(scope="module", params=["smollm2", *USUAL])
 def model(request, model_file):
     model = vocabulary(model_file(request.param))
     yield model

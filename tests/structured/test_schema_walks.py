@@ -31,7 +31,7 @@ from tests.structured.keywords import KEPT
 from tests.structured.people import PEOPLE
 from tests.structured.random_schemas import Maker, instance
 from tests.tiers import either
-from tests.tiny.models import TINY
+from tests.zoo.species import USUAL
 
 SECONDS = float(os.environ.get("LLAMBO_WALK_SECONDS", either("2", "600")))
 SEED = int(os.environ.get("LLAMBO_WALK_SEED", "0"))
@@ -68,7 +68,7 @@ def vocabularies(model_file: Callable[[str], Path]) -> Iterator[list[LLTokenizer
     parameters.vocab_only = True
     models = [
         llama_cpp.llama_model_load_from_file(str(model_file(name)).encode(), parameters)
-        for name in ("smollm2", *TINY)
+        for name in ("smollm2", *USUAL)
     ]
     assert all(models)
     with warnings.catch_warnings():

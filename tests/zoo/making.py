@@ -7,15 +7,18 @@ what it is multiplied with, so that no layer drowns another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
-from tests.tiny.vocabularies import Vocabulary
+from .vocabularies import Vocabulary
 
-WIDTH, FEED_FORWARD, HEADS, HEAD = 64, 128, 2, 32
+SCALE = int(os.environ.get("LLAMBO_ZOO_SCALE", "1"))
+"""more for benches, where a model should have something to compute"""
+WIDTH, FEED_FORWARD, HEADS, HEAD = 64 * SCALE, 128 * SCALE, 2 * SCALE, 32
 CONTEXT = 4096
 WINDOW = 64
 """tokens that a layer with a window sees"""

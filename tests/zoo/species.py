@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.tiny.vocabularies import VOCABULARIES
-
 from . import attention, others, states, windows
 from .making import Making
+from .vocabularies import VOCABULARIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,10 @@ ZOO = {
     "t5": Species("t5", others.t5, ""),
     "llada": Species("llada", others.llada, ""),
 }
+
+
+USUAL = {"spm": "llama", "bpe": "qwen2"}
+"""one with each vocabulary, for what has to hold for all of them"""
 
 
 def write(name: str, path: Path) -> None:

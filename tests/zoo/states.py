@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .making import FEED_FORWARD, HEAD, WIDTH, Making, Value
+from .making import FEED_FORWARD, HEAD, SCALE, WIDTH, Making, Value
 
-INNER, STATE, RANK, GROUPS = 128, 32, 8, 4
+INNER, STATE, RANK, GROUPS = 128 * SCALE, 32, 8 * SCALE, 4 * SCALE
 
 
 def _ssm(model: Making, block: str, norms: bool = False) -> None:

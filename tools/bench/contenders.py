@@ -126,11 +126,11 @@ async def write_root(at: address.Address, path: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def files(slots: int, n_ctx: int) -> Iterator[Answering]:
+def files(slots: int, n_ctx: int, model: str = "default") -> Iterator[Answering]:
     with listening(
         "llambo9p_nodes.worker", "--listen", "tcp!127.0.0.1!0", "--exit-with-stdin",
         "--count", str(slots), "--slots", str(slots), "--context", str(n_ctx),
-        "--threads", str(THREADS),
+        "--threads", str(THREADS), "--model", model,
     ) as (at, _):  # fmt: skip
         yield lambda questions: uvloop.run(ask_all(questions, lambda: FilesClient(at)))
 
@@ -151,21 +151,27 @@ def root(slots: int, n_ctx: int) -> Iterator[Answering]:
 
 @contextlib.contextmanager
 def server(
-    slots: int, n_ctx: int, *, caching: bool = False, clients: int | None = None
+    slots: int,
+    n_ctx: int,
+    model: str = "default",
+    *,
+    caching: bool = False,
+    clients: int | None = None,
 ) -> Iterator[Answering]:
     """With `caching` its prompt caches are on, as they are by default: where nothing is
     asked twice they only cost it time."""
     start = _program if SERVER else _xllamacpp
-    with start(slots, n_ctx, caching) as at:
+    path = gguf.default_model() if model == "default" else Path(model)
+    with start(path, slots, n_ctx, caching) as at:
         yield lambda questions: uvloop.run(ask_all(questions, lambda: HttpClient(at), clients))
 
 
 @contextlib.contextmanager
-def _program(slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
+def _program(model: Path, slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options: dict[str, object] = {
-        "--model": gguf.default_model(), "--host": "127.0.0.1", "--port": port,
+        "--model": model, "--host": "127.0.0.1", "--port": port,
         "--parallel": slots, "--ctx-size": n_ctx * slots,
         "--threads": THREADS, "--threads-batch": THREADS,
         "--cache-type-k": "q8_0", "--cache-type-v": "f16",
@@ -194,11 +200,11 @@ def _is_healthy(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _xllamacpp(slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
+def _xllamacpp(model: Path, slots: int, n_ctx: int, caching: bool) -> Iterator[str]:
     import xllamacpp
 
     params: Any = xllamacpp.CommonParams()
-    params.model.path = str(gguf.default_model())
+    params.model.path = str(model)
     params.n_parallel = slots
     params.n_ctx = n_ctx * slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
