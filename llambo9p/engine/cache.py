@@ -46,7 +46,7 @@ from llambo9p.engine.runner import Copy, Keep, Op, Remove, Restore, Revert, Save
 
 MIN_SHARE = 16
 """tokens that a copy of another sequence's prefix must save, and a checkpoint"""
-EVERY = 1024
+EVERY = 512
 """tokens of a prompt between two checkpoints"""
 SPLIT = 64
 """tokens to read that are worth a step more, for a checkpoint before the last of them"""

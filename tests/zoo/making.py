@@ -18,7 +18,8 @@ from .vocabularies import Vocabulary
 
 SCALE = int(os.environ.get("LLAMBO_ZOO_SCALE", "1"))
 """more for benches, where a model should have something to compute"""
-WIDTH, FEED_FORWARD, HEADS, HEAD = 64 * SCALE, 128 * SCALE, 2 * SCALE, 32
+WIDTH, FEED_FORWARD = 64 * SCALE, 128 * SCALE
+HEADS, HEAD = (2, 32) if SCALE == 1 else (4, 16 * SCALE)
 CONTEXT = 4096
 WINDOW = 64
 """tokens that a layer with a window sees"""

@@ -10,9 +10,10 @@ back to checkpoints.  Contenders (see `contenders`): `files` and `server`, each 
 `again` is the share of what was there already, of the turn or prompt before, that was read once
 more.  Printed are medians over the rounds, and the medians of the rounds' ratios.
 
-    python -m llambo9p_tools.bench.kinds --model PATH [--rounds 5]
+    python -m llambo9p_tools.bench.kinds --model PATH [--rounds 5] [--seed 0]
 
-Models of every kind: `LLAMBO_ZOO_SCALE=16 python -m tests.zoo gemma3 PATH`.
+A model of random weights may end an answer before it has 4 tokens, and so the bench; then take
+another seed.  Models of every kind: `LLAMBO_ZOO_SCALE=16 python -m tests.zoo gemma3 PATH`.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     contenders = {"files": Contender(files, 2, N_CTX, options.model)}
     if has_server():
@@ -78,7 +80,7 @@ def main() -> None:
         shares: Rates = {name: [] for name in contenders}
         for turn in range(options.rounds + 1):
             for name, contender in contenders.items():
-                rng = random.Random(turn)
+                rng = random.Random(100 * options.seed + turn)
                 answers = [contender([Question(text, TOKENS)])[0] for text in texts(rng)]
                 if turn:
                     seconds[name].append(sum(answer.ended for answer in answers))
