@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine import gguf, kinds
+from ..engine import gguf, kinds, memory, verdicts
+from ..engine.verdicts import Verdict
 from ..errors import ModelError, NotDirectory, NotFound, PermissionDenied
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, Tree, joined, stat_now
@@ -42,6 +43,8 @@ class Model:
     paths: Sequence[Path]
     header: gguf.Header | None = None
     error: str = ""
+    exact: Verdict = "unknown"
+    """whether its answers are the same bit by bit however it is asked, on this machine"""
 
     @property
     def text(self) -> str:
@@ -58,6 +61,7 @@ class Model:
                 ("quantisation", header.quantisation),
                 ("chat_template", "yes" if header.has_chat_template else "no"),
                 ("parameters", header.parameters),
+                ("exact", self.exact),
             ]
         if self.error:
             attrs.append(("error", _shown(self.error)))
@@ -141,7 +145,8 @@ class Models:
         except (ModelError, OSError) as error:
             return Model(name, paths, error=str(error))
         self._headers[path] = identity, header
-        return Model(name, paths, header, kinds.refusal(header))
+        exact = verdicts.known(path, memory.kv_types(header))
+        return Model(name, paths, header, kinds.refusal(header), exact)
 
 
 def _files(top: Path, visited: set[tuple[int, int]], unread: list[Model]) -> Iterator[Path]:

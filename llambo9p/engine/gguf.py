@@ -67,6 +67,8 @@ TYPES = {
     40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
 """ggml_type -> values of a block, bytes of a block"""
+_F64 = 28
+"""of weights of this type llama.cpp's first step ends the process"""
 
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
@@ -314,6 +316,8 @@ class _File:
             kind, offset = reader.unpack(struct.Struct("<IQ"))
             if kind not in TYPES:
                 self.bad(f"tensor {name!r} is of the unknown type {kind}")
+            if kind == _F64:
+                self.bad(f"tensor {name!r} is of the type F64, which llama.cpp cannot use")
             block, size = TYPES[kind]
             if dims and dims[0] % block:
                 self.bad(f"tensor {name!r} has rows of {dims[0]} values, in blocks of {block}")

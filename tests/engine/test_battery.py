@@ -6,6 +6,7 @@ each kind of memory; the second tier has the whole zoo.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from llambo9p.engine.base import Message
@@ -144,3 +145,33 @@ def test_a_constrained_answer_beside_another(battery):
     host.run()
     assert host.answer(asked[0]) == battery.alone(HEAD, regex=regex)
     assert host.answer(asked[1]) == battery.alone(HEAD + TAILS[0])
+
+
+def test_an_embedding_beside_an_answer(battery):
+    """In a context of its own, which an answer that goes on meanwhile does not change."""
+    text = HEAD + TAILS[0]
+    alone = embedding(battery.runner, text)
+    assert abs(np.linalg.norm(alone) - 1) < 1e-5
+    host = battery.host()
+    asked = host.submit(HEAD, max_tokens=30)
+    parts = battery.runner.embed(text)
+    while True:
+        host.step()
+        try:
+            next(parts)
+        except StopIteration as end:
+            beside = end.value
+            break
+    host.run()
+    assert beside.tobytes() == alone.tobytes()
+    assert host.answer(asked) == battery.alone(HEAD, max_tokens=30)
+    assert embedding(battery.runner, HEAD).tobytes() != alone.tobytes()
+
+
+def embedding(runner, text):
+    parts = runner.embed(text)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value

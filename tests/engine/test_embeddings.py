@@ -16,8 +16,8 @@ from llambo9p.engine.base import Request, State, Token
 from llambo9p.engine.embeddings import line
 from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
-from llambo9p.engine.memory import F16, Q8_0
-from llambo9p.engine.runner import EMBED_CHUNK, Embedding
+from llambo9p.engine.memory import EMBED_CHUNK, F16, Q8_0
+from llambo9p.engine.runner import Embedding
 from llambo9p.engine.simulated import SimulatedRunner
 from tests.engine.harness import GREEDY, Recorder, ask, running, user
 
@@ -53,6 +53,7 @@ def pooled(runner: LlamaRunner, text: str) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["The cat sat on the mat.", LONG], ids=["short", "long"])
 def test_it_is_the_mean_that_llama_cpp_computes(llama: LlamaRunner, text: str):
     llama.load(lambda _: True)
@@ -158,6 +159,7 @@ def test_what_cannot_be_embedded_says_why(llama: LlamaRunner, text, error, reaso
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_full_context_can_be_embedded(llama: LlamaRunner):
     async def main():
         async with running(llama) as engine:

@@ -212,6 +212,7 @@ def test_the_kv_cache_of_a_sequence(read) -> None:
         (model({"x": struct.pack("<I", 13)}), "'x' is of the unknown type 13"),
         (model({"x": array(ARRAY, 1, b"")}), "'x' is an array of the unknown type 9"),
         (model(tensors=(tensor("t", (32,), 4, 0),)), "tensor 't' is of the unknown type 4"),
+        (model(tensors=(tensor("t", (32,), 28, 0),)), "tensor 't' is of the type F64, which"),
         (model(tensors=(tensor("t", (31,), Q8_0, 0),)), "tensor 't' has rows of 31 values"),
         (model(tensors=(tensor("t", (1,) * 5, F16, 0),)), "tensor 't' has 5 dimensions"),
         (model(tensors=(tensor("t" * 64, (1,), F16, 0),)), "a tensor's name of 64 bytes"),

@@ -440,8 +440,8 @@ def test_a_context_beyond_the_training_and_a_memory_limit_are_refused():
     )
     message = load_error(model, n_ctx=4096, n_seq=64, memory_limit=512 * 1024 * 1024)
     assert message == (
-        f"{model}: weights 92 MiB + 64 sequences x 4096 tokens x 17.2 KiB + "
-        "102 MiB to work with = 4604 MiB, more than the 512 MiB that are available"
+        f"{model}: weights 92 MiB + 64 sequences of 4096 tokens x 68.9 MiB + "
+        "106 MiB to work with = 4608 MiB, more than the 512 MiB that are available"
     )
 
 

@@ -7,10 +7,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,11 +151,36 @@ def test_events_until_now_and_from_then_on(cluster: Cluster) -> None:
 def test_models_that_cannot_be_used_say_why(cluster: Cluster) -> None:
     header, *rows = out(cluster, "models").splitlines()
     assert header.split() == [
-        "NAME", "SIZE", "ARCHITECTURE", "CONTEXT", "QUANTISATION", "TEMPLATE", "ERROR"
+        "NAME", "KIND", "SIZE", "ARCHITECTURE", "CONTEXT", "QUANTISATION", "TEMPLATE", "EXACT",
+        "ERROR",
     ]  # fmt: skip
     shown = {row.split()[0]: row.split()[1:] for row in rows}
-    assert shown["default"][1:3] == ["llama", "8192"] and shown["default"][0].endswith("M")
-    assert shown["broken"][:5] == ["-"] * 5 and len(shown["broken"]) > 5
+    assert shown["default"][0] == "decoder" and shown["default"][2:4] == ["llama", "8192"]
+    assert shown["default"][1].endswith("M") and shown["default"][6] in ("unknown", "yes", "no")
+    assert shown["broken"][:7] == ["-"] * 7 and len(shown["broken"]) > 7
+
+
+def test_what_was_found_of_a_models_exactness_is_kept(
+    tmp_path: Path, model_file: Callable[[str], Path]
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(model_file("qwen3"), models / "tiny.gguf")
+    shutil.copy(model_file("llama-80"), models / "odd.gguf")
+    made = Cluster(tmp_path, LLAMBO_MODELS=str(models), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    made.out("init", "--listen", "tcp!127.0.0.1!0")
+    try:
+        assert "exact unknown" in made.out("cat", "models/tiny").splitlines()
+        assert made.out("models", "--probe", "tiny") == "exact yes\n"
+        assert "exact yes" in made.out("cat", "models/tiny").splitlines()
+        said = json.loads(made.out("models", "--json", "--probe", str(models / "odd.gguf")))
+        assert said["exact"] == "no" and said["differs"]
+        assert "exact no" in made.out("cat", "models/odd").splitlines()
+        assert "none" in error(made, "models --probe none")
+        (models / "tiny.gguf").write_bytes(b"no model")
+        assert "not a GGUF file" in error(made, "models --probe tiny")
+    finally:
+        made.out("shutdown")
 
 
 def test_workers_come_and_go(cluster: Cluster) -> None:

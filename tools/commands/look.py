@@ -6,7 +6,7 @@ import importlib.metadata
 
 import click
 
-from .. import show
+from .. import probing, show
 from ..failure import NoCluster
 from ..options import addr_option, cluster_is_named, connect, explaining, json_option
 
@@ -79,10 +79,20 @@ def _line(title: str, state: str, what: str = "") -> None:
 
 
 @click.command()
+@click.option(
+    "--probe",
+    metavar="NAME",
+    help="Find out, on this machine, whether the answers of this model, a name or a path, are the "
+    "same bit by bit however it is asked, and keep it: `exact` in models/.  Takes seconds for a "
+    "small model, minutes for a large one.",
+)
 @json_option
 @addr_option
-def models(as_json: bool) -> None:
+def models(probe: str | None, as_json: bool) -> None:
     """Show what models there are; what cannot be used says why."""
+    if probe is not None:
+        _probe(probe, as_json)
+        return
     with connect() as tree:
         found = [show.attributes(text) for text in tree.texts("models")]
     if as_json:
@@ -91,11 +101,26 @@ def models(as_json: bool) -> None:
     if not found:
         click.echo("no models: put GGUF files where $LLAMBO_MODELS or models.path says", err=True)
         return
-    header = ["name", "size", "architecture", "context", "quantisation", "chat_template"]
+    header = [
+        "name", "kind", "size", "architecture", "context", "quantisation", "chat_template", "exact",
+    ]  # fmt: skip
     if any("error" in model for model in found):
         header.append("error")
     rows = [[_cell(name, model.get(name, "-")) for name in header] for model in found]
     show.table([name.removeprefix("chat_") for name in header], rows)
+
+
+def _probe(name: str, as_json: bool) -> None:
+    path = probing.path_of(name)
+    if explaining():
+        return
+    found = probing.probe(path)
+    if as_json:
+        show.as_json(found)
+        return
+    click.echo(f"exact {found['exact']}")
+    for line in found["differs"]:
+        click.echo(f"differs {line}")
 
 
 def _cell(attr: str, value: str | list[str]) -> str:
