@@ -281,17 +281,13 @@ def _runner(
     kinds.check(gguf.read(path), path)  # before llama.cpp is loaded, which takes longer
     from llambo9p.engine import llama  # loads llama.cpp
 
-    def with_slots(n_seq: int) -> llama.LlamaRunner:
-        return llama.LlamaRunner(
-            path, n_ctx=context, n_seq=n_seq, n_threads=threads, rope_scaling=rope_scaling,
-            kv_types=None if kv_type is None else memory.parse_kv_type(kv_type),
-        )  # fmt: skip
-
-    runner = with_slots(slots)
+    runner = llama.LlamaRunner(
+        path, n_ctx=context, n_seq=slots, n_threads=threads, rope_scaling=rope_scaling,
+        kv_types=None if kv_type is None else memory.parse_kv_type(kv_type),
+    )  # fmt: skip
     if budget is not None:
-        paid = memory.slots(path, context, runner.need, slots, *budget)
-        cache_ram = min(cache_ram, budget[0] * budget[1] - paid * runner.need.sequence)
-        runner = with_slots(paid)
+        runner.n_seq = memory.slots(path, context, runner.need, slots, *budget)
+        cache_ram = min(cache_ram, budget[0] * budget[1] - runner.n_seq * runner.need.sequence)
     left = max(0, int(runner.memory_left()) - runner.need.embedder)
     return runner, min(cache_ram, left)
 

@@ -108,10 +108,6 @@ class Checkpoints:
             if point.at not in self._points:
                 self._take(point)
 
-    def touch(self) -> None:
-        for point in self:
-            self._ram.touch(point)
-
     def clear(self, keep: list[Checkpoint] | None = None) -> None:
         for point in [point for point in self if point not in (keep or ())]:
             self._lose(point)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_log, llama_needs, machine, memory, sampling
+from llambo9p.engine import llama_context, llama_log, llama_needs, machine, memory, sampling
 from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_embedder import LlamaEmbedder
@@ -186,17 +186,9 @@ class LlamaRunner:
         return max(self.n_seq, self.prefill_chunk)
 
     def _make_context(self) -> None:
-        params = lib.llama_context_default_params()
-        params.n_seq_max = self.n_seq
-        params.n_ctx = memory.padded(self.n_ctx) * self.n_seq
-        params.n_batch = params.n_ubatch = self._n_batch
-        params.n_outputs_max = self.n_seq
+        params = llama_context.decoding(self.n_ctx, self.n_seq, self._n_batch, self.kv_types)
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.type_k, params.type_v = self.kv_types
         self._scale_rope(params)
-        params.kv_unified = False
-        params.swa_full = True  # with less the order of cells, and so the bits, would be others
-        params.no_perf = True
         self._ctx = lib.llama_init_from_model(self.model.handle, params)
         if self._ctx is None:
             raise errors.ModelError(f"{self.path}: no context could be made: {llama_log.said()}")

@@ -17,29 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_log, memory
+from llambo9p.engine import llama_context, llama_log
 from llambo9p.engine.llama_model import LlamaModel
-from llambo9p.engine.memory import EMBED_CHUNK
 from llambo9p.engine.runner import DecodeError, Embedding
 
 
 class LlamaEmbedder:
-    """Cells for one text of at most `n_ctx` tokens, which is decoded `EMBED_CHUNK` at once;
+    """Cells for one text of at most `n_ctx` tokens, which is decoded `memory.EMBED_CHUNK` at once;
     `kv_types` are the ggml types of K and V."""
 
     def __init__(
         self, model: LlamaModel, n_ctx: int, kv_types: tuple[int, int], n_threads: int
     ) -> None:
         """Raises `ModelError` when the model cannot."""
-        params = lib.llama_context_default_params()
-        params.n_ctx = memory.padded(n_ctx)
-        params.n_batch = params.n_ubatch = params.n_outputs_max = EMBED_CHUNK
-        params.n_seq_max = 1
+        params = llama_context.embedding(n_ctx, kv_types)
         params.n_threads = params.n_threads_batch = n_threads
-        params.type_k, params.type_v = kv_types
-        params.embeddings = True
-        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
-        params.no_perf = True
         self._ctx: Any = lib.llama_init_from_model(model.handle, params)
         if self._ctx is None:
             raise errors.ModelError(f"{model.path}: this model cannot embed: {llama_log.said()}")

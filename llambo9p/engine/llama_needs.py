@@ -20,9 +20,9 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from llambo9p import errors
-from llambo9p.engine import llama_log, memory
+from llambo9p.engine import llama_context, llama_log, memory
 from llambo9p.engine.gguf import Header
-from llambo9p.engine.memory import EMBED_CHUNK, MIB, Need
+from llambo9p.engine.memory import MIB, Need
 
 _KEPT = re.compile(r"^llama_(?:kv_cache|memory)\w*: size = +([\d.]+) MiB")
 """a KV cache or states"""
@@ -46,8 +46,9 @@ def ask(
         raise errors.ModelError(f"{path}: {llama_log.said()}")
     try:
         guess = memory.estimate(header, n_ctx, n_batch)
-        kept, work, logits = _sizes(path, model, n_ctx, n_batch, kv_types, embed=False)
-        embedder = sum(_sizes(path, model, n_ctx, EMBED_CHUNK, kv_types, embed=True))
+        decoding = llama_context.decoding(n_ctx, 1, n_batch, kv_types)
+        kept, work, logits = _sizes(path, model, decoding)
+        embedder = sum(_sizes(path, model, llama_context.embedding(n_ctx, kv_types)))
         return Need(
             kept,
             work or guess.work,
@@ -59,21 +60,8 @@ def ask(
         lib.llama_model_free(model)
 
 
-def _sizes(
-    path: Path, model: Any, n_ctx: int, n_batch: int, kv_types: tuple[int, int], *, embed: bool
-) -> tuple[int, int, int]:
+def _sizes(path: Path, model: Any, params: Any) -> tuple[int, int, int]:
     """Bytes of a context of one sequence: what it keeps, for its rows, and for an output."""
-    params = lib.llama_context_default_params()
-    params.n_seq_max = 1
-    params.n_ctx = memory.padded(n_ctx)
-    params.n_batch = params.n_ubatch = n_batch
-    params.n_outputs_max = n_batch if embed else 1
-    params.type_k, params.type_v = kv_types
-    params.kv_unified = False
-    params.swa_full = True
-    params.embeddings = embed
-    if embed:
-        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
     with llama_log.heard() as lines:
         context = lib.llama_init_from_model(model, params)
     if context is None:

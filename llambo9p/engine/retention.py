@@ -18,32 +18,36 @@ Rules it keeps:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 
-class Retention(Protocol):
+class Retention(ABC):
     """Of a sequence of some model; see the module."""
 
-    @property
-    def forgets(self) -> bool:
-        """Whether a checkpoint can ever be of use."""
+    __slots__ = ()
+    forgets: ClassVar[bool] = True
+    """whether a checkpoint can ever be of use"""
 
+    @abstractmethod
     def needed(self, at: int) -> int:
         """From which position on there must be cells to go on at `at`, which is at least 1."""
 
+    @abstractmethod
     def saved(self, held: int) -> int:
         """The floor of a saved state of so many tokens."""
 
     def floor(self, floor: int, held: int) -> int:
         """What has become of the floor now that so many tokens are held."""
+        return floor
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(Retention):
     """Each token looks at all before it: any prefix will do."""
 
-    forgets = False
+    forgets: ClassVar[bool] = False
 
     def needed(self, at: int) -> int:
         return 0
@@ -51,16 +55,12 @@ class Attention:
     def saved(self, held: int) -> int:
         return 0
 
-    def floor(self, floor: int, held: int) -> int:
-        return floor
-
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Window(Retention):
     """In some layers a token sees itself and `size` - 1 before it (LLAMA_SWA_TYPE_STANDARD)."""
 
     size: int
-    forgets = True
 
     def needed(self, at: int) -> int:
         return max(0, at - self.size + 1)
@@ -68,16 +68,12 @@ class Window:
     def saved(self, held: int) -> int:
         return max(0, held - self.size)
 
-    def floor(self, floor: int, held: int) -> int:
-        return floor
-
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
+class Chunks(Retention):
     """In some layers a token sees those before it in its chunk of `size` (Llama 4)."""
 
     size: int
-    forgets = True
 
     def needed(self, at: int) -> int:
         return at // self.size * self.size
@@ -85,15 +81,10 @@ class Chunks:
     def saved(self, held: int) -> int:
         return max(0, held - 1) // self.size * self.size
 
-    def floor(self, floor: int, held: int) -> int:
-        return floor
-
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(Retention):
     """Some layers have the state after the last token and no other (Mamba, RWKV, hybrids)."""
-
-    forgets = True
 
     def needed(self, at: int) -> int:
         return at
