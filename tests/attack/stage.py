@@ -77,10 +77,22 @@ class Stage:
         self.owner = owner
         """the orchestrator's tree, as its owner sees it"""
         self._pid = pid
+        (self._host,) = (
+            int(child)
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if b"llambo9p_nodes.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+        )
 
     def held(self) -> Held:
         now = seen(self._pid)
         return Held(now.files["socket"], now.files.total(), now.kilobytes)
+
+    def worked(self) -> float:
+        """Processor seconds that the host has worked so far, which do not count what else the
+        machine does."""
+        fields = Path(f"/proc/{self._host}/stat").read_text().rpartition(")")[2].split()
+        user, system = fields[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
         async with await self.owner.open("events") as file:
