@@ -11,15 +11,16 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from llambo9p.cluster import config as configuration
 from llambo9p.cluster.launchers.base import PROGRAM
 from llambo9p.conversation.metrics import Held, LongTurns
-from llambo9p.engine import gguf, kinds, memory, watchdog
+from llambo9p.engine import gguf, kinds, memory, probe, watchdog
 from llambo9p.engine.memory import RopeScaling
 from llambo9p.engine.runner import Runner
 from llambo9p.engine.thread import DecodeThread
@@ -36,6 +37,8 @@ from llambo9p.worker.registration import Registration
 from . import logs, process
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _STEPS = 10
 """in which the time without clients is counted"""
@@ -81,6 +84,14 @@ TELL = 0.1
     metavar="K/V",
     help="llama.cpp's types of K and V, as q8_0/f16, or one for both.  [default: what suits the "
     "model]",
+)
+@click.option(
+    "--exact",
+    type=click.Choice(("any", "required")),
+    default="any",
+    show_default=True,
+    help="required: serve only a model whose answers are the same bit by bit however it is asked, "
+    "by plain products of matrices when it must be; that is found out first.",
 )
 @click.option("--threads", type=int, help="Of the decode thread.  [default: usable cores]")
 @click.option(
@@ -144,6 +155,7 @@ def main(
     context: int,
     rope_scaling: RopeScaling,
     kv_type: str | None,
+    exact: str,
     threads: int | None,
     cache_ram: int,
     bytes_each: int | None,
@@ -178,9 +190,17 @@ def main(
         if exit_with_stdin:
             process.stop_at_eof(stop)
         budget = (count, bytes_each) if bytes_each is not None else None
-        runner, ram = _runner(
-            model, context, rope_scaling, kv_type, slots, threads, budget, cache_ram
-        )
+        progress = _Progress()
+        made = await _until(
+            stop,
+            _runner(
+                model, context, rope_scaling, kv_type, exact, progress, slots, threads, budget,
+                cache_ram,
+            ),
+        )  # fmt: skip
+        if made is None:
+            return
+        runner, ram = made
         engine = DecodeThread(
             runner,
             max_queue=config.limits.queue,
@@ -212,7 +232,7 @@ def main(
         )
         address = await process.listen(server, address, port_range)
         try:
-            await _until(stop, engine.start(_print_progress))
+            await _until(stop, engine.start(progress.rest()))
             if stop.is_set():
                 return
             limits = process.conversation_limits(config.limits, security.owner)
@@ -261,11 +281,13 @@ def main(
     process.run(PROGRAM, serve)
 
 
-def _runner(
+async def _runner(
     model: str,
     context: int,
     rope_scaling: RopeScaling,
     kv_type: str | None,
+    exact: str,
+    progress: _Progress,
     slots: int,
     threads: int | None,
     budget: tuple[int, int] | None,
@@ -278,12 +300,16 @@ def _runner(
 
         return SimulatedRunner(n_ctx=context, n_seq=slots), cache_ram
     path = gguf.default_model() if model == "default" else Path(model)
-    kinds.check(gguf.read(path), path)  # before llama.cpp is loaded, which takes longer
+    header = kinds.check(gguf.read(path), path)  # before llama.cpp is loaded, which takes longer
+    types = memory.kv_types(header) if kv_type is None else memory.parse_kv_type(kv_type)
+    plain = False
+    if exact == "required":
+        plain = await probe.find_way(path, types, progress.half)
     from llambo9p.engine import llama  # loads llama.cpp
 
     runner = llama.LlamaRunner(
         path, n_ctx=context, n_seq=slots, n_threads=threads, rope_scaling=rope_scaling,
-        kv_types=None if kv_type is None else memory.parse_kv_type(kv_type),
+        kv_types=types, plain=plain,
     )  # fmt: skip
     if budget is not None:
         runner.n_seq = memory.slots(path, context, runner.need, slots, *budget)
@@ -314,8 +340,23 @@ def _announced(announce: str | None, listen: Address) -> Address | None:
     return None
 
 
-def _print_progress(fraction: float) -> None:
-    process.tell(f"loading {int(fraction * 100)}")
+class _Progress:
+    """Of a start, told in percents.  Its parts follow each other."""
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+
+    def half(self) -> Callable[[float], None]:
+        """A part that takes half of what is left; it is told 0.0 to 1.0."""
+        return self._until((self._begun + 1) / 2)
+
+    def rest(self) -> Callable[[float], None]:
+        """The last part."""
+        return self._until(1.0)
+
+    def _until(self, end: float) -> Callable[[float], None]:
+        begin, self._begun = self._begun, end
+        return lambda done: process.tell(f"loading {int((begin + (end - begin) * done) * 100)}")
 
 
 async def _orphaned(server: Server, seconds: float) -> None:
@@ -329,16 +370,17 @@ async def _orphaned(server: Server, seconds: float) -> None:
     log.warning("ended, as nobody was connected for %g s", seconds)
 
 
-async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Wait for `work`; when `stop` comes first, cancel it."""
+async def _until(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
+    """Wait for `work`; when `stop` comes first, cancel it, and None is the result."""
     task = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not task.done():
         task.cancel()
-        return
-    task.result()
+        await asyncio.wait((task,))
+        return None
+    return task.result()
 
 
 if __name__ == "__main__":

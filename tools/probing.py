@@ -1,19 +1,20 @@
 """`llamboctl models --probe`: compares a model's logits here, and keeps what is found.
 
-Everything happens in this process, on this machine, with all of its cores; no cluster is asked
-for anything but the path of a model that is named.
+Everything happens on this machine, with all of its cores; no cluster is asked for anything but the
+path of a model that is named.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TypedDict
 
 import click
 
-from llambo9p.engine import exactness, verdicts
-from llambo9p.engine.exactness import CONTEXT, NEIGHBOURS, VARIANTS
+from llambo9p.engine import gguf, kinds, memory, probe
+from llambo9p.engine.base import Exact
 from llambo9p.errors import Error
 
 from . import show
@@ -37,32 +38,41 @@ def path_of(name: str) -> Path:
 
 class Found(TypedDict):
     path: str
-    exact: str
+    exact: Exact
     differs: list[str]
     """where, in words"""
+    exact_required: Exact
+    """with `exact: required`, which may choose another way to compute"""
 
 
-def probe(path: Path) -> Found:
+def run(path: Path) -> Found:
     """What was found of the model there.  Raises Failure."""
-    from llambo9p.engine.llama import LlamaRunner  # loads llama.cpp
-
-    runner = LlamaRunner(path, n_ctx=CONTEXT, n_seq=NEIGHBOURS + 1, prefill_chunk=CONTEXT)
     try:
-        runner.load(lambda fraction: True)
-        with click.progressbar(
-            length=len(VARIANTS) + 1, label="comparing", file=sys.stderr, show_eta=False,
-            hidden=not sys.stderr.isatty(),
-        ) as bar:  # fmt: skip
-            found = exactness.differing(runner, progress=lambda: bar.update(1))
-        exact = not any(found.values())
-        verdicts.keep(path, runner.kv_types, exact)
+        types = memory.kv_types(kinds.check(gguf.read(path), path))
+        differences = _compare(path, types, False)
+        still = bool(differences) and bool(_compare(path, types, True))
     except (Error, OSError) as error:
         raise Failure(str(error)) from None
-    finally:
-        runner.close()
     differs = [
         f"in pieces of {chunk}{' beside others' if neighbours else ''} at {cells} cells"
-        for (chunk, neighbours), where in found.items()
-        for cells in where
+        for chunk, neighbours, cells in differences
     ]
-    return {"path": str(path), "exact": "yes" if exact else "no", "differs": differs}
+    return {
+        "path": str(path),
+        "exact": "no" if differences else "yes",
+        "differs": differs,
+        "exact_required": "no" if still else "yes",
+    }
+
+
+def _compare(path: Path, kv_types: tuple[int, int], plain: bool) -> list[probe.Difference]:
+    label = "comparing, plain products" if plain else "comparing"
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(
+        length=100, label=label, file=sys.stderr, show_eta=False, hidden=hidden
+    ) as bar:
+
+        def progress(done: float) -> None:
+            bar.update(int(done * 100) - bar.pos)
+
+        return asyncio.run(probe.compare(path, kv_types, plain, progress))

@@ -94,6 +94,9 @@ class Resources(_Section):
     kv_type: Annotated[str, AfterValidator(_parse_kv_type)] | None = None
     """llama.cpp's types of K and V, as q8_0/f16, or one for both; default: those with which the
     model's answers depend on nobody else's, where it has such"""
+    exact: Literal["any", "required"] = "any"
+    """required: a host starts only with a model whose answers are the same bit by bit however it is
+    asked, by plain products of matrices when it must be; that is found out first"""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """of the host's decode thread; default: the cores this process may use"""
     slots: Annotated[int, Field(ge=1, le=256)] = 16

@@ -14,13 +14,13 @@ An engine belongs to one conversation, whose settings and newest election it hol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from ..conversation.limits import Limits
-from ..engine.base import Engine, Listener, Load, Message, Request, State, Token, Usage
+from ..engine.base import Engine, Exact, Listener, Load, Message, Request, State, Token, Usage
 from ..engine.structured.constraint import Constraint
 from ..errors import Error, InvalidArgument, NoConsensus
 from .election import SETTINGS, Election, FusionSettings, Spread, Voter
@@ -242,6 +242,11 @@ def _missing(election: Election) -> str:
     return said
 
 
+def _least(exact: Set[Exact]) -> Exact:
+    """What holds for all of them."""
+    return "no" if "no" in exact else "yes" if exact == {"yes"} else "unknown"
+
+
 def _sum(usages: Sequence[Usage], answer: Usage) -> Usage:
     """What all of them took, from the first token of any; it ended as `answer` did."""
     return Usage(
@@ -252,5 +257,6 @@ def _sum(usages: Sequence[Usage], answer: Usage) -> Usage:
         queue_ms=min(usage.queue_ms for usage in usages),
         ttft_ms=min(usage.ttft_ms for usage in usages),
         trimmed_turns=max(usage.trimmed_turns for usage in usages),
+        exact=_least({usage.exact for usage in usages}),
         finish_reason=answer.finish_reason,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine import gguf, kinds, memory, verdicts
-from ..engine.verdicts import Verdict
+from ..engine.base import Exact
 from ..errors import ModelError, NotDirectory, NotFound, PermissionDenied
 from ..fs.file import OpenFile
 from ..fs.tree import Directory, OpenSnapshot, SyntheticFile, Tree, joined, stat_now
@@ -43,8 +43,10 @@ class Model:
     paths: Sequence[Path]
     header: gguf.Header | None = None
     error: str = ""
-    exact: Verdict = "unknown"
+    exact: Exact = "unknown"
     """whether its answers are the same bit by bit however it is asked, on this machine"""
+    exact_required: Exact = "unknown"
+    """with `exact: required` in a type's resources"""
 
     @property
     def text(self) -> str:
@@ -62,6 +64,7 @@ class Model:
                 ("chat_template", "yes" if header.has_chat_template else "no"),
                 ("parameters", header.parameters),
                 ("exact", self.exact),
+                ("exact_required", self.exact_required),
             ]
         if self.error:
             attrs.append(("error", _shown(self.error)))
@@ -145,8 +148,10 @@ class Models:
         except (ModelError, OSError) as error:
             return Model(name, paths, error=str(error))
         self._headers[path] = identity, header
-        exact = verdicts.known(path, memory.kv_types(header))
-        return Model(name, paths, header, kinds.refusal(header), exact)
+        types = memory.kv_types(header)
+        fast, plain = (verdicts.known(path, types, plain) for plain in (False, True))
+        required = "yes" if "yes" in (fast, plain) else plain if fast == "no" else "unknown"
+        return Model(name, paths, header, kinds.refusal(header), fast, required)
 
 
 def _files(top: Path, visited: set[tuple[int, int]], unread: list[Model]) -> Iterator[Path]:

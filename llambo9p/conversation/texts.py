@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-from ..engine.base import Alternative, FinishReason, Logprobs, Token, Usage
+from ..engine.base import Alternative, Exact, FinishReason, Logprobs, Token, Usage
 from ..engine.sampling import INTEGERS
 from ..errors import Error, InvalidArgument
 from ..p9.words import shown, whole_number
@@ -22,6 +22,7 @@ _TOKEN_LINE = 30
 _LOG_1 = 1e-3
 """the logarithm of 1, with what rounding may add"""
 
+_REASONS, _EXACT = get_args(FinishReason), get_args(Exact)
 _FIRST_WORDS = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)
 
 
@@ -124,7 +125,8 @@ def parse_usage(text: str) -> Usage:
             interrupted_ms=said.milliseconds(attrs["interrupted_ms"]),
             # a host that is older than we are says nothing of it
             trimmed_turns=said.whole(attrs.get("trimmed_turns", "0"), said.MANY),
-            finish_reason=_finish_reason(attrs["finish_reason"]),
+            exact=_one_of(attrs.get("exact", "unknown"), _EXACT, "yes, no or unknown"),
+            finish_reason=_one_of(attrs["finish_reason"], _REASONS, "a finish_reason"),
         )
         if usage.cached_tokens > usage.prompt_tokens:
             raise ValueError("more tokens were cached than the prompt has")
@@ -135,8 +137,7 @@ def parse_usage(text: str) -> Usage:
     return usage
 
 
-def _finish_reason(word: str) -> FinishReason:
-    for reason in get_args(FinishReason):
-        if word == reason:
-            return cast(FinishReason, reason)
-    raise ValueError(f"{word[:40]!r} is not a finish_reason")
+def _one_of(word: str, words: Sequence[str], what: str) -> Any:
+    if word in words:
+        return word
+    raise ValueError(f"{word[:40]!r} is not {what}")

@@ -167,6 +167,8 @@ class Generated:
 
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Exact = Literal["yes", "no", "unknown"]
+"""whether a model's answers are the same bit by bit however it is asked (see `exactness`)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,8 @@ class Usage:
     trimmed_turns: int = 0
     """of the conversation, the oldest: the model did not read them, for the prompt would not have
     fitted the context"""
+    exact: Exact = "unknown"
+    """as the host says it that ended the answer"""
     finish_reason: FinishReason = "stop"
 
     @property
@@ -266,6 +270,7 @@ class ModelInfo:
     description: str
     """llama.cpp's one-line description, e.g. `llama 135M Q4_1`"""
     has_chat_template: bool
+    exact: Exact = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

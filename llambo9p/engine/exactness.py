@@ -12,7 +12,7 @@ It must never be run while the runner serves somebody: it uses all of its sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ from llambo9p.engine.runner import Op, Output, Remove, Step
 CELLS = (60, 300, 600)
 CHUNKS = (1, 32, 512)
 NEIGHBOURS = 3
+SINGLE = 4
+"""tokens that a short look reads one by one"""
 CONTEXT = 640
 """tokens that a sequence must have room for, and a step"""
 
@@ -73,14 +75,36 @@ def differing(
     return found
 
 
+def differs(runner: Asked, count: int) -> bool:
+    """Whether the bits differ already after so few tokens, by whether the last `SINGLE` of them are
+    read in one piece with the others or one by one.  When they do not, nothing is known yet.
+    Raises `DecodeError`."""
+    tokens = prompt(runner.info.n_vocab)[:count]
+    cut = max(0, count - SINGLE)
+    whole = _read(runner, tokens, [(0, count)], 0, [count])
+    edges = [0, *range(cut or 1, count + 1)]
+    return whole.tobytes() != _read(runner, tokens, pairwise(edges), 0, [count]).tobytes()
+
+
 def logits(runner: Asked, tokens: Sequence[int], variant: Variant) -> NDArray[np.float32]:
-    """The prompt's logits at each of `CELLS`, on the second of several sequences."""
+    """The prompt's logits at each of `CELLS`."""
     chunk, neighbours = variant
+    return _read(runner, tokens, _pieces(len(tokens), chunk), neighbours, CELLS)
+
+
+def _read(
+    runner: Asked,
+    tokens: Sequence[int],
+    pieces: Iterable[tuple[int, int]],
+    neighbours: int,
+    outputs: Sequence[int],
+) -> NDArray[np.float32]:
+    """The logits at these numbers of cells, on the second of several sequences."""
     mine = 1 if neighbours else 0
     lengths = [0] * (neighbours + 1)
     rows: list[NDArray[np.float32]] = []
     ops: list[Op] = [Remove(seq_id, 0) for seq_id in range(runner.n_seq)]
-    for start, end in _pieces(len(tokens), chunk):
+    for start, end in pieces:
         step = Step(ops)
         ops = []
         for seq_id, at in enumerate(lengths):
@@ -88,7 +112,7 @@ def logits(runner: Asked, tokens: Sequence[int], variant: Variant) -> NDArray[np
                 part = list(tokens[start:end])
                 step.outputs = [
                     Output(len(step.token) + cells - 1 - start, None)
-                    for cells in CELLS
+                    for cells in outputs
                     if start < cells <= end
                 ]
             else:

@@ -7,10 +7,11 @@ files, whose names begin so, import llama_cpp.
 Exactness.  K is Q8_0 and V is F16, where a model can have that (`memory.kv_types`): with
 llama.cpp's default (F16, F16) its attention kernel tiles and splits by the number of rows and
 cells, and logits change in the last bits with the chunking of a prompt and with who else is in
-the batch; a greedy answer then differs.  With K = Q8_0 they are bitwise equal
+the batch; a greedy answer then differs.  With K = Q8_0, or BF16, they are bitwise equal
 (tests/engine/test_exact.py) at the same speed.  This holds for a CPU and weights whose matrix
-products do not depend on the number of rows; the test is what says so, for a given machine and
-model.
+products do not depend on the number of rows, so it is found out for each file (`exactness`), and
+kept (`verdicts`): `info` says what is known, and `load` has a short look at what is not.  What
+is not exact may be with `plain` products, see `llama_model.ModelParams`.
 
 It must never hand llama.cpp anything that it would abort on: GGML_ASSERT kills the
 process, so tokens, positions, sequences and counts are checked before every call.
@@ -18,10 +19,12 @@ process, so tokens, positions, sequences and counts are checked before every cal
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambo9p import errors
-from llambo9p.engine import llama_context, llama_log, llama_needs, machine, memory, sampling
-from llambo9p.engine.base import Alternative, Logprobs, ModelInfo
+from llambo9p.engine import (
+    exactness,
+    llama_context,
+    llama_log,
+    llama_needs,
+    machine,
+    memory,
+    sampling,
+    verdicts,
+)
+from llambo9p.engine.base import Alternative, Exact, Logprobs, ModelInfo
 from llambo9p.engine.batch import Batch
 from llambo9p.engine.llama_embedder import LlamaEmbedder
 from llambo9p.engine.llama_matcher import Compiled
-from llambo9p.engine.llama_model import LlamaModel
+from llambo9p.engine.llama_model import LlamaModel, ModelParams
 from llambo9p.engine.llama_sampler import Candidates, Sampler
 from llambo9p.engine.llama_sequences import Sequences
 from llambo9p.engine.memory import RopeScaling
@@ -54,6 +66,11 @@ MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
 MAX_THREADS = 512
 """GGML_MAX_N_THREADS"""
+
+LOOK_S = 0.2
+LOOK = 8, 96
+"""tokens of the prompt that is read for a short look at exactness while a model is loaded: as many
+as are decoded in so many seconds, and so many at least and at most"""
 
 MASK_WAIT = 0.05
 """of the time of a step: so long the others wait for tokens that a grammar still has to allow"""
@@ -86,9 +103,11 @@ class LlamaRunner:
         memory_limit: int | None = None,
         kv_types: tuple[int, int] | None = None,
         rope_scaling: RopeScaling = "none",
+        plain: bool = False,
     ) -> None:
         """`kv_types` are the ggml types of K and V, by default those of `memory.kv_types`.
-        `rope_scaling` is for a context that is longer than the one the model was trained for."""
+        `rope_scaling` is for a context that is longer than the one the model was trained for.
+        `plain` is of a model that is named by its path: see `llama_model.ModelParams`."""
         if not 1 <= n_seq <= MAX_SEQUENCES:
             raise errors.InvalidArgument(f"n_seq must be 1 to {MAX_SEQUENCES}, not {n_seq}")
         if n_ctx < 2:
@@ -96,7 +115,9 @@ class LlamaRunner:
         if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
             raise errors.InvalidArgument(f"n_threads must be 1 to {MAX_THREADS}, not {n_threads}")
         self._owns_model = not isinstance(model, LlamaModel)
-        self.model = model if isinstance(model, LlamaModel) else LlamaModel(model)
+        self.model = (
+            model if isinstance(model, LlamaModel) else LlamaModel(model, ModelParams(plain=plain))
+        )
         self.path = self.model.path
         self.n_ctx = n_ctx
         self.n_seq = n_seq
@@ -107,12 +128,13 @@ class LlamaRunner:
         self._rope_scaling = rope_scaling
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
+        self._exact: Exact = "unknown"
         self.decode_seconds = 0.0
         self.wake: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> ModelInfo:
-        return self.model.info
+        return replace(self.model.info, exact=self._exact)
 
     @functools.cached_property
     def kv_types(self) -> tuple[int, int]:
@@ -145,6 +167,7 @@ class LlamaRunner:
         self._make_context()
         self._make_batch()
         self._try()
+        self._exact = self._look()
 
     def close(self) -> None:
         if self._embedder is not None:
@@ -236,6 +259,26 @@ class LlamaRunner:
         except DecodeError as error:
             raise errors.ModelError(f"{self.path}: {error}") from None
         self._sequences.clear()
+
+    def _look(self) -> Exact:
+        """What is known of the model's exactness; when nothing is, whether a few tokens already
+        show that it has none."""
+        plain = self.model.params.plain
+        known = verdicts.known(self.path, self.kv_types, plain)
+        if known != "unknown" or not self._memory:
+            return known
+        count = int(LOOK_S / self.decode_seconds) if self.decode_seconds else LOOK[1]
+        count = min(max(count, LOOK[0]), LOOK[1], self.n_ctx, self._n_batch // 2)
+        try:
+            if not exactness.differs(self, count):
+                return "unknown"
+        except DecodeError as error:
+            raise errors.ModelError(f"{self.path}: {error}") from None
+        finally:
+            self._sequences.clear()
+        with contextlib.suppress(OSError):  # then it is found again
+            verdicts.keep(self.path, self.kv_types, plain, False)
+        return "no"
 
     # Text.
 

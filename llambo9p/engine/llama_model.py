@@ -49,6 +49,10 @@ class ModelParams:
     """the weights are never swapped out, as far as the system allows"""
     vocab_only: bool = False
     """no weights: a model that can tokenize and nothing else"""
+    plain: bool = False
+    """matrix products row by row: weights are not repacked (use_extra_bufts), and no K-quants are
+    multiplied in tiles (GGML_CPU_TILED_MM).  More models are exact then, and all are slower.  The
+    latter is of a process: it must come before anything was computed in it"""
 
 
 class LlamaModel:
@@ -91,6 +95,8 @@ class LlamaModel:
         """`progress` is told 0 to 1 and answers whether to go on.  Raises `ModelError`."""
         _ = self.header  # refused before llama.cpp sees the file
         llama_log.listen()
+        if self.params.plain:
+            os.environ["GGML_CPU_TILED_MM"] = "0"
         lib.llama_backend_init()
         self._load(progress)
         self._read_info()
@@ -121,6 +127,7 @@ class LlamaModel:
         params.n_gpu_layers = self.params.n_gpu_layers
         params.load_mode = LOAD_MODES[self.params.use_mmap, self.params.use_mlock]
         params.vocab_only = self.params.vocab_only
+        params.use_extra_bufts = not self.params.plain
         given_up = False
 
         def on_progress(fraction: float, _: object) -> bool:

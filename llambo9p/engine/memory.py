@@ -15,10 +15,10 @@ from llambo9p.engine.gguf import TYPES, Header
 
 RopeScaling = Literal["none", "linear", "yarn"]
 """how a context beyond the one that a model was trained for is made; none: it is refused"""
-F16, Q8_0 = 1, 8
+F16, Q8_0, BF16 = 1, 8, 30
 """ggml types"""
 KV_TYPES = {
-    "f32": 0, "f16": F16, "bf16": 30, "q8_0": Q8_0, "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6,
+    "f32": 0, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6,
     "q5_1": 7,
 }  # fmt: skip
 """those that llama.cpp can keep K and V in, as it names them"""
@@ -41,11 +41,9 @@ def kv_types(header: Header) -> tuple[int, int]:
     where llama.cpp has such (see `llama`)."""
     key, value = header.head
     block, _ = TYPES[Q8_0]
-    if key % block:
-        return F16, F16
     if header.latent:  # whose types must be the same
-        return (F16, F16) if value % block else (Q8_0, Q8_0)
-    return Q8_0, F16
+        return (BF16, BF16) if key % block or value % block else (Q8_0, Q8_0)
+    return (BF16 if key % block else Q8_0), F16
 
 
 def parse_kv_type(text: str) -> tuple[int, int]:

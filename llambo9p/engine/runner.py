@@ -161,7 +161,12 @@ class Later(Protocol):
 
 
 class Model(Protocol):
-    """The vocabulary's half of a runner: all that the scheduler needs."""
+    """The half of a runner that the scheduler needs: the vocabulary, and what is known of the
+    model."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Known once `load` returned."""
 
     @property
     def retention(self) -> Retention:
@@ -200,10 +205,6 @@ class Runner(Model, Protocol):
     n_seq: int
     prefill_chunk: int
     """prompt tokens that a step may hold"""
-
-    @property
-    def info(self) -> ModelInfo:
-        """Known once `load` returned."""
 
     @property
     def sizes(self) -> Sizes:

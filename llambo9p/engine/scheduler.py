@@ -546,6 +546,7 @@ class Scheduler:
             ttft_ms=0.0 if first is None else (first - slot.submitted) * 1000,
             total_ms=(now - slot.submitted) * 1000,
             trimmed_turns=slot.prepared.trimmed_turns,
+            exact=self._model.info.exact,
             finish_reason=reason,
         )
         self._events.append(Finished(slot.request, usage))

@@ -158,6 +158,7 @@ class SimulatedRunner:
             n_vocab=N_VOCAB,
             description="simulated: scripted answers, no model",
             has_chat_template=True,
+            exact="yes",
         )
 
     def load(self, progress: Callable[[float], bool]) -> None:

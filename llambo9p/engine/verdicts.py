@@ -1,11 +1,12 @@
 """What was found about the exactness of models, kept between runs.
 
-Owns a directory, `$XDG_CACHE_HOME/llambo/exact`, with a file for each that was compared (see
+Owns a directory, `$XDG_CACHE_HOME/llambo/exact`, with a file for each comparison that was made (see
 `exactness`): named by all that the finding depends on, it says `yes` or `no`.  What was never
 compared, or can not be read there, is `unknown`.
 
 The file of a model is told by its path, size and time; the build of llama.cpp by its version and
-the bytes of the library that computes; the CPU by its model and what it can.
+the bytes of the library that computes; the CPU by its model and what it can; the way in which it
+computes by `plain` (see `llama_model.ModelParams`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import importlib.util
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
 
-Verdict = Literal["yes", "no", "unknown"]
+from llambo9p.engine.base import Exact
 
 
 def directory() -> Path:
@@ -31,27 +31,28 @@ def directory() -> Path:
     return cache / "llambo" / "exact"
 
 
-def known(model: Path, kv_types: tuple[int, int]) -> Verdict:
+def known(model: Path, kv_types: tuple[int, int], plain: bool = False) -> Exact:
     """What was found, for these types of K and V."""
     with contextlib.suppress(OSError, ValueError):
-        text = (directory() / _name(model, kv_types)).read_text().strip()
+        text = (directory() / _name(model, kv_types, plain)).read_text().strip()
         if text in ("yes", "no"):
             return "yes" if text == "yes" else "no"
     return "unknown"
 
 
-def keep(model: Path, kv_types: tuple[int, int], exact: bool) -> None:
+def keep(model: Path, kv_types: tuple[int, int], plain: bool, exact: bool) -> None:
     """Raises OSError."""
     where = directory()
     where.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=where, delete=False) as file:
         file.write("yes\n" if exact else "no\n")
-    Path(file.name).replace(where / _name(model, kv_types))
+    Path(file.name).replace(where / _name(model, kv_types, plain))
 
 
-def _name(model: Path, kv_types: tuple[int, int]) -> str:
+def _name(model: Path, kv_types: tuple[int, int], plain: bool) -> str:
     status = model.stat()
-    parts = (str(model.resolve()), status.st_size, status.st_mtime_ns, kv_types, _cpu(), _build())
+    file = str(model.resolve()), status.st_size, status.st_mtime_ns
+    parts = (*file, kv_types, plain, _cpu(), _build())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

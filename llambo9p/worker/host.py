@@ -170,7 +170,12 @@ class Host:
     # -- texts --------------------------------------------------------------------
 
     def _info_text(self) -> str:
-        return f"type {self._type}\nmodel {self._model.name}\ncontext {self._context_size}\n"
+        return (
+            f"type {self._type}\n"
+            f"model {self._model.name}\n"
+            f"context {self._context_size}\n"
+            f"exact {self._model.exact}\n"
+        )
 
     def status_text(self, figures: bool) -> str:
         """`attr value` lines about the host, and with `figures` about what its engine does."""

@@ -210,8 +210,8 @@ async def test_nobody_can_hold_up_watch_or_stop_anybody_else() -> None:
             ("ordinary ones", one, len(ordinary)),
             ("the attacks", other, len(attacked)),
         ):
-            print(f"\nbeside {beside} an answer took {each.seconds:.2f} s, in which the host worked "
-                  f"{each.worked:.2f} s (medians of {count})", end="")
+            print(f"\nbeside {beside} an answer took {each.seconds:.2f} s, of which the host "
+                  f"worked {each.worked:.2f} s (medians of {count})", end="")
         print(f": {other.seconds / one.seconds:.2f} times the time, "
               f"{other.worked / one.worked:.2f} times the work")
         print(f"slowest reply {seen.slowest:.2f} s; {len(turns)} long turns; "

@@ -54,7 +54,7 @@ async def test_a_model_says_what_it_is(tmp_path):
         assert await files.read("models/small.Q4") == (
             f"name small.Q4\npath {path}\nkind decoder\nsize {path.stat().st_size}\ntitle Small\n"
             "architecture llama\ncontext 4096\nquantisation Q4_K_M\nchat_template no\n"
-            "parameters 101\nexact unknown\n"
+            "parameters 101\nexact unknown\nexact_required unknown\n"
         )
 
 

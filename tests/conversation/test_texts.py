@@ -191,7 +191,7 @@ def test_any_text_is_a_history_or_is_refused(text):
 
 
 def test_usage_reads_back():
-    usage = Usage(10, 4, 3, 1, 1.5, 2.0, 4.5, 0.5, 6, "length")
+    usage = Usage(10, 4, 3, 1, 1.5, 2.0, 4.5, 0.5, 6, "yes", "length")
     assert texts.parse_usage(texts.show_usage(usage)) == usage
     assert "tokens_per_second 500.0\n" in texts.show_usage(usage)
 

@@ -69,9 +69,10 @@ def test_a_model_without_attention_needs_no_cache() -> None:
     [
         ((64, 64), False, (memory.Q8_0, memory.F16)),
         ((64, 80), False, (memory.Q8_0, memory.F16)),
-        ((80, 80), False, (memory.F16, memory.F16)),
+        ((80, 80), False, (memory.BF16, memory.F16)),
         ((576, 512), True, (memory.Q8_0, memory.Q8_0)),
-        ((576, 80), True, (memory.F16, memory.F16)),
+        ((576, 80), True, (memory.BF16, memory.BF16)),
+        ((80, 64), True, (memory.BF16, memory.BF16)),
     ],
 )
 def test_the_types_of_k_and_v_suit_the_model(

@@ -22,6 +22,8 @@ from llambo9p_tools.llamboctl import cli
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from tests.zoo import quantizing
+
 from .cluster import COMMAND, Cluster, Terminal, environment
 
 SEED = (
@@ -166,16 +168,23 @@ def test_what_was_found_of_a_models_exactness_is_kept(
     models = tmp_path / "models"
     models.mkdir()
     shutil.copy(model_file("qwen3"), models / "tiny.gguf")
-    shutil.copy(model_file("llama-80"), models / "odd.gguf")
+    quantizing.wide("qwen2", models / "odd.gguf", "Q4_K_M")
+    quantizing.wide("qwen2", models / "never.gguf", "F16")
     made = Cluster(tmp_path, LLAMBO_MODELS=str(models), XDG_CACHE_HOME=str(tmp_path / "cache"))
     made.out("init", "--listen", "tcp!127.0.0.1!0")
     try:
         assert "exact unknown" in made.out("cat", "models/tiny").splitlines()
-        assert made.out("models", "--probe", "tiny") == "exact yes\n"
-        assert "exact yes" in made.out("cat", "models/tiny").splitlines()
+        assert made.out("models", "--probe", "tiny") == "exact yes\nexact_required yes\n"
+        assert made.out("cat", "models/tiny").splitlines()[-2:] == [
+            "exact yes", "exact_required yes",
+        ]  # fmt: skip
         said = json.loads(made.out("models", "--json", "--probe", str(models / "odd.gguf")))
-        assert said["exact"] == "no" and said["differs"]
-        assert "exact no" in made.out("cat", "models/odd").splitlines()
+        assert said["exact"] == "no" and said["differs"] and said["exact_required"] == "yes"
+        assert made.out("cat", "models/odd").splitlines()[-2:] == ["exact no", "exact_required yes"]
+        assert made.out("models", "--probe", "never").splitlines()[-1] == "exact_required no"
+        assert made.out("cat", "models/never").splitlines()[-2:] == [
+            "exact no", "exact_required no",
+        ]  # fmt: skip
         assert "none" in error(made, "models --probe none")
         (models / "tiny.gguf").write_bytes(b"no model")
         assert "not a GGUF file" in error(made, "models --probe tiny")

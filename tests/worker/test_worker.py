@@ -41,6 +41,7 @@ async def test_a_worker_is_a_conversation_and_more():
             "type": "tiny",
             "model": "simulated",
             "context": "4096",
+            "exact": "yes",
         }
 
 

@@ -114,13 +114,14 @@ def _probe(name: str, as_json: bool) -> None:
     path = probing.path_of(name)
     if explaining():
         return
-    found = probing.probe(path)
+    found = probing.run(path)
     if as_json:
         show.as_json(found)
         return
     click.echo(f"exact {found['exact']}")
     for line in found["differs"]:
         click.echo(f"differs {line}")
+    click.echo(f"exact_required {found['exact_required']}")
 
 
 def _cell(attr: str, value: str | list[str]) -> str:

@@ -71,6 +71,8 @@ def type_words(node_type: str, resources: Resources, model: str, count: int) -> 
         options["--rope-scaling"] = resources.rope_scaling
     if resources.kv_type is not None:
         options["--kv-type"] = resources.kv_type
+    if resources.exact != "any":
+        options["--exact"] = resources.exact
     if resources.threads is not None:
         options["--threads"] = resources.threads
     return [str(word) for option in options.items() for word in option]
