@@ -1,5 +1,6 @@
-"""Hosts that die, stop or are cut off while the real model's answers stream: processes of
-their own, whose every token is compared with an undisturbed answer's.
+"""Hosts that die, stop or are cut off while answers stream, of the real model and of tiny ones
+with every kind of memory: processes of their own, whose every token is compared with an undisturbed
+answer's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from llambo9p.net.client import RemoteOpen
 from llambo9p.p9 import constants as c
 from tests.files import ANYWHERE, Files, reading, story, until
 from tests.tiers import either
+from tests.zoo import quantizing
 
 from .harness import RunningCluster, cluster
 
@@ -82,11 +85,12 @@ async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> 
 
 
 @contextlib.asynccontextmanager
-async def host_process(number: int) -> AsyncIterator[HostProcess]:
+async def host_process(number: int, model: str) -> AsyncIterator[HostProcess]:
     """A host with one worker of that number, behind a relay."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "llambo9p_nodes.worker", "--exit-with-stdin"),
         *("--listen", str(ANYWHERE), "--count", "1", "--first", str(number), "--threads", "1"),
+        *("--model", model),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -115,9 +119,11 @@ class Asker:
         self.number = number
 
     @classmethod
-    async def make(cls, files: Files, sampling: str, held_to: HeldTo) -> Asker:
+    async def make(
+        cls, files: Files, sampling: str, held_to: HeldTo, max_tokens: int
+    ) -> Asker:
         clone = await files.open("clone", c.ORDWR)
-        await clone.write(f"mode complete\nmax_tokens {MAX_TOKENS}\n{sampling}".encode())
+        await clone.write(f"mode complete\nmax_tokens {max_tokens}\n{sampling}".encode())
         made = cls(files, clone, (await clone.read(0)).decode().strip())
         if held_to is not None:
             kind, text = held_to
@@ -133,9 +139,9 @@ class Asker:
 
 
 async def ask_all(
-    files: Files, sampling: str, held_to: HeldTo, count: int
+    files: Files, sampling: str, held_to: HeldTo, max_tokens: int, count: int
 ) -> tuple[list[Asker], asyncio.Future[list[Answered]]]:
-    askers = [await Asker.make(files, sampling, held_to) for _ in range(count)]
+    askers = [await Asker.make(files, sampling, held_to, max_tokens) for _ in range(count)]
     asking = (asker.ask(PROMPTS[i % len(PROMPTS)]) for i, asker in enumerate(askers))
     return askers, asyncio.gather(*asking)
 
@@ -193,19 +199,38 @@ COLOURS = '{"type": "array", "minItems": 60, "items": {"enum": ["red", "green", 
 async def test_every_reader_gets_the_whole_answer(
     trouble: Trouble, askers: int, sampling: str, held_to: HeldTo
 ) -> None:
+    await check(trouble, askers, sampling, held_to, "default", MAX_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "species", either(("granitehybrid",), ("qwen3", "gemma3", "llama4", "mamba2", "falcon-h1"))
+)
+@story
+async def test_so_it_is_with_every_kind_of_memory(tmp_path: Path, species: str) -> None:
+    quantizing.wide(species, tmp_path / "model.gguf")
+    await check(kill, 16, GREEDY, None, str(tmp_path / "model.gguf"), 400)  # they are fast
+
+
+async def check(
+    trouble: Trouble, askers: int, sampling: str, held_to: HeldTo, model: str, max_tokens: int
+) -> None:
     # by it the stopped host is found out; the others must not be, however slow this machine is
     timeout = 5_000 if trouble is stop else 60_000
     config = Cluster.model_validate({"load_balancer": {"timeout": timeout}})
-    async with cluster(config) as running, host_process(0) as fails, host_process(1) as goes_on:
+    async with (
+        cluster(config) as running,
+        host_process(0, model) as fails,
+        host_process(1, model) as goes_on,
+    ):
         files = running.files
         await files.write("ctl", f"mount {goes_on.address}")
-        asked, answers = await ask_all(files, sampling, held_to, len(PROMPTS))
+        asked, answers = await ask_all(files, sampling, held_to, max_tokens, len(PROMPTS))
         undisturbed = await answers
-        assert max(len(tokens.splitlines()) for _, tokens, _ in undisturbed) == MAX_TOKENS
+        assert max(len(tokens.splitlines()) for _, tokens, _ in undisturbed) == max_tokens
         for asker in asked:
             await asker.clone.clunk()
         await files.write("ctl", f"mount {fails.address}")
-        asked, answers = await ask_all(files, sampling, held_to, askers)
+        asked, answers = await ask_all(files, sampling, held_to, max_tokens, askers)
         engine = running.orchestrator._dispatch
 
         def streaming() -> list[int]:
@@ -219,7 +244,7 @@ async def test_every_reader_gets_the_whole_answer(
 
         serving = max(1, askers // 8)
         await until(lambda: sum(size >= 5 for size in streaming()) >= serving)
-        assert max(streaming()) < MAX_TOKENS
+        assert max(streaming()) < max_tokens
         await trouble(running, fails)
         for i, (text, tokens, usage) in enumerate(await answers):
             expected, expected_tokens, expected_usage = undisturbed[i % len(PROMPTS)]
@@ -231,7 +256,7 @@ async def test_every_reader_gets_the_whole_answer(
         usages = [await files.attrs(f"worker-0001/{number}/usage") for number in numbers]
         went_on = [usage for usage in usages if int(usage["given_tokens"]) >= 5]
         assert len(went_on) >= serving, "the other host decoded the rest"
-        assert any(int(usage["given_tokens"]) < MAX_TOKENS - 5 for usage in went_on)
+        assert any(int(usage["given_tokens"]) < max_tokens - 5 for usage in went_on)
         for asker in asked:
             await asker.clone.clunk()
         assert not engine._tasks and not engine._remotes

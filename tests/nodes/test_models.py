@@ -19,6 +19,7 @@ from tests.cluster.harness import RunningCluster, cluster
 from tests.engine.test_gguf import F16, F32, model, string, tensor
 from tests.files import story
 from tests.tiers import either
+from tests.zoo import quantizing
 
 DEFAULT = gguf.default_model()
 METADATA = gguf.read(DEFAULT).size - gguf.read(DEFAULT).weights
@@ -184,3 +185,30 @@ async def test_flipped_bytes_disturb_nobody(tmp_path: Path, seed: int) -> None:
             else:
                 await running.files.write("ctl", "unmount worker-0001")
             assert await running.files.ask("hello", "worker-0000") == "simulated: hello"
+
+
+def exactly(model: Path, exact: str) -> Cluster:
+    resources = {**QUICK["resources"], "context_size": 512, "model": str(model), "exact": exact}
+    return Cluster.model_validate({"nodes": {"t": {**QUICK, "resources": resources}}})
+
+
+@pytest.mark.timeout(60)
+@story
+async def test_what_must_be_exact_is_so_or_does_not_start(tmp_path: Path) -> None:
+    quantizing.wide("qwen2", tmp_path / "k.gguf", "Q4_K_M")
+    quantizing.wide("qwen2", tmp_path / "f16.gguf", "F16")
+    async with cluster(exactly(tmp_path / "k.gguf", "any")) as running:
+        await running.files.write("ctl", "spawn --type t")
+        exact = (await running.files.attrs("worker-0000/status"))["exact"]
+        assert exact in ("no", "unknown")
+        await running.files.ask("Once upon a time")
+        assert (await running.files.attrs("usage"))["exact"] == exact
+    async with cluster(exactly(tmp_path / "k.gguf", "required")) as running:
+        await running.files.write("ctl", "spawn --type t")
+        assert (await running.files.attrs("worker-0000/status"))["exact"] == "yes"
+        await running.files.ask("Once upon a time")
+        assert (await running.files.attrs("usage"))["exact"] == "yes"
+    async with cluster(exactly(tmp_path / "f16.gguf", "required")) as running:
+        with pytest.raises(Error, match="f16.gguf: exact is required, and its answers depend"):
+            await running.files.write("ctl", "spawn --type t")
+        assert await running.files.ls("nodes") == []
