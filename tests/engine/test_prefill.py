@@ -25,10 +25,13 @@ def budget(prompts=1):
 
 class Reader:
     """Prompts that came at 0, and the times of a machine on which a token takes `row` seconds.
-    Of those who decode the first one had his first token at `began`."""
+    Of those who decode the first one had his first token at `began`.  Steps end at each multiple of
+    `every` tokens of a prompt."""
 
-    def __init__(self, *sizes, chunk=512, row=ROW, began=-1.0, now=0.0):
+    def __init__(self, *sizes, chunk=512, row=ROW, began=-1.0, now=0.0, every=None):
         self.left = dict(enumerate(sizes))
+        self.sizes = dict(self.left)
+        self.every = every
         self.row = row
         self.began = began
         self.now = now
@@ -38,12 +41,21 @@ class Reader:
 
     def step(self):
         """The pieces that are read, as a dict; empty when those who decode had their step."""
-        waiting = [Waiting(key, left, left, key, 0.0) for key, left in self.left.items() if left]
+        waiting = [
+            Waiting(key, left, left, key, 0.0, room=self.room(key))
+            for key, left in self.left.items()
+            if left
+        ]
         pieces = dict(self.prefill.next(waiting, self.now, self.began))
         for key, tokens in pieces.items():
-            assert 0 < tokens <= self.left[key]
+            assert 0 < tokens <= self.left[key] and tokens <= (self.room(key) or tokens)
             self.left[key] -= tokens
         return pieces
+
+    def room(self, key):
+        if self.every is None:
+            return None
+        return self.every - (self.sizes[key] - self.left[key]) % self.every
 
     def until_decoding(self):
         """The steps that are read until those who decode are next."""
@@ -142,3 +154,20 @@ def test_a_users_first_prompt_comes_before_anothers_second():
         )
     ]
     assert [each.key for each in _in_turn(waiting)] == ["shorter", "b", "short", "first"]
+
+
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=6),
+    st.integers(1, 300),
+    st.none() | st.just(-1.0),
+)
+def test_no_step_goes_beyond_where_it_has_to_end(sizes, every, began):
+    reader = Reader(*sizes, every=every, began=began)
+    ends = {key: set() for key in reader.left}
+    for _ in range(10_000):
+        for key in reader.step():
+            ends[key].add(reader.sizes[key] - reader.left[key])
+        if not any(reader.left.values()):
+            break
+    for key, size in reader.sizes.items():
+        assert ends[key] >= {size, *range(every, size, every)}
