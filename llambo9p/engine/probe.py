@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -52,8 +53,8 @@ async def find_way(
             return plain
     raise errors.ModelError(
         f"{path}: exact is required, and its answers depend on how they are asked for: neither "
-        "llama.cpp's usual products of matrices nor plain ones always have the same bits here; "
-        "llamboctl models --probe says where"
+        "llama.cpp's usual products of matrices nor plain ones always have the same bits here; see "
+        f"where with `llamboctl models --probe {shlex.quote(str(path))}`"
     )
 
 
