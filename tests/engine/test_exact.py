@@ -81,6 +81,7 @@ async def compared(path, plain):
 
 
 @pytest.mark.parametrize("ftype", either(("Q5_0",), USUAL_ONES))
+@pytest.mark.slow
 @story
 async def test_weights_whose_products_are_always_row_by_row(tmp_path, ftype):
     quantizing.wide("qwen2", tmp_path / "model", ftype)
@@ -88,6 +89,7 @@ async def test_weights_whose_products_are_always_row_by_row(tmp_path, ftype):
 
 
 @pytest.mark.parametrize("ftype", either(("Q4_K_M",), K_QUANTS))
+@pytest.mark.slow
 @story
 async def test_k_quants_are_exact_with_plain_products(tmp_path, ftype):
     model = tmp_path / "model"
@@ -98,6 +100,7 @@ async def test_k_quants_are_exact_with_plain_products(tmp_path, ftype):
     assert verdicts.known(model, (Q8_0, F16), False) == "no"
 
 
+@pytest.mark.slow
 @story
 async def test_what_is_exact_in_no_way_is_refused(tmp_path):
     model = tmp_path / "model"
@@ -121,6 +124,7 @@ async def test_a_comparison_that_fails_says_why(tmp_path):
         await compared(tmp_path / "none", plain=False)
 
 
+@pytest.mark.slow
 @story
 async def test_a_comparison_that_is_given_up_ends():
     begun = asyncio.Event()

@@ -162,6 +162,7 @@ def test_models_that_cannot_be_used_say_why(cluster: Cluster) -> None:
     assert shown["broken"][:7] == ["-"] * 7 and len(shown["broken"]) > 7
 
 
+@pytest.mark.slow
 def test_what_was_found_of_a_models_exactness_is_kept(
     tmp_path: Path, model_file: Callable[[str], Path]
 ) -> None:
