@@ -19,6 +19,7 @@ import pytest
 from llambo9p import ClusterNode, Context, InferenceRequest, Message, Orchestrator, errors
 from llambo9p.api.connection import Connection
 from llambo9p.engine.gguf import default_model
+from tests.chaos.processes import children
 
 LOCAL = "tcp!127.0.0.1!0"
 SIMPLE = InferenceRequest("hello", max_tokens=200)
@@ -60,10 +61,6 @@ def has_ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
     except FileNotFoundError:
         return True
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def until_ended(*pids: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from click.testing import CliRunner
 from llambo9p_tools.commands.cert import cert
 
-from tests.chaos.processes import seen
+from tests.chaos.processes import children, seen
 from tests.files import Files
 
 from .target import Target
@@ -78,8 +78,8 @@ class Stage:
         """the orchestrator's tree, as its owner sees it"""
         self._pid = pid
         (self._host,) = (
-            int(child)
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            child
+            for child in children(pid)
             if b"llambo9p_nodes.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
         )
 

@@ -23,6 +23,11 @@ SITE = Path(__file__).parent / "site"
 START_S = 60
 
 
+def children(pid: int) -> list[int]:
+    """Processes that its main thread started and that were not waited for."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Process:
     """`python -m MODULE OPTIONS`, which says `listening ADDR`; its log is appended to a file."""
 

@@ -23,6 +23,7 @@ from llambo9p.cluster.launchers.base import HostSpec
 from llambo9p.cluster.launchers.local import LocalHost, LocalLauncher
 from llambo9p.cluster.launchers.log import LOG_BYTES, FileLog
 from llambo9p.errors import Error, InvalidArgument
+from tests.chaos.processes import children
 from tests.files import files_of, story, until
 
 SPEC = HostSpec("host-0003", "tiny", Resources(threads=1), "simulated", count=2, first=3, epoch=7)
@@ -98,17 +99,16 @@ async def test_a_host_that_cannot_start_is_told_in_its_own_words(tmp_path: Path)
 async def test_whoever_is_cancelled_leaves_no_host(tmp_path: Path) -> None:
     async with launcher(tmp_path) as hosts:
         starting = asyncio.create_task(start(hosts))
-        await until(children)
+        await until(running)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert not children()
+        assert not running()
 
 
-def children() -> list[int]:
+def running() -> list[int]:
     """Processes that we started and that run."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [pid for pid in map(int, text.split()) if runs(pid)]
+    return [pid for pid in children(os.getpid()) if runs(pid)]
 
 
 @story

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +17,7 @@ from llambo9p.engine.gguf import default_model
 from llambo9p.engine.llama import LlamaRunner
 from llambo9p.engine.memory import F16, Q8_0
 from llambo9p.errors import ModelError
+from tests.chaos.processes import children
 from tests.files import story
 from tests.tiers import either
 from tests.zoo import quantizing
@@ -70,10 +70,6 @@ def test_a_head_that_blocks_do_not_divide_is_exact_with_k_in_bf16(model_file):
 
 USUAL_ONES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "BF16")
 K_QUANTS = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
-
-
-def children():
-    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
 
 
 async def compared(path, plain):
@@ -132,11 +128,11 @@ async def test_a_comparison_that_is_given_up_ends():
         probe.compare(default_model(), (Q8_0, F16), False, lambda done: begun.set())
     )
     await begun.wait()
-    before = children()
+    before = children(os.getpid())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(children()) < len(before)
+    assert len(children(os.getpid())) < len(before)
 
 
 @pytest.mark.parametrize(("types", "found"), [((F16, F16), "no"), ((Q8_0, F16), "unknown")])
