@@ -149,9 +149,10 @@ class Models:
             return Model(name, paths, error=str(error))
         self._headers[path] = identity, header
         types = memory.kv_types(header)
-        fast, plain = (verdicts.known(path, types, plain) for plain in (False, True))
-        required = "yes" if "yes" in (fast, plain) else plain if fast == "no" else "unknown"
-        return Model(name, paths, header, kinds.refusal(header), fast, required)
+        usual, plain = (verdicts.known(path, types, plain) for plain in (False, True))
+        ways = {usual, plain}
+        required: Exact = "yes" if "yes" in ways else "no" if ways == {"no"} else "unknown"
+        return Model(name, paths, header, kinds.refusal(header), usual, required)
 
 
 def _files(top: Path, visited: set[tuple[int, int]], unread: list[Model]) -> Iterator[Path]:

@@ -128,13 +128,13 @@ class LlamaRunner:
         self._rope_scaling = rope_scaling
         self._ctx: Any = None
         self._embedder: LlamaEmbedder | None = None
-        self._exact: Exact = "unknown"
+        self._info: ModelInfo | None = None
         self.decode_seconds = 0.0
         self.wake: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> ModelInfo:
-        return replace(self.model.info, exact=self._exact)
+        return self._info or self.model.info
 
     @functools.cached_property
     def kv_types(self) -> tuple[int, int]:
@@ -167,7 +167,7 @@ class LlamaRunner:
         self._make_context()
         self._make_batch()
         self._try()
-        self._exact = self._look()
+        self._info = replace(self.model.info, exact=self._look())
 
     def close(self) -> None:
         if self._embedder is not None:
